@@ -1,0 +1,425 @@
+"""The agent protocol: what an agent is given, what it may yield, and ``@agent`` for async generators.
+
+An agent is anything with a ``name``, a ``description`` and ``run(ctx)``, an async iterator of drafts:
+
+- a :class:`~mux.events.Body`: something happened on the channel;
+- :class:`Nested`: the same, from a sub-agent inside this one;
+- :class:`Outcome`: optional, last: how it ended and what it measured. Without it the channel is
+  ``completed`` with the tokens of its last step as its output.
+
+The engine adds ``channel_started``, ``error`` and ``done``; agents never yield those, nor run events. An
+agent fails by raising: :class:`~mux.errors.MuxError` keeps its code and message, anything else becomes
+``agent_failed``. To cancel an agent *now* the engine cancels the task that iterates it; a graceful stop
+sets ``ctx.stopping``, which the agent looks at between its steps.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import structlog
+from pydantic import BaseModel, ConfigDict
+
+from mux.events import (
+    Body,
+    Custom,
+    DoneStatus,
+    SteerMode,
+    Usage,
+)
+
+__all__ = [
+    "Agent",
+    "AgentContext",
+    "Budget",
+    "ChannelRequest",
+    "ChannelResult",
+    "Decision",
+    "Draft",
+    "FunctionAgent",
+    "Guard",
+    "Host",
+    "Message",
+    "MessageCall",
+    "Nested",
+    "OpenGuard",
+    "Outcome",
+    "PendingCall",
+    "Resume",
+    "Steering",
+    "Verdict",
+    "agent",
+]
+
+
+# --- what an agent yields --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A body that a sub-agent inside this agent produced; ``path`` names it, outermost first."""
+
+    path: tuple[str, ...]
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the agent ended, yielded last.
+
+    Attributes:
+        status: the ``done`` status; ``failed`` and ``timed_out`` are raised, not yielded.
+        output: the final answer; ``None`` = the text of the last step.
+        usage: totals over all steps, where the agent keeps them itself.
+        ttft_ms: first delta received minus request sent, in ms, of the first step.
+        tokens_per_s: output tokens per second of generation.
+    """
+
+    status: DoneStatus = "completed"
+    output: str | None = None
+    usage: Usage | None = None
+    ttft_ms: int | None = None
+    tokens_per_s: float | None = None
+
+
+Draft: TypeAlias = Body | Nested | Outcome
+
+
+# --- the conversation ------------------------------------------------------------------------------------
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class MessageCall(_Value):
+    """One tool call inside an assistant message. ``call_id`` is ours; providers get ids made by ``llm/``."""
+
+    call_id: str
+    tool: str
+    arguments: str  # JSON text, as the model wrote it
+
+
+class Message(_Value):
+    """One message of a channel's conversation, provider-neutral and storable.
+
+    Attributes:
+        role: who speaks. ``tool`` carries the result of ``call_id``.
+        content: text, or chat-format content parts (``{"type": "text", …}``, ``{"type": "image_url", …}``).
+        reasoning: what the model thought, where the provider wants it back.
+        calls: tool calls of an assistant message.
+        call_id: the call that a ``tool`` message answers.
+        is_error: whether that answer is an error.
+        provider_items: opaque items that must go back to the same provider (signatures, reasoning items).
+        provider: which provider those items belong to.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] = ""
+    reasoning: str | None = None
+    calls: tuple[MessageCall, ...] = ()
+    call_id: str | None = None
+    is_error: bool = False
+    provider_items: list[Any] | None = None
+    provider: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text parts joined; content parts of other kinds are left out."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(str(p.get("text", "")) for p in self.content if p.get("type") == "text")
+
+
+class Budget(_Value):
+    """Limits of a run or channel; ``None`` = none. The step that reaches one still ends cleanly."""
+
+    steps: int | None = None
+    tokens: int | None = None
+    cost: float | None = None
+    seconds: float | None = None
+    tool_calls: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCall:
+    """A call of the last completed step that has no result yet, after a crash.
+
+    Attributes:
+        started: it had its ``tool_start``: run it again only if its tool is idempotent (without a second
+            ``tool_start``), otherwise its result is ``interrupted``.
+    """
+
+    call_id: str
+    tool: str
+    arguments: str
+    started: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where an agent that was cut off goes on: after its last completed model turn.
+
+    Attributes:
+        step: the number of that turn (the next model call is ``step + 1``); 0 = none was completed.
+        messages: what the channel said since the task, ready to append to ``ctx.messages``.
+        pending: calls of that turn that have no result in ``messages`` yet, in order.
+        usage: totals so far.
+    """
+
+    step: int
+    messages: tuple[Message, ...] = ()
+    pending: tuple[PendingCall, ...] = ()
+    usage: Usage | None = None
+
+
+# --- what the engine offers an agent ---------------------------------------------------------------------
+
+
+class ChannelRequest(_Value):
+    """A channel to open: what ``POST /api/runs`` takes per channel, and ``ctx.open_channel`` likewise."""
+
+    agent: str
+    id: str | None = None
+    message: str | None = None
+    model: str | None = None
+    instructions: str | None = None
+    params: dict[str, Any] | None = None
+    depends_on: tuple[str, ...] = ()
+    when: Literal["all", "any", "settled"] = "settled"
+    inputs: tuple[str, ...] = ()
+    budget: Budget | None = None
+    title: str | None = None
+
+
+class ChannelResult(_Value):
+    """How a channel stands: its final output once it is done, its text so far before that."""
+
+    id: str
+    agent: str
+    status: str
+    output: str = ""
+    error: str | None = None
+
+
+class Steering(_Value):
+    """A message sent to a running channel."""
+
+    message_id: str
+    content: str
+    mode: SteerMode
+
+
+class Decision(_Value):
+    """What a person decided about a call; ``arguments`` are set when they edited them."""
+
+    decision: Literal["approve", "deny", "edit", "expired"]
+    by: str
+    arguments: dict[str, Any] | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the guardrails say of one value.
+
+    Attributes:
+        action: ``pass`` (``value`` is the given one), ``masked`` (``value`` is the cleaned one) or
+            ``blocked`` (``value`` is ``None``: nothing of it may be used or shown).
+        rules: names of the rules that fired, each already logged once.
+    """
+
+    action: Literal["pass", "masked", "blocked"]
+    value: Any = None
+    rules: tuple[str, ...] = ()
+
+
+class Guard(Protocol):
+    """The guardrail rules that hold for one channel. Undecidable or failing rules block (fail closed)."""
+
+    async def input(self, text: str) -> Verdict:
+        """Check what the agent is asked; value: the text."""
+
+    async def tool_input(self, tool: str, arguments: dict[str, Any]) -> Verdict:
+        """Check a call's complete arguments before it may start; value: the arguments."""
+
+    async def tool_output(self, tool: str, output: str, data: Any = None) -> Verdict:
+        """Check a result before model and log see it; value: ``(output, data)``."""
+
+    def stream(self, drafts: AsyncIterator[Draft]) -> AsyncIterator[Draft]:
+        """Pass an agent's drafts on, held back just far enough; close ``drafts`` and refuse on a block."""
+
+
+class OpenGuard:
+    """The guard without rules: everything passes, nothing is delayed."""
+
+    async def input(self, text: str) -> Verdict:
+        return Verdict("pass", text)
+
+    async def tool_input(self, tool: str, arguments: dict[str, Any]) -> Verdict:
+        return Verdict("pass", arguments)
+
+    async def tool_output(self, tool: str, output: str, data: Any = None) -> Verdict:
+        return Verdict("pass", (output, data))
+
+    def stream(self, drafts: AsyncIterator[Draft]) -> AsyncIterator[Draft]:
+        return drafts
+
+
+class Host(Protocol):
+    """What the engine does for one channel; :class:`AgentContext` is the face that agents see."""
+
+    stopping: bool  # a graceful stop was asked for: end after this step
+
+    async def emit(self, draft: Draft) -> None:
+        """Put a draft on the channel from beside the generator; waits while the channel's buffer is full."""
+
+    async def open_channel(self, request: ChannelRequest) -> str:
+        """Add a channel to the run, owned by this one; returns its id once it is admitted."""
+
+    async def channel_result(self, channel: str, *, wait: bool) -> ChannelResult:
+        """The state of another channel of the run; with ``wait`` when it is done."""
+
+    def channels(self) -> Sequence[ChannelResult]:
+        """The run's other channels as they stand."""
+
+    async def approve(self, call_id: str, tool: str, arguments: dict[str, Any]) -> Decision:
+        """Ask a person. Emits both approval events and ``phase: waiting`` itself; survives a restart."""
+
+    def take_messages(self, *, at_end: bool) -> Sequence[Steering]:
+        """Steering messages that are due now: ``steer`` and ``interrupt`` between steps, and ``queue`` too
+        when the agent is about to end (``at_end``). Emits ``message_applied`` for each."""
+
+    def interrupted(self) -> bool:
+        """Whether an ``interrupt`` message waits: the running model turn is to be cut short."""
+
+    async def interruption(self) -> None:
+        """Wait until :meth:`interrupted` holds."""
+
+    def budget_exceeded(self) -> str | None:
+        """The name of a budget that this channel or its run has reached, as the log shows it so far."""
+
+
+@dataclass(slots=True)
+class AgentContext:
+    """Everything an agent is given for one channel.
+
+    Attributes:
+        run, thread, channel, agent: ids and names.
+        attempt: 1, or more after a restart from the beginning.
+        task: the text of the task (handed-over outputs of other channels included).
+        messages: history of this channel on the thread, then the task, as a conversation.
+        model, instructions, params: the channel's overrides of the agent's own settings.
+        budget: the channel's limits, the stricter of request and agent.
+        resume: where to go on after a crash, for agents that can (``resumable = "resume"``).
+        guard: the guardrails of this channel (tool stages are the agent's to call; output is wrapped).
+        log: structlog logger bound to run and channel.
+    """
+
+    run: str
+    thread: str
+    channel: str
+    agent: str
+    task: str
+    messages: tuple[Message, ...]
+    host: Host
+    attempt: int = 1
+    model: str | None = None
+    instructions: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    budget: Budget | None = None
+    resume: Resume | None = None
+    guard: Guard = field(default_factory=OpenGuard)
+    log: structlog.typing.FilteringBoundLogger = field(default_factory=structlog.get_logger)
+
+    @property
+    def history(self) -> tuple[Message, ...]:
+        """The conversation before the task."""
+        return self.messages[:-1]
+
+    @property
+    def stopping(self) -> bool:
+        """A graceful stop was asked for: finish this step, then end."""
+        return self.host.stopping
+
+    def new_call_id(self) -> str:
+        """A fresh ``call_id``: 60 random bits, so unique in the run over crashes and attempts."""
+        return "call_" + secrets.token_hex(8)[:15]
+
+    async def emit(self, draft: Draft) -> None:
+        """Put a draft on the channel from beside the generator (a callback, a second task)."""
+        await self.host.emit(draft)
+
+    async def progress(self, message: str, fraction: float | None = None) -> None:
+        """Report progress of an agent that is no tool: a ``custom`` event named ``progress``.
+
+        Args:
+            message: one short sentence.
+            fraction: 0 to 1, if known.
+        """
+        await self.emit(Custom(name="progress", value={"message": message, "fraction": fraction}))
+
+    async def open_channel(self, agent: str, message: str, **options: Any) -> str:
+        """Open a channel for a worker in the same run; returns its id. Options as in `ChannelRequest`."""
+        return await self.host.open_channel(ChannelRequest(agent=agent, message=message, **options))
+
+    async def channel_result(self, channel: str, *, wait: bool = True) -> ChannelResult:
+        """The outcome of another channel of this run, when it is done (or as it stands)."""
+        return await self.host.channel_result(channel, wait=wait)
+
+
+# --- agents ----------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """A named thing that, given a task, yields drafts. Optional attributes, read with ``getattr``:
+
+    ``model`` (str), ``tools`` (names), ``budget`` (:class:`Budget`), ``guardrails`` (rule names or rules),
+    ``resumable`` (``"resume"`` | ``"restart"`` | ``"fail"``, the default: what to do after a crash).
+    """
+
+    name: str
+    description: str
+
+    def run(self, ctx: AgentContext) -> AsyncIterator[Draft]:
+        """Do the task. Called once per attempt; iterated to its end or closed."""
+
+
+AgentFunction: TypeAlias = Callable[[AgentContext], AsyncIterator[Draft]]
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionAgent:
+    """An agent made from an async generator function by :func:`agent`."""
+
+    name: str
+    description: str
+    function: AgentFunction
+    resumable: Literal["restart", "fail"] = "fail"
+
+    def run(self, ctx: AgentContext) -> AsyncIterator[Draft]:
+        return self.function(ctx)
+
+
+def agent(
+    *, name: str, description: str = "", resumable: Literal["restart", "fail"] = "fail"
+) -> Callable[[AgentFunction], FunctionAgent]:
+    """Make an agent from an async generator ``async def f(ctx): yield mux.Token(content="…")``.
+
+    Args:
+        name: the agent's name in the roster, ``[A-Za-z0-9._-]{1,64}``.
+        description: one sentence for people and for agents that delegate.
+        resumable: what happens to its channel after a crash of the server: begin again, or fail.
+    """
+
+    def wrap(function: AgentFunction) -> FunctionAgent:
+        return FunctionAgent(name, description or (function.__doc__ or "").strip(), function, resumable)
+
+    return wrap
+
+
+ProgressFunction: TypeAlias = Callable[[str, float | None, str | None], Awaitable[None]]

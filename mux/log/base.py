@@ -1,0 +1,219 @@
+"""The two protocols of durable state: the event log, and the store of runs around it.
+
+Small on purpose. Every backend (memory, sqlite, later redis) passes the same contract suite in
+``tests/log/``. A backend knows nothing of bodies: it keeps records by run and seq.
+
+Ownership: whoever drives a run holds a *fence*, a number that only grows. `RunStore.claim` raises it; an
+append with an older fence is refused with :class:`~mux.errors.Fenced`, so an owner that was declared dead
+can't write any more.
+
+Seq is minted by the fence's holder (it alone appends), and the log proves it gapless: an append whose first
+seq is not ``head + 1`` is refused. What `append` acknowledged survives as the backend promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+
+from mux.events import Record
+
+__all__ = [
+    "EventLog",
+    "Head",
+    "Idempotency",
+    "Page",
+    "RunPage",
+    "RunQuery",
+    "RunRow",
+    "RunStore",
+    "Store",
+    "StoreInfo",
+]
+
+RowStatus: TypeAlias = Literal["queued", "running", "waiting", "completed", "partial", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a run's log stands: ``first`` is the lowest seq still kept (1 unless trimmed), ``head`` the
+    last appended (0 = empty), ``epoch`` changes when the store can't prove that nothing was lost."""
+
+    epoch: int
+    first: int
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some records after a position, in order, and where the log stood when they were read."""
+
+    records: Sequence[Record]
+    at: Head
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What a backend promises, for start-up messages, ``doctor`` and ``/readyz``."""
+
+    url: str
+    durable: Literal["no", "process", "power"]  # survives: nothing, kill -9, power loss
+    note: str = ""
+
+
+class EventLog(Protocol):
+    """The append-only sequence of each run's events."""
+
+    async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
+        """Append a batch; on return it is as durable as the backend promises.
+
+        Raises:
+            Fenced: the fence is not the newest.
+            Conflict: ``seq_conflict``: the batch does not begin at ``head + 1`` or has a gap.
+            NotFound: ``run_not_found``.
+            StoreError: ``store_full``, ``store_readonly``, ``store_locked``, ``store_failed``; nothing of
+                the batch is kept.
+        """
+
+    async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
+        """At most ``limit`` records with seq > ``after``, stopping after ``max_bytes`` of data (at least one
+        record). When ``after`` lies in trimmed history the page begins at ``at.first``.
+
+        Raises:
+            NotFound: ``run_not_found``.
+        """
+
+    async def head(self, run: str) -> Head:
+        """Where the log stands. Raises NotFound."""
+
+    async def wait(self, run: str, after: int, timeout_s: float) -> Head:
+        """Return as soon as ``head > after``, or when the time is over."""
+
+    async def trim(self, run: str, before: int) -> Head:
+        """Forget records with seq < ``before``; idempotent, never touches ``before`` and later."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """What is kept of a run beside its log.
+
+    Attributes:
+        request: the accepted request, as JSON: enough to start the run again after a crash.
+        created, updated, finished: ms since the epoch.
+        agents: names of the agents of its channels.
+        summary: usage, duration_ms, channel states: for lists, written when the run ends.
+    """
+
+    run: str
+    thread: str
+    owner: str
+    status: RowStatus
+    created: int
+    updated: int
+    request: Mapping[str, Any]
+    title: str | None = None
+    starred: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    message: str | None = None
+    agents: tuple[str, ...] = ()
+    finished: int | None = None
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A client's key for one start: the same key with the same body hash answers the same run."""
+
+    owner: str
+    key: str
+    body_hash: str
+    expires: int  # ms since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class RunQuery:
+    """Filters of a list, newest first. ``after`` is the opaque ``next`` of the page before."""
+
+    owner: str | None = None
+    status: tuple[str, ...] = ()
+    agent: str | None = None
+    thread: str | None = None
+    q: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    starred: bool | None = None
+    limit: int = 50
+    after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """One page of runs; ``hits`` names, for a search, where it was found: run → channel → excerpt."""
+
+    runs: Sequence[RunRow]
+    next: str | None = None
+    hits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+class RunStore(Protocol):
+    """Runs, threads, idempotency and ownership."""
+
+    async def create(self, row: RunRow, idempotency: Idempotency | None = None) -> RunRow:
+        """Keep a new run, durably; with a known idempotency key give back the run that it made first.
+
+        Raises:
+            Conflict: ``idempotency_conflict``: the key was used with another body.
+        """
+
+    async def get(self, run: str) -> RunRow:
+        """Raises NotFound ``run_not_found``."""
+
+    async def update(self, run: str, **changes: Any) -> RunRow:
+        """Change fields of the row (``updated`` is set); raises NotFound."""
+
+    async def list(self, query: RunQuery) -> RunPage:
+        """A page, newest first, stable under concurrent inserts (keyset paging).
+
+        Raises:
+            BadRequest: ``page_invalid``: ``after`` is not one of ours.
+        """
+
+    async def delete(self, run: str) -> None:
+        """Forget the run, its log, texts and conversations; raises NotFound."""
+
+    async def unfinished(self) -> Sequence[RunRow]:
+        """Runs that have no final status yet, oldest first: what to recover at start-up."""
+
+    async def claim(self, run: str, owner: str) -> int:
+        """Take the run over: raise its fence and return it. Appends with older fences fail from now on."""
+
+    async def index_text(self, run: str, channel: str | None, text: str) -> None:
+        """Make text findable by `list` (``q``); replaces what was indexed for that run and channel."""
+
+    async def put_conversation(self, thread: str, channel: str, run: str, data: bytes) -> None:
+        """Keep a channel's conversation as it stood at the end of a run."""
+
+    async def conversation(self, thread: str, channel: str, before: str | None = None) -> bytes | None:
+        """The newest conversation of that channel on the thread, of a run older than ``before`` if given."""
+
+    async def expire(
+        self, *, older_than_ms: int | None, keep_runs: int | None, max_bytes: int | None
+    ) -> Sequence[str]:
+        """Retention: delete finished, unstarred runs by age, count and total size; returns their ids."""
+
+
+class Store(EventLog, RunStore, Protocol):
+    """One backend."""
+
+    info: StoreInfo
+
+    async def open(self, *, url: str | None = None) -> None:
+        """Open it; ``url`` is this server's own address, shown to a second server that finds it locked.
+
+        Raises:
+            StoreError: ``store_locked`` (with the other server's address in ``extra["url"]`` if it is
+                known), ``store_readonly``, ``store_failed``.
+        """
+
+    async def close(self) -> None:
+        """Flush and close; idempotent."""

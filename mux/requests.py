@@ -1,0 +1,132 @@
+"""What callers may ask of the engine: the bodies of the HTTP API, as frozen models.
+
+Unknown fields are refused, so that a misspelt option is an error and not a silent default.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from mux.agent import Budget
+from mux.events import SteerMode
+
+__all__ = [
+    "AddChannel",
+    "ApprovalAnswer",
+    "CancelMode",
+    "CancelRequest",
+    "ChannelSpec",
+    "ChatMessage",
+    "Grace",
+    "PatchRun",
+    "RetryRequest",
+    "StartRequest",
+    "SteerRequest",
+]
+
+ChannelId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~-]{1,64}$")]
+Text: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=4_000_000)]
+CancelMode: TypeAlias = Literal["graceful", "now"]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChatMessage(_Request):
+    """One message of the chat format; content parts included."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] | None = None
+
+
+class Grace(_Request):
+    """Cancel when the last viewer has been gone for this long."""
+
+    grace_s: float = Field(ge=0, le=86_400)
+
+
+class ChannelSpec(_Request):
+    """One channel of a run."""
+
+    id: ChannelId | None = None
+    agent: str
+    message: Text | None = None
+    model: str | None = None
+    instructions: str | None = None
+    params: dict[str, Any] | None = None
+    depends_on: list[ChannelId] = []
+    when: Literal["all", "any", "settled"] = "settled"
+    inputs: list[str] = []
+    budget: Budget | None = None
+    title: str | None = None
+
+
+class StartRequest(_Request):
+    """``POST /api/runs``."""
+
+    message: Text | None = None
+    messages: list[ChatMessage] | None = Field(default=None, min_length=1)
+    agents: list[str] | None = Field(default=None, min_length=1)
+    channels: list[ChannelSpec] | None = Field(default=None, min_length=1)
+    max_parallel: int | None = Field(default=None, ge=1)
+    thread: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    title: str | None = Field(default=None, max_length=500)
+    metadata: dict[str, Any] = {}
+    on_disconnect: Literal["continue", "cancel"] | Grace | None = None
+    timeout_s: float | None = Field(default=None, gt=0)
+    budget: Budget | None = None
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> StartRequest:
+        if self.message is not None and self.messages is not None:
+            raise ValueError("give either message or messages, not both")
+        if self.agents is not None and self.channels is not None:
+            raise ValueError("give either agents or channels, not both")
+        has_own = bool(self.channels) and all(c.message for c in self.channels or [])
+        if self.message is None and self.messages is None and not has_own:
+            raise ValueError("message is missing: say what the agents should do")
+        return self
+
+
+class AddChannel(ChannelSpec):
+    """``POST …/channels``: add a channel to a running run."""
+
+
+class CancelRequest(_Request):
+    """``POST …/cancel``."""
+
+    mode: CancelMode = "now"
+
+
+class RetryRequest(_Request):
+    """``POST …/channels/{ch}/retry``."""
+
+    model: str | None = None
+
+
+class SteerRequest(_Request):
+    """``POST …/channels/{ch}/messages``."""
+
+    content: Text
+    mode: SteerMode = "steer"
+
+
+class ApprovalAnswer(_Request):
+    """``POST …/approvals/{call_id}``."""
+
+    decision: Literal["approve", "deny", "edit"]
+    arguments: dict[str, Any] | None = None
+    reason: str | None = Field(default=None, max_length=2000)
+
+
+class PatchRun(_Request):
+    """``PATCH /api/runs/{run}``: only what is given changes; metadata keys set to null are removed."""
+
+    title: str | None = Field(default=None, max_length=500)
+    starred: bool | None = None
+    metadata: dict[str, Any] | None = None

@@ -1,0 +1,314 @@
+"""One frozen `Settings`: flags > environment ``MUX_*`` > ``mux.toml`` > defaults.
+
+Unknown keys in ``mux.toml`` are errors with the place and the nearest known name: a misspelt limit that is
+ignored in silence is worse than none.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mux.errors import ConfigError
+
+__all__ = [
+    "GuardrailRule",
+    "Limits",
+    "McpServer",
+    "Price",
+    "Provider",
+    "Settings",
+    "Timeouts",
+    "load_settings",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Timeouts(_Section):
+    """Watchdogs of a model stream, in seconds."""
+
+    first_byte_s: float = Field(default=30.0, gt=0)
+    progress_s: float = Field(default=30.0, gt=0)
+    turn_s: float = Field(default=600.0, gt=0)
+
+
+class Provider(_Section):
+    """``[providers.NAME]``: one endpoint that models are reached at.
+
+    Attributes:
+        api_key_env: the environment variable that holds the key (never the key itself).
+        api: which wire API it speaks.
+        headers_env: extra header name → environment variable that holds its value.
+        max_retries: how often a step is tried again while nothing of it was shown.
+        context_tokens: the context limit of its models, where it is known.
+        models: names to offer where the endpoint has no ``/models``.
+    """
+
+    base_url: str
+    api_key_env: str | None = None
+    api: Literal["chat", "responses"] = "chat"
+    timeouts: Timeouts = Timeouts()
+    headers_env: dict[str, str] = {}
+    azure_api_version: str | None = None
+    max_retries: int = Field(default=3, ge=0, le=10)
+    max_concurrent: int | None = Field(default=None, ge=1)
+    context_tokens: int | None = Field(default=None, ge=256)
+    models: tuple[str, ...] = ()
+    params: dict[str, Any] = {}
+
+
+class Price(_Section):
+    """``[prices."provider:model"]``: money per million tokens."""
+
+    input: float
+    output: float
+    cached: float | None = None
+    currency: str = "USD"
+
+
+class Documents(_Section):
+    """``[documents]``: what the document tools may read."""
+
+    roots: tuple[Path, ...] = ()
+
+
+class Http(_Section):
+    """``[http]``: who may call."""
+
+    allowed_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+    max_body_mb: float = Field(default=8.0, gt=0)
+    write_timeout_s: float = Field(default=15.0, gt=0)
+    heartbeat_s: float = Field(default=10.0, gt=0)
+    rotate_s: float | None = Field(default=None, gt=0)
+
+
+class Limits(_Section):
+    """``[limits]``: every bound that a user may want to move."""
+
+    max_runs: int = Field(default=200, ge=1)
+    max_queue: int = Field(default=200, ge=0)
+    max_channels: int = Field(default=32, ge=1)
+    max_viewers: int = Field(default=4000, ge=1)
+    run_timeout_s: float = Field(default=3600.0, gt=0)
+    max_reply_mb: float = Field(default=32.0, gt=0)
+    max_steps: int = Field(default=24, ge=1)
+    drain_s: float = Field(default=20.0, ge=0)
+    approval_s: float = Field(default=600.0, gt=0)
+    idempotency_s: float = Field(default=86_400.0, gt=0)
+
+
+class Retention(_Section):
+    """``[retention]``: finished, unstarred runs above a bound are forgotten; none by default."""
+
+    max_age_days: float | None = Field(default=None, gt=0)
+    max_runs: int | None = Field(default=None, ge=1)
+    max_mb: float | None = Field(default=None, gt=0)
+
+
+class GuardrailRule(_Section):
+    """``[guardrails.NAME]``: a pattern, a list of words, a ready-made rule, or a Python function.
+
+    Attributes:
+        pattern: regular expression in the dialect of the ``regex`` package.
+        words: forbidden words or phrases, matched literally.
+        preset: name of a ready-made rule (``secrets``, ``email``, ``phone``, ``card``, ``injection``).
+        function: ``module:function`` or ``path.py:function``.
+        refusal: what the user sees instead of a blocked reply.
+        normalize: also match over NFKC, zero-width and soft-hyphen variants.
+    """
+
+    stage: tuple[Literal["input", "output", "tool_input", "tool_output"], ...] = ("output",)
+    pattern: str | None = None
+    words: tuple[str, ...] = ()
+    preset: str | None = None
+    function: str | None = None
+    action: Literal["block", "mask"] = "block"
+    ignore_case: bool = False
+    normalize: bool = False
+    mask: str = "[masked]"
+    refusal: str | None = None
+    max_hold: int | None = Field(default=None, ge=1)
+    timeout_s: float = Field(default=0.25, gt=0)
+
+    @field_validator("stage", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class McpServer(_Section):
+    """``[mcp.NAME]``: a tool server, by command (stdio) or URL (streamable HTTP)."""
+
+    command: tuple[str, ...] = ()
+    url: str | None = None
+    env: dict[str, str] = {}
+    env_from: tuple[str, ...] = ()
+    headers_env: dict[str, str] = {}
+    cwd: Path | None = None
+    timeout_s: float = Field(default=60.0, gt=0)
+    tools: tuple[str, ...] = ()
+    approval: Literal["never", "once", "always"] = "never"
+    idempotent: bool = False
+
+
+class WebSearch(_Section):
+    """``[web_search]``: a SearXNG-style JSON URL, or a tool of an MCP server."""
+
+    url: str | None = None
+    mcp: str | None = None
+
+
+class Fetch(_Section):
+    """``[fetch]``: the one door for outgoing HTTP other than model requests."""
+
+    allow_private: tuple[str, ...] = ()  # host names or CIDR blocks that may be private
+    allow_hosts: tuple[str, ...] = ()  # empty = any public host
+    max_mb: float = Field(default=5.0, gt=0)
+    timeout_s: float = Field(default=20.0, gt=0)
+    max_redirects: int = Field(default=5, ge=0)
+
+
+class Settings(_Section):
+    """Everything that can be configured, after merging; frozen."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8765, ge=0, le=65535)
+    store: str | None = None  # None = sqlite in the user's data directory
+    durability: Literal["normal", "full"] = "normal"
+    role: Literal["all", "api", "worker"] = "all"
+    agents: tuple[Path, ...] = ()
+    default_agents: tuple[str, ...] = ("assistant",)
+    model: str | None = None
+    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    refusal: str = "I can't help with that here: a guardrail of this server stopped the reply."
+    providers: dict[str, Provider] = {}
+    prices: dict[str, Price] = {}
+    documents: Documents = Documents()
+    http: Http = Http()
+    limits: Limits = Limits()
+    retention: Retention = Retention()
+    guardrails: dict[str, GuardrailRule] = {}
+    mcp: dict[str, McpServer] = {}
+    web_search: WebSearch = WebSearch()
+    fetch: Fetch = Fetch()
+    config_path: Path | None = None
+
+    @field_validator("agents", mode="before")
+    @classmethod
+    def _paths(cls, value: Any) -> Any:
+        return value.split(os.pathsep) if isinstance(value, str) else value
+
+    def default_model(self) -> str:
+        """The model of agents that name none: configured, else OpenAI by environment, else rehearsal."""
+        if self.model:
+            return self.model
+        if "openai" in self.providers:
+            return "openai:" + os.environ.get("OPENAI_MODEL", "gpt-4.1-mini")
+        return "rehearsal"
+
+
+_SCALARS = ("host", "port", "store", "durability", "role", "agents", "model", "log_format", "log_level")
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    config: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Settings:
+    """Merge all sources.
+
+    Args:
+        flags: values from the command line; ``None`` values are ignored.
+        config: ``--config``; else ``MUX_CONFIG``; else ``mux.toml`` in ``cwd`` if there is one.
+        env: the environment (default ``os.environ``).
+        cwd: the working directory; relative paths of a file are relative to the file.
+
+    Raises:
+        ConfigError: ``config_invalid``, with file, key and the nearest known name.
+    """
+    env = os.environ if env is None else env
+    cwd = cwd or Path.cwd()
+    path = config or (Path(env["MUX_CONFIG"]) if env.get("MUX_CONFIG") else None)
+    if path is None and (cwd / "mux.toml").is_file():
+        path = cwd / "mux.toml"
+    values: dict[str, Any] = _read_toml(path) if path else {}
+    if path:
+        _anchor(values, path.parent)
+        values["config_path"] = path
+    for name in _SCALARS:
+        text = env.get(f"MUX_{name.upper()}")
+        if text:
+            values[name] = text
+    if env.get("MUX_DOCS"):
+        values["documents"] = {"roots": env["MUX_DOCS"].split(os.pathsep)}
+    flags = {k: v for k, v in (flags or {}).items() if v is not None}
+    if docs := flags.pop("docs", None):
+        values["documents"] = {"roots": docs}
+    values.update(flags)
+    providers = dict(values.get("providers") or {})
+    if "openai" not in providers and (env.get("OPENAI_API_KEY") or env.get("OPENAI_BASE_URL")):
+        providers["openai"] = {
+            "base_url": env.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
+            "api_key_env": "OPENAI_API_KEY",
+        }
+        values["providers"] = providers
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as e:
+        raise ConfigError("config_invalid", _explain(e, path)) from e
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("config_missing", f"There is no configuration file {path}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise ConfigError("config_invalid", f"{path} can't be read: {e}.") from e
+
+
+def _anchor(values: dict[str, Any], base: Path) -> None:
+    """Make relative paths of a file relative to that file, not to where the server was started."""
+    if "agents" in values:
+        values["agents"] = [base / p for p in values["agents"]]
+    documents = values.get("documents")
+    if isinstance(documents, dict) and "roots" in documents:
+        documents["roots"] = [base / p for p in documents["roots"]]
+
+
+def _explain(error: ValidationError, path: Path | None) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(p) for p in first["loc"]) or "(top level)"
+    source = f" in {path}" if path else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(known))}."
+        return f"Unknown setting {where!r}{source}.{hint}"
+    return f"Setting {where!r}{source}: {first['msg']}."
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    model: Any = Settings
+    for part in loc[:-1]:
+        fields = getattr(model, "model_fields", None)
+        if fields is None:
+            break
+        if part in fields:
+            annotation = fields[part].annotation
+            args = [a for a in get_args(annotation) if isinstance(a, type)]
+            model = args[-1] if args and args[-1] is not type(None) else annotation
+    return list(getattr(model, "model_fields", {}))

@@ -1,0 +1,57 @@
+"""Shared fixtures: every test must leave tasks and file descriptors as it found them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from blockbuster import BlockBuster, blockbuster_ctx
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs() -> Iterator[None]:
+    """Logs are checked by the tests that care; nothing is printed otherwise."""
+    structlog.reset_defaults()
+    structlog.configure(processors=[_drop])
+    yield
+    structlog.reset_defaults()
+
+
+def _drop(_: object, __: str, ___: object) -> str:
+    raise structlog.DropEvent
+
+
+@pytest.fixture(autouse=True)
+def _blocking_calls_fail(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
+    """A blocking call on the event loop fails the test (mark ``allow_blocking`` needs a reason)."""
+    if request.node.get_closest_marker("allow_blocking"):
+        yield None
+        return
+    with blockbuster_ctx("mux") as bb:
+        yield bb
+
+
+@pytest.fixture
+async def no_leaks() -> AsyncIterator[None]:
+    """Tasks and file descriptors are back at the baseline when the test ends (use it in every async suite)."""
+    before_tasks = asyncio.all_tasks()
+    gc.collect()
+    before_fds = set(os.listdir("/proc/self/fd"))
+    yield
+    for _ in range(100):
+        left = {t for t in asyncio.all_tasks() - before_tasks if not t.done()}
+        gc.collect()
+        fds = set(os.listdir("/proc/self/fd")) - before_fds
+        if not left and len(fds) <= 0:
+            return
+        await asyncio.sleep(0.02)
+    assert not left, f"tasks left: {left}"
+    names = {f: os.readlink(f"/proc/self/fd/{f}") for f in fds if os.path.exists(f"/proc/self/fd/{f}")}
+    assert not names, f"file descriptors left: {names}"
