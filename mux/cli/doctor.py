@@ -1,0 +1,110 @@
+"""``mux doctor``: checks the installation, the store and the models, and says what to do."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import mux
+from mux.cli.parser import settings_from
+from mux.errors import MuxError
+from mux.http.service import load_roster
+from mux.llm.providers import Providers, probe_local_servers
+from mux.log import open_store
+from mux.settings import Settings
+
+__all__ = ["command"]
+
+Line = tuple[Literal["ok", "warn", "bad"], str]
+_MARK = {"ok": "✓", "warn": "!", "bad": "✗"}
+
+
+def command(args: argparse.Namespace) -> int:
+    """Print one line per check; exit 1 if something is broken."""
+    settings = settings_from(args)
+    lines = [*_installation(), *_roster(settings), *asyncio.run(_services(settings))]
+    for state, text in lines:
+        print(f"{_MARK[state]} {text}")
+    return 1 if any(state == "bad" for state, _ in lines) else 0
+
+
+def _installation() -> Iterator[Line]:
+    yield (
+        "ok",
+        f"mux {mux.__version__} on Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}",
+    )
+    try:
+        other = importlib.metadata.distribution("mux")
+        yield (
+            "bad",
+            (
+                f"the package 'mux' {other.version} is another project and shares our import name: "
+                "pip uninstall mux, then pip install --force-reinstall mux-agents"
+            ),
+        )
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    command = shutil.which("mux")
+    if command and Path(command).parent != Path(sys.executable).parent:
+        yield "warn", f"the command 'mux' on the PATH is {command}, not this environment's"
+    for extra, module, what in (
+        ("openai-agents", "agents", "agents written with the OpenAI Agents SDK"),
+        ("mcp", "mcp", "tools of MCP servers"),
+        ("uvloop", "uvloop", "a faster event loop"),
+    ):
+        if importlib.util.find_spec(module) is None:
+            yield "warn", f"without {what}: pip install 'mux-agents[{extra}]'"
+
+
+def _roster(settings: Settings) -> Iterator[Line]:
+    roster = load_roster(settings)
+    yield "ok", f"{len(roster.agents)} agents: {', '.join(sorted(roster.agents))}"
+    for problem in roster.problems:
+        yield "bad", f"agent file {problem.path}: {problem.reason}"
+    for warning in roster.warnings:
+        yield "warn", str(warning)
+
+
+async def _services(settings: Settings) -> list[Line]:
+    lines: list[Line] = [await _store(settings)]
+    providers = Providers(settings)
+    try:
+        for offer in await providers.offers():
+            name = offer["id"]
+            lines.append(
+                ("ok", f"model {name}")
+                if offer.get("available", True)
+                else ("bad", f"model {name}: {offer.get('error')}")
+            )
+    finally:
+        await providers.aclose()
+    lines += [("ok", f"a local model server answers: {s}") for s in await probe_local_servers()]
+    lines.append(("ok", f"agents without a model of their own use: {settings.default_model()}"))
+    return lines
+
+
+async def _store(settings: Settings) -> Line:
+    store = open_store(settings)
+    try:
+        await store.open()
+    except MuxError as e:
+        at = e.extra.get("url")
+        if e.code == "store_locked" and at:
+            return "ok", f"store {store.info.url}: in use by the server at {at}"
+        return "bad", f"store: {e.message}"
+    await store.close()
+    survives = {
+        "no": "nothing survives the process",
+        "process": "survives a crash",
+        "power": "survives power loss",
+    }
+    return "ok", f"store {store.info.url}: {survives[store.info.durable]}"

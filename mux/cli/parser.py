@@ -1,0 +1,122 @@
+"""The arguments of every command. Nothing heavy is imported here: help and usage errors come at once."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mux
+from mux.settings import Settings, load_settings
+
+__all__ = ["parse", "settings_from"]
+
+
+def _loader(module: str) -> Callable[[], Callable[[argparse.Namespace], int | None]]:
+    def load() -> Callable[[argparse.Namespace], int | None]:
+        command: Callable[[argparse.Namespace], int | None] = importlib.import_module(module).command
+        return command
+
+    return load
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line; ``args.load()`` gives the command's function."""
+    parser = argparse.ArgumentParser(
+        prog="mux",
+        description="Runs several AI agents at once and streams what they do, labelled and in order.",
+    )
+    parser.add_argument("--version", action="version", version=f"mux {mux.__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+    _serve(commands)
+    _run(commands)
+    _replay(commands)
+    agents = commands.add_parser("agents", help="list the agents of the roster")
+    agents.add_argument("--json", action="store_true", help="as JSON")
+    doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
+    config = commands.add_parser("config", help="show the settings in force and where they come from")
+    for sub, module in ((agents, "agents"), (doctor, "doctor"), (config, "config")):
+        _common(sub)
+        sub.set_defaults(load=_loader(f"mux.cli.{module}"))
+    return parser.parse_args(argv)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default ./mux.toml)")
+    parser.add_argument(
+        "--agents", type=Path, action="append", metavar="DIR", help="a folder of agents; may be repeated"
+    )
+    parser.add_argument(
+        "--docs", type=Path, action="append", metavar="DIR", help="a folder that document tools may read"
+    )
+    parser.add_argument("--model", help="model of agents that name none, as provider:model")
+    parser.add_argument(
+        "--store", metavar="URL", help="memory: | sqlite:PATH (default: in the data directory)"
+    )
+
+
+def _serve(commands: Any) -> None:
+    parser = commands.add_parser("serve", help="start the server with the dashboard")
+    _common(parser)
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (default 8765; 0 = any free one)")
+    parser.add_argument("--role", choices=("all", "api", "worker"), help="what this process does")
+    parser.add_argument("--durability", choices=("normal", "full"), help="full: survive power loss too")
+    parser.add_argument("--log-format", choices=("auto", "json", "console"))
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    parser.set_defaults(load=_loader("mux.cli.serve"))
+
+
+def _run(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run", help="run agents on a task, here in the terminal",
+        description="Uses the server that runs on the same store, or --url, else runs in this process.",
+    )  # fmt: skip
+    _common(parser)
+    parser.add_argument("message", nargs="?", help="the task; - reads it from standard input")
+    parser.add_argument(
+        "-a", "--agent", action="append", metavar="NAME[=TASK]", default=[],
+        help="an agent, with a task of its own if given; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the events as NDJSON")
+    parser.add_argument("--plain", action="store_true", help="lines instead of live panes")
+    parser.add_argument("--url", help="a running server")
+    parser.add_argument("--thread", help="continue this thread")
+    parser.add_argument("--file", type=Path, metavar="JSONL", help="a batch: one run per line")
+    parser.add_argument("--parallel", type=int, default=4, help="runs of a batch at once (default 4)")
+    parser.add_argument("--tag", help="batch: metadata.batch of its runs (default: the file's name)")
+    parser.set_defaults(load=_loader("mux.cli.run"))
+
+
+def _replay(commands: Any) -> None:
+    parser = commands.add_parser("replay", help="play a run again, from a file or the store")
+    _common(parser)
+    parser.add_argument("source", metavar="FILE|RUN", help="an exported NDJSON file, or a run's id")
+    parser.add_argument("--speed", type=float, default=1.0, help="1 = as it was; 0 = at once (default 1)")
+    parser.add_argument("--json", action="store_true", help="print the events as NDJSON")
+    parser.add_argument("--plain", action="store_true", help="lines instead of live panes")
+    parser.add_argument("--url", help="a running server")
+    parser.set_defaults(load=_loader("mux.cli.replay"))
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    """The settings with the command's flags on top.
+
+    Raises:
+        ConfigError: as `load_settings`.
+    """
+    names = (
+        "host",
+        "port",
+        "store",
+        "agents",
+        "docs",
+        "model",
+        "role",
+        "durability",
+        "log_format",
+        "log_level",
+    )
+    return load_settings({n: getattr(args, n, None) for n in names}, config=args.config)

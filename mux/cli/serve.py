@@ -1,0 +1,103 @@
+"""``mux serve``: the server, until a signal."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import signal
+import sys
+from pathlib import Path
+
+from mux.cli.parser import settings_from
+from mux.errors import ConfigError
+from mux.http.service import Service
+from mux.settings import Settings
+from mux.telemetry import configure_logging
+
+__all__ = ["command"]
+
+
+def command(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM (drains, exit 0); a second signal ends it at once."""
+    settings = settings_from(args)
+    configure_logging(settings.log_format, settings.log_level)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(settings))
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    """uvloop's, where it is installed (the extra ``uvloop``)."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: type[asyncio.AbstractEventLoop] = uvloop.Loop
+    return factory
+
+
+async def _serve(settings: Settings) -> int:
+    loop = asyncio.get_running_loop()
+    stop, now = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (now if stop.is_set() else stop).set()
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, on_signal)
+    service = Service(settings)
+    try:
+        await service.start()
+    except OSError as e:
+        await service.stop(grace_s=0)
+        if e.errno != errno.EADDRINUSE:
+            raise
+        raise ConfigError("port_taken", _taken(settings.port)) from e
+    _greet(service)
+    await stop.wait()
+    print("mux: stopping; a second signal stops at once", file=sys.stderr)
+    stopping = asyncio.create_task(service.stop(grace_s=settings.limits.drain_s))
+    hurry = asyncio.create_task(now.wait())
+    await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        await service.stop(grace_s=0)
+    hurry.cancel()
+    await asyncio.gather(stopping, hurry, return_exceptions=True)
+    return 0
+
+
+def _greet(service: Service) -> None:
+    """What was loaded from where, and the address: the last line, so that it stays in sight."""
+    for line in service.describe():
+        print(line)
+    print(f"Mux is ready: {service.url}/", flush=True)
+
+
+def _taken(port: int) -> str:
+    who = port_owner(port)
+    by = f" by {who}" if who else ""
+    return (
+        f"Port {port} is taken{by}. Choose another: mux serve --port {port + 1} (or MUX_PORT, or --port 0)."
+    )
+
+
+def port_owner(port: int) -> str | None:
+    """Which process listens on a local TCP port, as far as this user may see it (Linux's /proc)."""
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path("/proc/net", table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            part = line.split()
+            if part[3] == "0A" and int(part[1].rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{part[9]}]")
+    for process in Path("/proc").glob("[0-9]*") if inodes else ():
+        try:
+            if any(str(fd.readlink()) in inodes for fd in (process / "fd").iterdir()):
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                return f"process {process.name} ({b' '.join(words[:4]).decode(errors='replace').strip()})"
+        except OSError:  # it ended, or belongs to someone else
+            continue
+    return None
