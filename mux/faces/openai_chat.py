@@ -1,0 +1,237 @@
+"""The OpenAI ``chat.completions`` face: our events as chunks, one choice per channel. Pure; no transport.
+
+Format: the ``chat.completion.chunk`` object of the OpenAI API reference, as the openai SDKs accept it.
+
+- A channel is a choice (``choices[].index``); ``model`` is an agent, or several joined by ``+``.
+- Tools run on our side, so the client sees no ``tool_calls``: it would think that it has to run them. Their
+  progress is not shown as text either.
+- A failed channel ends with ``finish_reason: "error"`` and an ``error`` member in its choice; when no channel
+  succeeded, an ``error`` frame follows, which the SDKs raise. ``[DONE]`` always comes last.
+- The protocol has no word for taking text back. After a ``step_reset`` the redone text is compared with what
+  was sent: an equal beginning is sent once; where it differs the stream ends with an ``error`` frame.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mux.events import (
+    ChannelStarted,
+    Done,
+    Error,
+    Event,
+    GuardrailHit,
+    Reasoning,
+    Refusal,
+    RunFinished,
+    StepFinished,
+    StepReset,
+    Token,
+    Usage,
+)
+
+__all__ = ["ChatCompletions", "error_body", "openai_usage"]
+
+_DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(slots=True)
+class _Choice:
+    index: int
+    pieces: list[tuple[int, str]] = field(default_factory=list)  # (cseq, text): what stands
+    reasoning: list[str] = field(default_factory=list)
+    refusal: list[str] = field(default_factory=list)
+    sent: str = ""  # after a reset: text of the discarded span that the client already has
+    filtered: bool = False
+    step_finish: str = "stop"
+    finish: str | None = None
+    error: Error | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(piece for _, piece in self.pieces)
+
+
+class ChatCompletions:
+    """Folds a run's events into chunks (:meth:`feed`), and into one answer (:meth:`result`).
+
+    Args:
+        id: what the client sees as the completion's id: the run's id.
+        model: the model as it was asked for.
+        created: seconds since the epoch.
+        channels: channel ids in the order of their choices; channels that join later are left out.
+        include_usage: whether to send the usage chunk before the end.
+    """
+
+    def __init__(
+        self, *, id: str, model: str, created: int, channels: Sequence[str], include_usage: bool = False
+    ) -> None:
+        self._head = {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
+        self._choices = {name: _Choice(i) for i, name in enumerate(channels)}
+        self._include_usage = include_usage
+        self._usage: Usage | None = None
+        self.ended = False
+
+    def feed(self, event: Event) -> list[bytes]:
+        """The frames for one event, in order; none for what this protocol has no word for."""
+        if self.ended:
+            return []
+        body = event.body
+        if isinstance(body, RunFinished):
+            return self._end(body.usage)
+        choice = self._choices.get(event.channel or "")
+        if choice is None or event.path:
+            return []
+        if isinstance(body, Token):
+            return self._text(choice, event.cseq, body.content)
+        if isinstance(body, Reasoning):
+            choice.reasoning.append(body.content)
+            return [self._chunk(choice, {"reasoning_content": body.content})]
+        if isinstance(body, Refusal):
+            choice.refusal.append(body.content)
+            return [self._chunk(choice, {"refusal": body.content})]
+        return self._state(choice, event)
+
+    def cut(self, message: str, code: str = "interrupted") -> list[bytes]:
+        """The terminal frames when the stream ends before the run does: nobody is left waiting."""
+        if self.ended:
+            return []
+        self.ended = True
+        return [_frame(error_body(message, code)), _DONE]
+
+    def result(self) -> dict[str, Any]:
+        """The whole answer, for a request that does not stream; complete after ``run_finished``."""
+        answer: dict[str, Any] = {
+            **self._head,
+            "object": "chat.completion",
+            "choices": [self._message(c) for c in self._choices.values()],
+        }
+        if (usage := openai_usage(self._usage)) is not None:
+            answer["usage"] = usage
+        return answer
+
+    @property
+    def failure(self) -> Error | None:
+        """Why the whole answer failed: no choice succeeded, and this is the first one's reason."""
+        if any(c.finish not in (None, "error") for c in self._choices.values()):
+            return None
+        return next((c.error for c in self._choices.values() if c.error), None)
+
+    # --- one event -----------------------------------------------------------------------------------------
+
+    def _state(self, choice: _Choice, event: Event) -> list[bytes]:
+        body = event.body
+        if isinstance(body, ChannelStarted):
+            if body.attempt > 1:
+                self._discard(choice, 0)
+                return []
+            return [self._chunk(choice, {"role": "assistant", "content": ""})]
+        if isinstance(body, StepReset):
+            self._discard(choice, body.from_cseq)
+        elif isinstance(body, StepFinished):
+            choice.step_finish = body.finish_reason
+        elif isinstance(body, GuardrailHit) and body.action == "blocked":
+            choice.filtered = True
+        elif isinstance(body, Error):
+            choice.error = body
+        elif isinstance(body, Done):
+            return self._done(choice, body)
+        return []
+
+    def _text(self, choice: _Choice, cseq: int, content: str) -> list[bytes]:
+        choice.pieces.append((cseq, content))
+        if not choice.sent:
+            return [self._chunk(choice, {"content": content})]
+        common = min(len(choice.sent), len(content))
+        if choice.sent[:common] != content[:common]:
+            return self.cut(
+                "The model's answer was interrupted and began anew after a part of it had been sent; "
+                "ask again, or read the run's own stream, which can take text back.",
+                "step_reset",
+            )
+        choice.sent = choice.sent[common:]
+        rest = content[common:]
+        return [self._chunk(choice, {"content": rest})] if rest else []
+
+    def _discard(self, choice: _Choice, from_cseq: int) -> None:
+        dropped = "".join(piece for cseq, piece in choice.pieces if cseq >= from_cseq)
+        choice.pieces = [(cseq, piece) for cseq, piece in choice.pieces if cseq < from_cseq]
+        choice.sent = dropped + choice.sent
+
+    def _done(self, choice: _Choice, done: Done) -> list[bytes]:
+        if done.status in ("failed", "timed_out", "cancelled"):
+            choice.finish = "error"
+            choice.error = choice.error or Error(
+                code=done.status, message=f"The agent's channel was {done.status.replace('_', ' ')}."
+            )
+            extra = {"error": error_body(choice.error.message, choice.error.code)["error"]}
+        else:
+            extra = {}
+            if choice.filtered:
+                choice.finish = "content_filter"
+            elif done.status == "budget_exceeded":
+                choice.finish = "length"
+            else:
+                kept = choice.step_finish in ("length", "content_filter")
+                choice.finish = choice.step_finish if kept else "stop"
+        return [self._chunk(choice, {}, finish=choice.finish, extra=extra)]
+
+    def _end(self, usage: Usage | None) -> list[bytes]:
+        self.ended = True
+        self._usage = usage
+        frames: list[bytes] = []
+        if self._include_usage and (told := openai_usage(usage)) is not None:
+            frames.append(_frame({**self._head, "choices": [], "usage": told}))
+        if (failure := self.failure) is not None:
+            frames.append(_frame(error_body(failure.message, failure.code)))
+        return [*frames, _DONE]
+
+    def _chunk(
+        self,
+        choice: _Choice,
+        delta: dict[str, Any],
+        finish: str | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> bytes:
+        one = {"index": choice.index, "delta": delta, "finish_reason": finish, **(extra or {})}
+        return _frame({**self._head, "choices": [one]})
+
+    def _message(self, choice: _Choice) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": choice.text or None, "refusal": None}
+        if choice.refusal:
+            message["refusal"] = "".join(choice.refusal)
+        if choice.reasoning:
+            message["reasoning_content"] = "".join(choice.reasoning)
+        answer = {"index": choice.index, "message": message, "finish_reason": choice.finish or "error"}
+        if choice.finish == "error" and choice.error:
+            answer["error"] = error_body(choice.error.message, choice.error.code)["error"]
+        return answer
+
+
+def openai_usage(usage: Usage | None) -> dict[str, Any] | None:
+    """Our usage as OpenAI's; ``None`` where the provider reported nothing, never zeros of our own."""
+    if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
+        return None
+    prompt, completion = usage.input_tokens or 0, usage.output_tokens or 0
+    told: dict[str, Any] = {
+        "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
+    }  # fmt: skip
+    if usage.cached_tokens is not None:
+        told["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    if usage.reasoning_tokens is not None:
+        told["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+    return told
+
+
+def error_body(
+    message: str, code: str, kind: str = "server_error", param: str | None = None
+) -> dict[str, Any]:
+    """An error in OpenAI's form."""
+    return {"error": {"message": message, "type": kind, "code": code, "param": param}}
+
+
+def _frame(obj: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(obj, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
