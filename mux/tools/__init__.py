@@ -1,0 +1,7 @@
+"""Tools: ``@tool`` makes one, ``run_tool`` runs one, ``ToolResources`` holds the built-in ones."""
+
+from mux.tools.base import Tool, ToolContext, ToolOutput, ToolProblem
+from mux.tools.decorator import tool
+from mux.tools.runtime import Toolbox, run_tool
+
+__all__ = ["Tool", "ToolContext", "ToolOutput", "ToolProblem", "Toolbox", "run_tool", "tool"]

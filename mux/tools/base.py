@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -74,6 +75,10 @@ class ToolContext(Protocol):
         self, message: str | None = None, fraction: float | None = None, content: str | None = None
     ) -> None:
         """The same from a sync tool in its thread; blocks while the channel is held back."""
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Inside it the call's timeout stands still: for waits that are not the tool's own work, such as
+        the one for a free sandbox worker or for another channel's result."""
 
 
 Handler: TypeAlias = Callable[[dict[str, Any], ToolContext], Awaitable[Any]]
