@@ -5,8 +5,9 @@ Start reading at :mod:`mux.run.table`, which teaches the rules; :mod:`mux.run.st
 
 from __future__ import annotations
 
-from mux.run.channel import ChannelState, ToolState
+from mux.run.channel import ChannelState
 from mux.run.conversation import conversation, dump_messages, load_messages, resume_point
+from mux.run.parts import ToolState
 from mux.run.state import RunState, run_status
 from mux.run.table import SUCCESS, TERMINAL, IllegalEvent
 

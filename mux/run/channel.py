@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from mux.events import (
     ApprovalRequested,
@@ -37,106 +34,10 @@ from mux.events import (
     Usage,
     UsageReport,
 )
+from mux.run.parts import TextFold, ToolState, Turn
 from mux.run.table import CALL_TABLE, TABLE, CallAt, ChannelAt, IllegalEvent
 
-__all__ = ["ChannelState", "TextFold", "ToolState", "Turn"]
-
-
-class TextFold:
-    """Deltas and the cseq of each, so that a `step_reset` can cut them off again."""
-
-    __slots__ = ("cseqs", "parts")
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self.cseqs = array("Q")
-
-    def add(self, text: str, cseq: int) -> None:
-        """Append one delta."""
-        self.parts.append(text)
-        self.cseqs.append(cseq)
-
-    def cut(self, from_cseq: int) -> None:
-        """Forget what was added at or after that cseq."""
-        at = bisect_left(self.cseqs, from_cseq)
-        del self.parts[at:], self.cseqs[at:]
-
-    def since(self, cseq: int, until: int | None = None) -> str:
-        """The text that was added at or after that cseq (and before ``until``)."""
-        end = None if until is None else bisect_left(self.cseqs, until)
-        return "".join(self.parts[bisect_left(self.cseqs, cseq) : end])
-
-    def __str__(self) -> str:
-        return "".join(self.parts)
-
-
-@dataclass(slots=True)
-class Turn:
-    """One own model turn: its number, the cseq of its `step_started`, and how it ended, if it did."""
-
-    step: int
-    cseq: int
-    model: str | None = None
-    finished: StepFinished | None = None
-
-
-@dataclass(slots=True)
-class ToolState:
-    """One tool call as it stands.
-
-    Attributes:
-        cseq, last_cseq: of its `tool_call`, and of the newest event about it.
-        after_parts: how many text deltas came before it, which gives its place in the text.
-        waiting: an approval is open; ``decision`` is the last one made.
-    """
-
-    call_id: str
-    tool: str
-    cseq: int
-    last_cseq: int
-    step: int
-    after_parts: int
-    path: tuple[str, ...] = ()
-    at: CallAt = "written"
-    raw: list[str] = field(default_factory=list)
-    arguments: dict[str, Any] | None = None
-    result: ToolResult | None = None
-    progress: ToolProgress | None = None
-    waiting: ApprovalRequested | None = None
-    decision: ApprovalResolved | None = None
-
-    @property
-    def status(self) -> str:
-        if self.at == "answered":
-            return "done"
-        if self.waiting is not None:
-            return "waiting"
-        return "running" if self.at == "running" else "writing"
-
-    def snapshot(self, offset: int) -> dict[str, Any]:
-        """The call as JSON; ``offset`` is where it stands in the channel's text, in characters."""
-        out: dict[str, Any] = {
-            "call_id": self.call_id,
-            "tool": self.tool,
-            "status": self.status,
-            "at": offset,
-        }
-        out["step"] = self.step
-        out["arguments"] = self.arguments
-        if self.arguments is None and self.raw:
-            out["arguments_text"] = "".join(self.raw)
-        if self.path:
-            out["path"] = list(self.path)
-        if self.waiting is not None:
-            out["arguments"] = self.waiting.arguments
-            out["expires_at"] = self.waiting.expires_at
-        if self.decision is not None:
-            out["decision"] = {"decision": self.decision.decision, "by": self.decision.by}
-        if self.progress is not None and self.result is None:
-            out["progress"] = self.progress.model_dump(exclude_none=True, exclude={"type", "call_id"})
-        if self.result is not None:
-            out |= self.result.model_dump(exclude_none=True, exclude={"type", "call_id", "tool"})
-        return out
+__all__ = ["ChannelState"]
 
 
 @dataclass(slots=True)
@@ -164,10 +65,8 @@ class ChannelState:
     tools: dict[str, ToolState] = field(default_factory=dict)
     open_calls: int = 0
     usages: dict[tuple[tuple[str, ...], int], tuple[int, Usage]] = field(default_factory=dict)
-    steps: list[tuple[int, int]] = field(
-        default_factory=list
-    )  # (step, cseq of step_started), own turns ended
-    turn: tuple[int, int] | None = None  # the open own turn, likewise
+    steps: list[Turn] = field(default_factory=list)  # own turns that ended
+    turn: Turn | None = None  # the own turn that is open
     phase: str | None = None
     requested_ts: int | None = None
     first_delta: tuple[int, int] | None = None  # (cseq, ms after the request)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from mux.agent import Message, MessageCall, PendingCall, Resume
-from mux.run.channel import ChannelState, ToolState, Turn
+from mux.run.channel import ChannelState
+from mux.run.parts import ToolState, Turn
 
 __all__ = ["conversation", "dump_messages", "load_messages", "resume_point"]
 
