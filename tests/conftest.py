@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 import structlog
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import settings as hypothesis_settings
+
+# These machines are shared: a slow example says nothing about the code. Every failure prints its seed.
+hypothesis_settings.register_profile("mux", deadline=None, print_blob=True)
+hypothesis_settings.load_profile("mux")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
