@@ -45,7 +45,7 @@ def _blocking_calls_fail(request: pytest.FixtureRequest) -> Iterator[BlockBuster
 
 @pytest.fixture
 async def no_leaks() -> AsyncIterator[None]:
-    """Tasks and file descriptors are back at the baseline when the test ends (use it in every async suite)."""
+    """Tasks and file descriptors are back at the baseline when the test ends; for every async suite."""
     before_tasks = asyncio.all_tasks()
     gc.collect()
     before_fds = set(os.listdir("/proc/self/fd"))
@@ -58,5 +58,6 @@ async def no_leaks() -> AsyncIterator[None]:
             return
         await asyncio.sleep(0.02)
     assert not left, f"tasks left: {left}"
-    names = {f: os.readlink(f"/proc/self/fd/{f}") for f in fds if os.path.exists(f"/proc/self/fd/{f}")}
+    links = {f: Path("/proc/self/fd", f) for f in fds}
+    names = {f: str(link.readlink()) for f, link in links.items() if link.is_symlink()}
     assert not names, f"file descriptors left: {names}"
