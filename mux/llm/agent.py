@@ -1,0 +1,138 @@
+"""The built-in agent: a language model with tools."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from mux.agent import AgentContext, Budget, Draft
+from mux.errors import AgentError, ConfigError
+from mux.llm.loop import Loop
+from mux.llm.setup import LlmRuntime, Setup
+from mux.settings import GuardrailRule, Price, Provider
+from mux.tools.base import Tool
+
+__all__ = ["LlmAgent", "LlmRuntime"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlmAgent:
+    """A named language model with instructions and tools.
+
+    Attributes:
+        name: the agent's name in the roster, ``[A-Za-z0-9._-]{1,64}``.
+        description: one sentence for people and for agents that delegate.
+        instructions: the system message.
+        model: ``provider:model`` or a configured name; ``None`` = the configured default.
+        tools: tools, or names of built-in, MCP and roster tools.
+        params: temperature, max_tokens, … as the provider takes them.
+        guardrails: names of configured rules, or rules by name, that hold besides the global ones.
+        budget: the agent's own limits.
+        max_steps: model calls at most; ``None`` = ``limits.max_steps``.
+        retry_after_reset: do a step again (once) when it broke off after something of it was shown.
+        examples: questions that show what it can do.
+        source: where it was defined, for people.
+    """
+
+    name: str
+    description: str = ""
+    instructions: str = ""
+    model: str | None = None
+    tools: Sequence[Tool | str] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    guardrails: Sequence[str] | Mapping[str, GuardrailRule] = ()
+    budget: Budget | None = None
+    max_steps: int | None = None
+    retry_after_reset: bool = False
+    examples: Sequence[str] = ()
+    source: str = ""
+    runtime: LlmRuntime | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def resumable(self) -> Literal["resume"]:
+        """A crash loses at most the model turn that was running."""
+        return "resume"
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """The names of its tools, as configured."""
+        return tuple(t if isinstance(t, str) else t.name for t in self.tools)
+
+    def bind(self, runtime: LlmRuntime) -> LlmAgent:
+        """The same agent, ready to run."""
+        return replace(self, runtime=runtime)
+
+    def run(self, ctx: AgentContext) -> AsyncIterator[Draft]:
+        """Do the task.
+
+        Raises:
+            ConfigError: ``model_unknown``: the request names a model that does not exist.
+            AgentError: ``agent_unbound``: the agent was not loaded by a roster.
+        """
+        return Loop(ctx, self.setup(ctx)).run()
+
+    def setup(self, ctx: AgentContext) -> Setup:
+        """Everything that one channel needs, with the request's overrides applied."""
+        runtime = self.runtime
+        if runtime is None:
+            raise AgentError(
+                "agent_unbound", f"Agent {self.name!r} has no runtime: load it by a roster, or call bind()."
+            )
+        spec = self.model_spec(ctx, runtime)
+        model, name = runtime.providers.model(spec)
+        provider = _provider(runtime, spec)
+        return Setup(
+            spec=spec,
+            model=model,
+            model_name=name,
+            tools=self._tools(ctx, runtime),
+            run_tool=runtime.run_tool,
+            instructions=self.instructions if ctx.instructions is None else ctx.instructions,
+            params={**self.params, **ctx.params},
+            max_steps=self.max_steps or runtime.settings.limits.max_steps,
+            max_retries=provider.max_retries if provider else 3,
+            retry_after_reset=self.retry_after_reset,
+            context_tokens=provider.context_tokens if provider else None,
+            price=_price(runtime, spec),
+            sleep=runtime.sleep,
+            roll=runtime.roll,
+        )
+
+    def model_spec(self, ctx: AgentContext, runtime: LlmRuntime) -> str:
+        """The model to use: the request's, else the agent's if it exists, else the configured default."""
+        if ctx.model:
+            return ctx.model
+        if self.model is None:
+            return runtime.settings.default_model()
+        try:
+            runtime.providers.model(self.model)
+        except ConfigError:  # the roster has warned when the agent was loaded; it still runs
+            ctx.log.warning("model_unknown", agent=self.name, model=self.model)
+            return runtime.settings.default_model()
+        return self.model
+
+    def _tools(self, ctx: AgentContext, runtime: LlmRuntime) -> dict[str, Tool]:
+        known = runtime.toolbox().tools
+        tools: dict[str, Tool] = {}
+        for given in self.tools:
+            tool = known.get(given) if isinstance(given, str) else given
+            if tool is None:
+                ctx.log.warning("tool_unknown", agent=self.name, tool=given)
+            else:
+                tools[tool.name] = tool
+        return tools
+
+
+def _provider(runtime: LlmRuntime, spec: str) -> Provider | None:
+    try:
+        return runtime.providers.provider(spec)
+    except ConfigError:  # registered models (rehearsal) have no settings
+        return None
+
+
+def _price(runtime: LlmRuntime, spec: str) -> Price | None:
+    try:
+        return runtime.providers.price(spec)
+    except ConfigError:
+        return None

@@ -1,0 +1,368 @@
+"""The model ↔ tool loop: ask the model, run the tools that it asked for, ask again, until it answers.
+
+One `Loop` is one channel of one LLM agent. The rules of order are those of the wire contract: a tool starts
+only after its step has ended upstream, and every call gets exactly one result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from mux.agent import (
+    AgentContext,
+    Draft,
+    Message,
+    MessageCall,
+    Outcome,
+    PendingCall,
+    Resume,
+    Steering,
+)
+from mux.errors import UpstreamError
+from mux.events import (
+    Body,
+    Custom,
+    DoneStatus,
+    Phase,
+    Retry,
+    StepFinished,
+    StepReset,
+    StepStarted,
+    Usage,
+    UsageReport,
+)
+from mux.llm.calls import Call, CallRunner, parse_arguments
+from mux.llm.history import fit, schema_tokens
+from mux.llm.interrupt import Interruption
+from mux.llm.model import ModelRequest, ToolSchema, TurnEnd
+from mux.llm.setup import Setup
+from mux.llm.turn import Turn
+
+__all__ = ["Loop", "backoff"]
+
+_MAX_WAIT_S = 20.0  # in all, for the retries of one step; a longer Retry-After gives up at once
+_FIRST_DELAY_S = 0.5
+_MAX_DELAY_S = 8.0
+_AFTER_SHOWN = frozenset(
+    {"upstream_truncated", "upstream_stall"}
+)  # worth another try although text was shown
+
+
+def backoff(attempt: int, retry_after: float | None, roll: float) -> float:
+    """Seconds to wait before the next try.
+
+    Args:
+        attempt: 1 after the first failure, and so on.
+        retry_after: what the provider asks for, in seconds; never waited less.
+        roll: 0 to 1: jitter, so that channels that failed together do not come back together.
+    """
+    if retry_after is not None:
+        return max(retry_after, 0.0) + 0.25 * roll
+    return min(_FIRST_DELAY_S * 2.0 ** (attempt - 1), _MAX_DELAY_S) * (0.5 + 0.5 * roll)
+
+
+@dataclass(slots=True)
+class _Totals:
+    """What the channel used so far, and the measures of its ``done``."""
+
+    usage: Usage | None = None
+    tool_calls: int = 0
+    ttft_ms: int | None = None
+    generated: int = 0
+    generation_ms: int = 0
+
+    def add(self, end: TurnEnd, usage: Usage | None) -> None:
+        if usage is not None:
+            self.usage = usage if self.usage is None else self.usage + usage
+        if self.ttft_ms is None:
+            self.ttft_ms = end.ttft_ms
+        if usage is not None and usage.output_tokens and end.generation_ms:
+            self.generated += usage.output_tokens
+            self.generation_ms += end.generation_ms
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        return round(self.generated * 1000 / self.generation_ms, 1) if self.generation_ms else None
+
+
+@dataclass(slots=True)
+class _Tries:
+    """The tries of one step."""
+
+    max_retries: int
+    roll: Callable[[], float]
+    attempt: int = 1
+    waited: float = 0.0
+
+    def next_delay(self, error: UpstreamError) -> float:
+        """Seconds to wait before the next try; raises the error where there is none."""
+        delay = backoff(self.attempt, error.retry_after, self.roll())
+        if not error.retryable or self.attempt > self.max_retries or self.waited + delay > _MAX_WAIT_S:
+            raise error
+        self.attempt, self.waited = self.attempt + 1, self.waited + delay
+        return delay
+
+
+@dataclass(slots=True)
+class Loop:
+    """The state of one channel's conversation.
+
+    Attributes:
+        setup: model, tools and settings, resolved for this channel.
+        messages: the conversation so far.
+        step: number of the present step, from 1.
+    """
+
+    ctx: AgentContext
+    setup: Setup
+    messages: list[Message] = field(default_factory=list)
+    step: int = 0
+    totals: _Totals = field(default_factory=_Totals)
+    _runner: CallRunner = field(init=False)
+    _schemas: tuple[ToolSchema, ...] = ()
+    _trimmed: tuple[int, int] = (0, 0)
+    _reset_used: bool = False
+    _began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        tools = self.setup.tools
+        self._runner = CallRunner(self.ctx, tools, self.setup.run_tool)
+        self._schemas = tuple(ToolSchema(t.name, t.description, t.parameters) for t in tools.values())
+        if self.setup.instructions:
+            self.messages.append(Message(role="system", content=self.setup.instructions))
+        self.messages.extend(self.ctx.messages)
+
+    # --- the whole channel -------------------------------------------------------------------------------
+
+    async def run(self) -> AsyncIterator[Draft]:
+        """Drafts of the whole channel; the last is its `Outcome`.
+
+        Raises:
+            UpstreamError: the model failed for good; its open calls are closed by then.
+        """
+        outcome: Outcome | None = None
+        if self.ctx.resume is not None and self.ctx.resume.step:
+            async with aclosing(self._resume(self.ctx.resume)) as bodies:
+                async for body in bodies:
+                    yield body
+            last = self.messages[-1]
+            answered = last.role == "assistant" and not last.calls  # only its `done` was missing
+            outcome = self._at_end("completed", last.text) if answered else self._between()
+        while outcome is None:
+            self.step += 1
+            turn = Turn(self.ctx.new_call_id)
+            async with aclosing(self._turn(turn)) as bodies:
+                async for body in bodies:
+                    yield body
+            if turn.interrupted or turn.end is None:
+                for body in self._cut_short(turn):
+                    yield body
+                outcome = self._between()
+                continue
+            calls = _calls(turn, turn.end)
+            self.messages.append(self._said(turn, turn.end, calls))
+            if calls:
+                async with aclosing(self._tools(calls)) as bodies:
+                    async for body in bodies:
+                        yield body
+                outcome = self._between()
+            else:
+                refused = turn.end.finish == "content_filter" or (turn.refusal and not turn.text)
+                text = "".join(turn.text) or "".join(turn.refusal)
+                outcome = self._at_end("refused" if refused else "completed", text)
+        yield outcome
+
+    def _between(self) -> Outcome | None:
+        """Between two steps: whether the channel ends here; if not, messages for it are heard."""
+        if self.ctx.stopping:
+            return self._outcome("cancelled")
+        name = self._reached()
+        if name is not None:
+            self.ctx.log.info("budget_exceeded", budget=name, step=self.step)
+            return self._outcome("budget_exceeded")
+        self._hear(self.ctx.host.take_messages(at_end=False))
+        return None
+
+    def _at_end(self, status: DoneStatus, text: str) -> Outcome | None:
+        """At a final answer: the outcome, unless a message waits that may still be answered."""
+        if not self.ctx.stopping and self._reached() is None:
+            late = self.ctx.host.take_messages(at_end=True)
+            if late:
+                self._hear(late)
+                return None
+        return self._outcome(status, text)
+
+    def _reached(self) -> str | None:
+        return self._budget() or self.ctx.host.budget_exceeded()
+
+    def _budget(self) -> str | None:
+        """The channel's own budget that is reached. The host knows the log, which may lag a batch behind."""
+        if self.step >= self.setup.max_steps:
+            return "max_steps"
+        budget, usage = self.ctx.budget, self.totals.usage or Usage()
+        if budget is None:
+            return None
+        reached = (
+            ("steps", budget.steps, self.step),
+            ("tokens", budget.tokens, (usage.input_tokens or 0) + (usage.output_tokens or 0)),
+            ("cost", budget.cost, usage.cost or 0.0),
+            ("tool_calls", budget.tool_calls, self.totals.tool_calls),
+            ("seconds", budget.seconds, time.monotonic() - self._began),
+        )
+        return next((n for n, limit, value in reached if limit is not None and value >= limit), None)
+
+    def _outcome(self, status: DoneStatus, output: str | None = None) -> Outcome:
+        t = self.totals
+        return Outcome(status, output, t.usage, t.ttft_ms, t.tokens_per_s)
+
+    def _hear(self, messages: Sequence[Steering]) -> None:
+        self.messages.extend(Message(role="user", content=m.content) for m in messages)
+
+    # --- one turn ----------------------------------------------------------------------------------------
+
+    async def _turn(self, turn: Turn) -> AsyncGenerator[Body, None]:
+        """One step's model turn with its retries; fills ``turn``."""
+        for body in self._opening():
+            yield body
+        request, notes = self._request()
+        for note in notes:
+            yield note
+        tries = _Tries(self.setup.max_retries, self.setup.roll)
+        async with Interruption(self.ctx.host) as interruption:
+            while True:
+                turn.restart("thinking")
+                try:
+                    async with aclosing(turn.drafts(self.setup.model, request, interruption)) as bodies:
+                        async for body in bodies:
+                            yield body
+                    for body in self._closing(turn):
+                        yield body
+                    return
+                except UpstreamError as error:
+                    for body in turn.close_calls("The model's reply broke off, so this call did not run."):
+                        yield body
+                    if turn.shown:
+                        for body in self._start_over(error):
+                            yield body
+                    else:
+                        delay = tries.next_delay(error)
+                        yield Retry(
+                            step=self.step,
+                            attempt=tries.attempt,
+                            reason=error.code,
+                            delay_ms=round(delay * 1000),
+                        )
+                        await self.setup.sleep(delay)
+
+    def _opening(self) -> list[Body]:
+        return [StepStarted(step=self.step, model=self.setup.spec), Phase(phase="thinking")]
+
+    def _start_over(self, error: UpstreamError) -> list[Body]:
+        """Take back what was shown of the step, where the agent allows that, once; else raise the error."""
+        worth_it = error.retryable or error.code in _AFTER_SHOWN
+        if not worth_it or not self.setup.retry_after_reset or self._reset_used:
+            raise error
+        self._reset_used = True
+        return [StepReset(step=self.step, from_cseq=0), *self._opening()]  # the engine knows the number
+
+    def _closing(self, turn: Turn) -> list[Body]:
+        """The bodies that close a turn which ended upstream (none if it was interrupted).
+
+        Raises:
+            UpstreamError: ``upstream_empty``: it said nothing and asked for nothing.
+        """
+        end = turn.end
+        if end is None:
+            return []
+        if not (end.calls or "".join(turn.text).strip() or turn.refusal or end.finish == "content_filter"):
+            why = (
+                "The model used up its output limit before it said anything: raise max_tokens."
+                if end.finish == "length"
+                else "The model ended its turn without saying anything."
+            )
+            raise UpstreamError("upstream_empty", why, retryable=end.finish != "length")
+        usage = self.setup.priced(end.usage)
+        self.totals.add(end, usage)
+        finished = StepFinished(
+            step=self.step, finish_reason=end.finish, usage=usage, provider_items=end.provider_items
+        )
+        return [finished] if usage is None else [finished, UsageReport(step=self.step, **usage.model_dump())]
+
+    def _request(self) -> tuple[ModelRequest, list[Body]]:
+        reserve = schema_tokens(self._schemas) + self.setup.answer_tokens
+        fitted = fit(self.messages, self.setup.context_tokens, reserve=reserve)
+        notes: list[Body] = []
+        if fitted.trimmed and (fitted.shortened, fitted.dropped) != self._trimmed:
+            self._trimmed = (fitted.shortened, fitted.dropped)
+            notes.append(Custom(name="history_trimmed", value=fitted.report(self.setup.context_tokens or 0)))
+        request = ModelRequest(
+            model=self.setup.model_name,
+            messages=fitted.messages,
+            tools=self._schemas,
+            params=self.setup.params,
+            run=self.ctx.run,
+            channel=self.ctx.channel,
+            step=self.step,
+        )
+        return request, notes
+
+    def _said(self, turn: Turn, end: TurnEnd, calls: list[Call]) -> Message:
+        return Message(
+            role="assistant",
+            content="".join(turn.text) or "".join(turn.refusal),
+            reasoning="".join(turn.reasoning) or None,
+            calls=tuple(MessageCall(call_id=c.call_id, tool=c.tool, arguments=c.raw) for c in calls),
+            provider_items=end.provider_items,
+            provider=self.setup.provider,
+        )
+
+    def _cut_short(self, turn: Turn) -> list[Body]:
+        """End a turn that a message interrupted: what was said stays, what was asked for did not run."""
+        if turn.text:
+            self.messages.append(Message(role="assistant", content="".join(turn.text)))
+        closing = turn.close_calls("A new message stopped the model before this call was complete.")
+        return [*closing, StepFinished(step=self.step, finish_reason="interrupted")]
+
+    # --- tools -------------------------------------------------------------------------------------------
+
+    async def _tools(self, calls: list[Call]) -> AsyncGenerator[Body, None]:
+        yield Phase(phase="tool_executing")
+        self.totals.tool_calls += len(calls)
+        async with aclosing(self._runner.run(calls)) as bodies:
+            async for body in bodies:
+                yield body
+        for call in calls:
+            result = self._runner.results.pop(call.call_id)
+            self.messages.append(
+                Message(role="tool", content=result.output, call_id=result.call_id, is_error=result.is_error)
+            )
+
+    async def _resume(self, resume: Resume) -> AsyncGenerator[Body, None]:
+        """Take up a channel that a crash cut off: its last completed turn stands."""
+        self.step, self.totals.usage = resume.step, resume.usage
+        self.messages.extend(resume.messages)
+        self.totals.tool_calls = sum(m.role == "tool" for m in resume.messages)
+        calls = [self._pending(call) for call in resume.pending]
+        if calls:
+            async with aclosing(self._tools(calls)) as bodies:
+                async for body in bodies:
+                    yield body
+
+    def _pending(self, call: PendingCall) -> Call:
+        arguments, problem = parse_arguments(call.arguments)
+        tool = self.setup.tools.get(call.tool)
+        lost = call.started and (tool is None or not tool.idempotent)
+        return Call(
+            call.call_id, call.tool, arguments, call.arguments, problem, started=call.started, lost=lost
+        )
+
+
+def _calls(turn: Turn, end: TurnEnd) -> list[Call]:
+    """The turn's complete calls under our ids."""
+    return [
+        Call(turn.calls[c.key][0], c.name, None if c.error else c.arguments, c.raw, c.error)
+        for c in end.calls
+    ]
