@@ -1,0 +1,36 @@
+"""What every face shares: JSON bytes, the look of a frame, and the protocol that encoders follow.
+
+A face is a pure function from events to bytes; it knows no transport, no clock and no task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from mux.events import Record
+from mux.viewers.encoder import Encoder
+
+__all__ = ["Encoder", "dump", "one_line", "plain"]
+
+
+def dump(value: object) -> bytes:
+    """Compact JSON in UTF-8, on one line (the encoder escapes every control character)."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def plain(frame: Mapping[str, object]) -> dict[str, object]:
+    """A control frame with ``type`` first, as readers expect it."""
+    return {"type": frame["type"], **frame}
+
+
+def one_line(record: Record) -> bytes:
+    """The record's JSON, sure to hold no raw line break or NUL: one of them would forge a frame.
+
+    Our own encoder never writes one. A log that was written by something else might, as white space between
+    members, and is then written again.
+    """
+    data = record.data
+    if b"\r" in data or b"\n" in data or b"\0" in data:
+        return dump(json.loads(data.replace(b"\0", b"")))
+    return data
