@@ -12,6 +12,7 @@ import pytest
 import structlog
 from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import settings as hypothesis_settings
+from pydantic_monty import AsyncMonty
 
 # These machines are shared: a slow example says nothing about the code. Every failure prints its seed.
 hypothesis_settings.register_profile("mux", deadline=None, print_blob=True)
@@ -43,8 +44,20 @@ def _blocking_calls_fail(request: pytest.FixtureRequest) -> Iterator[BlockBuster
         yield bb
 
 
+@pytest.fixture(scope="session")
+def sandbox_runtime() -> None:
+    """The sandbox's native runtime opens its own descriptors once per process; here, so that no test is
+    taken to have leaked them."""
+
+    async def once() -> None:
+        async with AsyncMonty(min_processes=1) as pool, pool.checkout() as session:
+            await session.feed_run("None")
+
+    asyncio.run(once())
+
+
 @pytest.fixture
-async def no_leaks() -> AsyncIterator[None]:
+async def no_leaks(sandbox_runtime: None) -> AsyncIterator[None]:
     """Tasks and file descriptors are back at the baseline when the test ends; for every async suite."""
     before_tasks = asyncio.all_tasks()
     gc.collect()

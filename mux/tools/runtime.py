@@ -101,6 +101,7 @@ async def run_tool(
             yield update
         yield call.result(call.outcome(task))
     finally:
+        call.end()
         await _stop(task, ctx, tool)
 
 
@@ -141,9 +142,11 @@ class _Call:
     ) -> None:
         if len(self._pending) >= MAX_PENDING:
             with self.waiting():
-                while len(self._pending) >= MAX_PENDING:
+                while len(self._pending) >= MAX_PENDING and not self._over:
                     self._room.clear()
                     await self._room.wait()
+        if self._over:
+            return  # a thread that was abandoned still talks
         if fraction is not None:
             fraction = min(1.0, max(0.0, float(fraction)))
         self._pending.append((_clean(message, _MAX_ERROR), fraction, _clean(content, None)))
@@ -186,7 +189,12 @@ class _Call:
         except SystemExit:  # it would end the whole server
             raise ToolProblem("The tool tried to end the process.") from None
         finally:
-            self._over = True
+            self.end()
+
+    def end(self) -> None:
+        """From now on progress goes nowhere, and nobody waits for room."""
+        self._over = True
+        self._room.set()
 
     async def _attempts(self, arguments: dict[str, Any]) -> ToolOutput:
         retries = self._tool.retries if self._tool.idempotent else 0

@@ -1,0 +1,179 @@
+"""``search_docs``, ``list_docs`` and ``read_doc``: the document folders, as numbered sources."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field
+
+from mux.tools.base import Tool, ToolContext, ToolOutput, ToolProblem
+from mux.tools.decorator import tool
+from mux.tools.index import DocumentIndex, Hit, Report
+from mux.tools.roots import Roots
+from mux.tools.sources import Sources
+from mux.tools.text import Extracted, UnreadableError, extract, kind_of
+
+__all__ = ["document_tools"]
+
+T = TypeVar("T")
+
+MAX_LISTED = 500
+MAX_READ = 40_000  # characters of one read_doc; more is read by line range
+_REPORT_S = 0.3
+_SOURCE = re.compile(r"\[?(\d{1,4})\]?")
+
+
+def document_tools(roots: Roots, index: DocumentIndex, sources: Sources) -> list[Tool]:
+    """The three tools over these roots."""
+
+    @tool(idempotent=True, timeout_s=300)
+    async def search_docs(
+        query: str, ctx: ToolContext, limit: Annotated[int, Field(ge=1, le=20)] = 6
+    ) -> ToolOutput:
+        """Search the document folders for words. Returns the best passages, numbered by source: cite as [n].
+
+        Args:
+            query: A few telling words, as they would stand in the text.
+            limit: How many passages to return at most.
+        """
+        await ctx.progress(f"searching the documents for {query[:80]!r}", fraction=0.0)
+        hits, searched = await _watched(ctx, lambda report: index.search(query, limit, report))
+        await ctx.progress(f"{len(hits)} passages in {searched} documents", fraction=1.0)
+        if not hits:
+            text = (
+                f"Nothing in the {searched} documents fits {query!r}. Try fewer or other words, or list_docs."
+            )
+            return ToolOutput(text, {"sources": [], "passages": []})
+        return _found(hits, ctx, sources)
+
+    @tool(idempotent=True, timeout_s=300)
+    async def list_docs(ctx: ToolContext, contains: str = "") -> ToolOutput:
+        """List the documents that can be read, with titles.
+
+        Args:
+            contains: Only those with this in their name or title.
+        """
+        await ctx.progress("listing the documents")
+        needle = contains.casefold()
+        documents = await _watched(ctx, index.documents)
+        rows = [d for d in documents if needle in d.name.casefold() or needle in d.title.casefold()]
+        lines = [f"{len(rows)} documents" + (f" with {contains!r}" if contains else "")]
+        for row in rows[:MAX_LISTED]:
+            state = f"can't be read: {row.problem}" if row.problem else f"{row.lines} lines"
+            lines.append(f"- {row.name}: {row.title} ({state})")
+        if len(rows) > MAX_LISTED:
+            lines.append(f"… and {len(rows) - MAX_LISTED} more; narrow it with contains.")
+        listed = [{"path": r.name, "title": r.title, "size": r.size} for r in rows[:MAX_LISTED]]
+        return ToolOutput("\n".join(lines), {"documents": listed, "total": len(rows)})
+
+    @tool(idempotent=True, timeout_s=120)
+    async def read_doc(
+        path: str,
+        ctx: ToolContext,
+        first_line: Annotated[int, Field(ge=1)] = 1,
+        last_line: Annotated[int | None, Field(ge=1)] = None,
+    ) -> ToolOutput:
+        """Read a document, or some of its lines.
+
+        Args:
+            path: The document's name as search_docs and list_docs give it, or its source number, e.g. "2".
+            first_line: The first line to read, from 1.
+            last_line: The last line to read; left out, as much as fits.
+        """
+        name = _name(path, ctx, sources)
+        await ctx.progress(f"reading {name}")
+        document = await asyncio.to_thread(_load, roots, name)
+        return _lines(name, document, first_line, last_line, ctx, sources)
+
+    return [search_docs, list_docs, read_doc]
+
+
+async def _watched(ctx: ToolContext, work: Callable[[Report], Coroutine[Any, Any, T]]) -> T:
+    """Do the work and report how many changed files it has taken in.
+
+    The index's thread only notes its state and never waits for this channel: it serves the others too.
+    """
+    state: list[tuple[int, int]] = []
+
+    def report(done: int, total: int) -> None:
+        state[:] = [(done, total)]
+
+    task = asyncio.create_task(work(report))
+    shown: tuple[int, int] | None = None
+    try:
+        while not (await asyncio.wait({task}, timeout=_REPORT_S))[0]:
+            if state and state[0] != shown:
+                shown = done, total = state[0]
+                await ctx.progress(f"reading document {done + 1} of {total}", fraction=done / total)
+        return task.result()
+    finally:
+        task.cancel()
+
+
+def _found(hits: list[Hit], ctx: ToolContext, sources: Sources) -> ToolOutput:
+    entries: dict[int, dict[str, Any]] = {}
+    passages: list[dict[str, Any]] = []
+    blocks: list[str] = []
+    for hit in hits:
+        entry = sources.entry(ctx.run, ctx.channel, "path", hit.name, hit.title)
+        entries[entry["n"]] = entry
+        passages.append({"source": entry["n"], "lines": [hit.first, hit.last], "text": hit.text})
+        blocks.append(f"[{entry['n']}] {hit.title} ({hit.name}, lines {hit.first}-{hit.last})\n{hit.text}")
+    data = {"sources": [entries[n] for n in sorted(entries)], "passages": passages}
+    return ToolOutput("\n\n".join(blocks), data)
+
+
+def _name(path: str, ctx: ToolContext, sources: Sources) -> str:
+    """The document's name, also from a source number."""
+    match = _SOURCE.fullmatch(path.strip())
+    if match is None:
+        return path.strip()
+    source = sources.find(ctx.run, ctx.channel, int(match.group(1)))
+    if source is None:
+        raise ToolProblem(f"There is no source {path} yet. Search first, or give the document's name.")
+    kind, where = source
+    if kind != "path":
+        raise ToolProblem(f"Source {path} is the page {where}. Read it with fetch_url.")
+    return where
+
+
+def _load(roots: Roots, name: str) -> Extracted:
+    found = roots.locate(name)
+    try:
+        data = roots.read(found)
+        kind = kind_of(found.name, data[:8192])
+        if kind is None:
+            raise ToolProblem(f"{found.name} is not a text document.")
+        return extract(data, kind)
+    except UnreadableError as e:
+        raise ToolProblem(f"{found.name} can't be read: {e}.") from None
+    except OSError as e:
+        raise ToolProblem(f"{found.name} can't be read ({e.strerror or 'it changed meanwhile'}).") from None
+
+
+def _lines(
+    name: str, document: Extracted, first: int, last: int | None, ctx: ToolContext, sources: Sources
+) -> ToolOutput:
+    lines = document.text.split("\n")
+    if first > len(lines):
+        raise ToolProblem(f"{name} has only {len(lines)} lines.")
+    end = min(last or len(lines), len(lines))
+    if end < first:
+        raise ToolProblem("last_line must not be before first_line.", "invalid_arguments")
+    taken: list[str] = []
+    size = 0
+    for line in lines[first - 1 : end]:
+        if taken and size + len(line) > MAX_READ:
+            break
+        taken.append(line[:MAX_READ])
+        size += len(line) + 1
+    shown = first + len(taken) - 1
+    title = document.title or name.rpartition("/")[2]
+    entry = sources.entry(ctx.run, ctx.channel, "path", name, title)
+    head = f"[{entry['n']}] {title} ({name}, lines {first}-{shown} of {len(lines)})"
+    more = f"\n[… cut here; go on with first_line={shown + 1}]" if shown < end else ""
+    data = {"sources": [entry], "lines": [first, shown], "total_lines": len(lines)}
+    return ToolOutput(f"{head}\n{chr(10).join(taken)}{more}", data)

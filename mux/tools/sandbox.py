@@ -1,0 +1,320 @@
+"""``run_python``: programs of models in ``pydantic-monty`` worker processes.
+
+Monty is an interpreter of its own that knows no files, sockets, processes or environment but what the host
+hands in: here the document folders, read-only, and nothing else. Its time, memory, recursion and host-call
+limits hold inside the worker; the output limit and cancellation are ours, by dropping the session, which
+kills the worker's process.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal, NoReturn
+
+import pydantic_monty
+from pydantic_monty import AsyncMonty, AsyncMontySession, MountDir, ResourceLimits
+
+from mux.tools.base import Tool, ToolContext, ToolOutput, ToolProblem
+from mux.tools.decorator import tool
+from mux.tools.results import clean_text
+from mux.tools.roots import Roots
+
+__all__ = ["MAX_PRINTED", "Sandbox", "sandbox_tool"]
+
+MAX_CODE = 100_000  # characters
+MAX_PRINTED = 100_000  # characters that are kept; more stops the program
+MAX_VALUE = 20_000  # characters of the last expression's value
+RUN_S = 20.0
+MEMORY_BYTES = 64 << 20
+RECURSION = 400
+HOST_CALLS = 2_000  # reads of files, sleeps
+SLEEP_S = 10.0
+_FLUSH_S = 0.1  # prints are gathered this long before they become one progress event
+_MODULES = (
+    "asyncio, base64, bisect, collections, copy, csv, dataclasses, datetime, decimal, functools, hashlib, "
+    "itertools, json, math, os (paths only), pathlib, random, re, sys, time, tomllib, typing, unicodedata"
+)
+_DESCRIPTION = f"""Run a Python program and get what it prints, and the value of its last expression.
+
+It is a sandboxed subset of Python 3. It has: functions, lambdas, comprehensions, classes without bases, \
+dataclasses, f-strings, match, try, async/await, and the modules {_MODULES}.
+It lacks: class inheritance, yield (write a function that returns a list), del, decorators such as \
+staticmethod, async with, input(), other modules (no numpy, requests, statistics), network, environment, \
+processes. Files: {{files}}.
+Limits: {RUN_S:g} s, {MEMORY_BYTES >> 20} MB memory, {MAX_PRINTED // 1000} kB printed. Nothing is kept \
+between calls. Print what you want to see."""
+_HINTS = (
+    ("class inheritance", "Write classes without bases, or use functions and dicts."),
+    ("yield", "Build a list and return it."),
+    ("'del' statement", "Use .pop(), or assign None."),
+    ("No module named", f"These modules exist: {_MODULES}."),
+    ("Permission denied", "Only the document folders can be read; see the tool's description."),
+    ("Read-only", "Files can't be written; print the result."),
+    ("memory limit exceeded", "Work on smaller pieces."),
+    ("maximum recursion depth", "Use a loop."),
+    ("is not supported in this environment", "The sandbox has no environment, no processes and no network."),
+    ("does not yet support", "Write it without that."),
+)
+
+
+class Sandbox:
+    """A bounded pool of workers, opened on first use.
+
+    Args:
+        roots: folders that programs can read under ``/docs``.
+        workers: how many programs may run at once.
+        run_s: seconds that one program may compute.
+    """
+
+    def __init__(
+        self,
+        roots: Roots,
+        *,
+        workers: int | None = None,
+        run_s: float = RUN_S,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        self._roots = roots
+        self._workers = workers or max(2, min(8, os.cpu_count() or 2))
+        self._limits: ResourceLimits = {
+            "max_feed_duration_secs": run_s,
+            "max_memory": memory_bytes,
+            "max_recursion_depth": RECURSION,
+            "max_suspensions": HOST_CALLS,
+            "max_total_sleep_secs": SLEEP_S,
+        }
+        self._slots = asyncio.Semaphore(self._workers)
+        self._opening = asyncio.Lock()
+        self._pool: AsyncMonty | None = None
+        self._mounts: list[MountDir] = []
+        self._closed = False
+
+    def files(self) -> str:
+        """Where programs find the documents, in words."""
+        places = [f"/docs/{p}".rstrip("/") for p in map(self._roots.prefix, self._roots.names)]
+        return f"{', '.join(places)} can be read, nothing can be written" if places else "none"
+
+    async def run(self, code: str, ctx: ToolContext) -> ToolOutput:
+        """Run a program; what it prints is progress.
+
+        Raises:
+            ToolProblem: the program failed (``tool_failed``) or reached a limit of time (``timeout``).
+        """
+        if len(code) > MAX_CODE:
+            raise ToolProblem(
+                f"The program is too long: at most {MAX_CODE:,} characters.", "invalid_arguments"
+            )
+        program, has_value = await asyncio.to_thread(_with_value, clean_text(_newlines(code)))
+        if self._slots.locked():
+            await ctx.progress("waiting for a free sandbox")
+        with ctx.waiting():
+            await self._slots.acquire()
+        try:
+            with ctx.waiting():
+                pool = await self._open()
+            return await self._run(pool, program, has_value, ctx)
+        finally:
+            self._slots.release()
+
+    async def _run(self, pool: AsyncMonty, program: str, has_value: bool, ctx: ToolContext) -> ToolOutput:
+        printed = _Printed()
+        async with _streamed(printed, ctx):
+            try:
+                async with pool.checkout(limits=self._limits, print_flush_interval=_FLUSH_S / 4) as session:
+                    await self._feed(session, program, printed)
+                    if has_value:
+                        await self._feed(session, _SHOW_VALUE, printed)
+            except pydantic_monty.MontyError as e:
+                self._explain(e, printed.text)
+        return ToolOutput(printed.text)
+
+    async def _feed(self, session: AsyncMontySession, program: str, printed: _Printed) -> None:
+        """Feed one program, and stop it when it prints too much: an exception in Monty's print callback would
+        only surface at the program's end, so the feed is cancelled, which kills the worker."""
+        feed = asyncio.ensure_future(
+            session.feed_run(program, print_callback=printed.add, mount=self._mounts or None)
+        )
+        flood = asyncio.ensure_future(printed.overflow.wait())
+        try:
+            await asyncio.wait({feed, flood}, return_when=asyncio.FIRST_COMPLETED)
+            if printed.overflow.is_set():
+                raise ToolProblem(
+                    f"The program was stopped: it printed more than {MAX_PRINTED // 1000} kB. Print less.",
+                    printed=printed.text,
+                )
+            await feed
+        finally:
+            for waiter in (feed, flood):
+                waiter.cancel()
+            await asyncio.wait({feed, flood})
+            if not feed.cancelled():
+                feed.exception()  # it was raised above, or is of no interest after a flood
+
+    def _explain(self, error: pydantic_monty.MontyError, printed: str) -> NoReturn:
+        if isinstance(error, pydantic_monty.MontyCrashedError):
+            if error.timed_out:
+                raise ToolProblem(f"The program was stopped: {error}", "timeout", printed=printed) from None
+            message = "The program broke the sandbox's worker, most likely by using too much memory."
+            raise ToolProblem(message, printed=printed) from None
+        display = getattr(error, "display", None)
+        text = clean_text(display() if display is not None else str(error))
+        if (
+            text.startswith("TimeoutError: ") and " limit exceeded: " in text
+        ):  # the limit itself: no traceback
+            limit = self._limits["max_feed_duration_secs"]
+            message = f"The program was stopped: it ran longer than {limit:g} s. {text}"
+            if "sleep" in text:
+                message = f"The program was stopped: it may sleep {SLEEP_S:g} s in all. {text}"
+            raise ToolProblem(message, "timeout", printed=printed) from None
+        hint = next((h for sign, h in _HINTS if sign in text), "")
+        raise ToolProblem(f"{text[-3_000:]}\n{hint}".strip(), printed=printed) from None
+
+    async def _open(self) -> AsyncMonty:
+        async with self._opening:
+            if self._closed:
+                raise ToolProblem("The server is shutting down.")
+            if self._pool is None:
+                pool, self._mounts = await asyncio.to_thread(self._prepare)
+                self._pool = await pool.__aenter__()
+            return self._pool
+
+    def _prepare(self) -> tuple[AsyncMonty, list[MountDir]]:
+        """The parts that look at the disk: the worker's binary, the folders."""
+        folders = self._roots.folders()
+        mounts = [
+            MountDir(
+                host_path=path,
+                virtual_path=f"/docs/{self._roots.prefix(name)}".rstrip("/"),
+                mode="read-only",
+            )
+            for name, path in folders.items()
+            if not any(path != other and path.is_relative_to(other) for other in folders.values())
+        ]
+        pool = AsyncMonty(min_processes=1, max_processes=self._workers, max_checkouts_per_worker=200)
+        return pool, mounts
+
+    async def aclose(self) -> None:
+        """End all workers."""
+        async with self._opening:
+            self._closed = True
+            pool, self._pool = self._pool, None
+            if pool is not None:
+                await pool.__aexit__(None, None, None)
+            for mount in self._mounts:
+                mount.close()
+            self._mounts = []
+
+
+class _Printed:
+    """What a program has printed, filled from Monty's thread, read on the event loop."""
+
+    def __init__(self) -> None:
+        self.overflow = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._parts: list[str] = []
+        self._size = 0
+        self._fresh: list[str] = []
+
+    def add(self, stream: Literal["stdout", "stderr"], text: str) -> None:
+        with self._lock:
+            kept = clean_text(text[: MAX_PRINTED - self._size])
+            self._parts.append(kept)
+            self._fresh.append(kept)
+            self._size += len(text)
+            if self._size <= MAX_PRINTED:
+                return
+        self._loop.call_soon_threadsafe(self.overflow.set)
+
+    @property
+    def text(self) -> str:
+        with self._lock:
+            return "".join(self._parts)
+
+    def take(self) -> str:
+        """What came since the last time."""
+        with self._lock:
+            fresh, self._fresh = "".join(self._fresh), []
+        return fresh
+
+
+@asynccontextmanager
+async def _streamed(printed: _Printed, ctx: ToolContext) -> AsyncIterator[None]:
+    """Report prints as progress while the body runs, and what is left of them at its end."""
+    done = asyncio.Event()
+
+    async def pump() -> None:
+        while not done.is_set():
+            try:
+                async with asyncio.timeout(_FLUSH_S):
+                    await done.wait()
+            except TimeoutError:
+                pass
+            if fresh := printed.take():
+                await ctx.progress(content=fresh)
+
+    await ctx.progress("running the program")
+    task = asyncio.create_task(pump())
+    try:
+        yield
+    finally:
+        done.set()
+        try:
+            await task
+        finally:
+            task.cancel()
+
+
+# In a feed of its own; the value becomes text inside the sandbox, so that a large one costs nothing here.
+_SHOW_VALUE = f"if _ is not None:\n    print(repr(_)[:{MAX_VALUE}])\nNone"
+
+
+def _newlines(code: str) -> str:
+    return code.replace("\r\n", "\n").replace("\r", "\n").replace("\f", " ")
+
+
+def _with_value(code: str) -> tuple[str, bool]:
+    """The program with its last expression assigned to ``_``; whether there is one.
+
+    The program's own last value is never converted to host objects: a list that just fits the sandbox's
+    memory would hold the event loop while it is built again on this side.
+    """
+    try:
+        body = ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return f"{code}\nNone", False  # Monty says what is wrong with it, in its own words
+    if not body or not isinstance(body[-1], ast.Expr):
+        return f"{code}\nNone", False
+    last = body[-1]
+    if isinstance(last.value, ast.Call) and ast.unparse(last.value.func) == "print":
+        return f"{code}\nNone", False
+    lines = code.split("\n")
+    start = lines[last.lineno - 1].encode()  # the parser counts columns in UTF-8
+    before, first = start[: last.col_offset].decode(), start[last.col_offset :].decode()
+    return "\n".join([*lines[: last.lineno - 1], f"{before}_ = {first}", *lines[last.lineno :], "None"]), True
+
+
+def sandbox_tool(sandbox: Sandbox) -> Tool:
+    """``run_python`` over this sandbox."""
+
+    @tool(
+        name="run_python",
+        description=_DESCRIPTION.format(files=sandbox.files()),
+        timeout_s=RUN_S * 2 + SLEEP_S,  # the sandbox's own limits come first and explain themselves better
+        idempotent=True,
+        max_output=MAX_PRINTED + 10_000,
+    )
+    async def run_python(code: str, ctx: ToolContext) -> ToolOutput:
+        """Run a Python program.
+
+        Args:
+            code: The whole program.
+        """
+        return await sandbox.run(code, ctx)
+
+    return run_python

@@ -1,0 +1,131 @@
+"""Readable text and a title out of bytes: plain text, Markdown, HTML, PDF. Blocking: call it in a thread."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from dataclasses import dataclass
+
+import html_to_markdown
+import pypdf
+from pypdf.errors import PyPdfError
+
+__all__ = ["Extracted", "extract", "extract_html", "kind_of"]
+
+MAX_PDF_PAGES = 2_000
+MAX_TEXT = 20_000_000  # characters
+_HEAD = 65_536
+_HEADING = re.compile(r"^#{1,3}\s+(.+?)\s*#*\s*$", re.MULTILINE)
+_HTML = frozenset({"html", "htm", "xhtml"})
+_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset=["']?([A-Za-z0-9_-]{2,40})""", re.IGNORECASE)
+# pypdf reports every flaw of a file by logging; a broken PDF is no news for this server's operator
+logging.getLogger("pypdf").setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What a reader sees: ``title`` may be empty."""
+
+    title: str
+    text: str
+
+
+class UnreadableError(Exception):
+    """The bytes hold no text that can be extracted; the message says why."""
+
+
+def kind_of(name: str, head: bytes) -> str | None:
+    """``pdf``, ``html``, ``text``, or ``None`` for what is none of these, by name and first bytes."""
+    extension = name.rpartition(".")[2].lower() if "." in name else ""
+    if head.startswith(b"%PDF-"):
+        return "pdf"
+    if b"\0" in head:
+        return None
+    if extension in _HTML:
+        return "html"
+    try:
+        head.decode()
+    except UnicodeDecodeError as e:
+        if e.start < len(head) - 4 and not _looks_like_text(head):
+            return None
+    return "text"
+
+
+def _looks_like_text(head: bytes) -> bool:
+    """Legacy 8-bit text has few control characters; binaries have many."""
+    controls = sum(1 for b in head if b < 32 and b not in b"\t\n\r\f\x1b")
+    return controls * 50 < len(head)
+
+
+def extract(data: bytes, kind: str, *, charset: str | None = None) -> Extracted:
+    """Title and text.
+
+    Raises:
+        UnreadableError: the document is broken, encrypted or empty of text.
+    """
+    if kind == "pdf":
+        return _pdf(data)
+    if kind == "html":
+        found = _CHARSET.search(data[:2048])
+        return extract_html(_decode(data, charset or (found.group(1).decode() if found else None)))
+    text = _decode(data, charset)[:MAX_TEXT]
+    heading = _HEADING.search(text[:_HEAD])
+    return Extracted(heading.group(1) if heading else "", text)
+
+
+def extract_html(html: str) -> Extracted:
+    """The page as Markdown, without scripts, navigation, forms and images."""
+    try:
+        text = html_to_markdown.convert(html, _options(metadata=False)).content or ""
+        head = html_to_markdown.convert(html[:_HEAD], _options(metadata=True)).metadata
+    except (html_to_markdown.ConversionError, ValueError) as e:
+        raise UnreadableError("its HTML can't be converted") from e
+    title = head.document.title if head is not None else None
+    if not title and (heading := _HEADING.search(text[:_HEAD])):
+        title = heading.group(1)
+    return Extracted(" ".join((title or "").split()), text[:MAX_TEXT])
+
+
+def _options(*, metadata: bool) -> html_to_markdown.ConversionOptions:
+    cleaning = html_to_markdown.PreprocessingOptions(
+        enabled=True, preset="aggressive", remove_navigation=True, remove_forms=True
+    )
+    return html_to_markdown.ConversionOptions(
+        extract_metadata=metadata, skip_images=True, autolinks=False, preprocessing=cleaning
+    )
+
+
+def _decode(data: bytes, charset: str | None) -> str:
+    for name in (charset, "utf-8-sig"):
+        try:
+            if name:
+                return data.decode(name).replace("\r\n", "\n")
+        except (UnicodeDecodeError, LookupError, ValueError):
+            continue
+    return data.decode("latin-1").replace("\r\n", "\n")
+
+
+def _pdf(data: bytes) -> Extracted:
+    try:
+        title, text = _pages(pypdf.PdfReader(io.BytesIO(data)))
+    except (PyPdfError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as e:
+        # pypdf answers broken files with any of these
+        raise UnreadableError(f"its PDF can't be read ({type(e).__name__})") from e
+    if not text.strip():
+        raise UnreadableError("it has no text (scanned pages?)")
+    return Extracted(" ".join(title.split()), text)
+
+
+def _pages(reader: pypdf.PdfReader) -> tuple[str, str]:
+    if reader.is_encrypted and not reader.decrypt(""):
+        raise UnreadableError("it is encrypted")
+    pages: list[str] = []
+    size = 0
+    for page in reader.pages[:MAX_PDF_PAGES]:
+        pages.append(page.extract_text())
+        size += len(pages[-1])
+        if size > MAX_TEXT:
+            break
+    meta = reader.metadata
+    return str(meta.title or "") if meta is not None else "", "\n\n".join(pages)[:MAX_TEXT]
