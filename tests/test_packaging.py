@@ -6,33 +6,31 @@ neither shadow it nor be overwritten by it (DESIGN section 13).
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tarfile
 import urllib.request
 import venv
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.process import ROOT, clean_env, serving
+
 ROSTER = {"assistant", "researcher", "analyst", "synthesizer", "lead", "critic"}
 BOTH = "import mux, agents; from agents import Agent, Runner; print(mux.__file__); print(agents.__file__)"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.allow_blocking]
 
 
-def run(*command: str | Path, cwd: Path, **env: str) -> str:
+def run(*command: str | Path, cwd: Path) -> str:
     """Run a command to its end; its output, or a failed test with all that it said."""
-    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")} | env
+    home = cwd if cwd != ROOT else Path(os.devnull)
     done = subprocess.run(
-        [str(c) for c in command], cwd=cwd, env=clean, capture_output=True, text=True, check=False
+        [str(c) for c in command], cwd=cwd, env=clean_env(home), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -63,32 +61,6 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"{wheel}[openai-agents]", "-c", ROOT / "tests" / "requirements.txt", cwd=home,
     )  # fmt: skip
     return home / "bin"
-
-
-@contextlib.contextmanager
-def serving(command: list[str], cwd: Path, home: Path) -> Iterator[str]:
-    """A server in a process of its own, in an empty folder; gives its URL."""
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    env |= {"XDG_DATA_HOME": str(home), "XDG_CACHE_HOME": str(home)}
-    process = subprocess.Popen(
-        [*command, "--port", "0"], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    try:
-        lines: list[str] = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("Mux is ready: "):
-                yield line.split(": ", 1)[1].strip().rstrip("/")
-                break
-        else:
-            assert process.stderr is not None
-            pytest.fail(f"the server did not start: {lines} {process.stderr.read()}")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def get(url: str) -> bytes:
@@ -122,7 +94,7 @@ def test_the_wheel_imports_beside_the_agents_sdk(installed: Path, tmp_path: Path
 def test_the_installed_command_serves_dashboard_and_roster_with_no_checkout_in_sight(
     installed: Path, tmp_path: Path
 ) -> None:
-    with serving([str(installed / "mux"), "serve"], tmp_path, tmp_path / "data") as url:
+    with serving(tmp_path, command=[str(installed / "mux")]) as url:
         assert b"<!doctype html>" in get(f"{url}/").lower()
         agents = {a["name"] for a in json.loads(get(f"{url}/api/agents"))["agents"]}
         assert agents == ROSTER
@@ -135,7 +107,6 @@ def test_the_installed_command_serves_dashboard_and_roster_with_no_checkout_in_s
 def test_the_installed_command_runs_agents_in_the_terminal(installed: Path, tmp_path: Path) -> None:
     text = run(
         installed / "mux", "run", "-a", "analyst", "--json", "What is 17*23?", cwd=tmp_path,
-        XDG_DATA_HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path),
     )  # fmt: skip
     events = [json.loads(line) for line in text.splitlines()]
     assert [e["seq"] for e in events] == list(range(1, len(events) + 1))

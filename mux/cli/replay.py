@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 
@@ -33,7 +34,7 @@ async def _main(args: argparse.Namespace) -> None:
     if await asyncio.to_thread(path.is_file):
         await show(paced(read_file(path), args.speed), view)
         return
-    async with connected(settings_from(args), args.url) as client:
+    async with connected(settings_from(args), args.url or os.environ.get("MUX_URL")) as client:
         run = client.run(args.source)
         await run.snapshot()  # an unknown run is an error before anything is drawn
         await show(paced(run.events(observe=True), args.speed), view)

@@ -1,0 +1,56 @@
+"""A real server in a process of its own, for tests of what users do from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+__all__ = ["MUX", "ROOT", "clean_env", "serving"]
+
+ROOT = Path(__file__).resolve().parents[2]
+MUX = (sys.executable, "-m", "mux.cli")
+
+
+def clean_env(home: Path, **extra: str) -> dict[str, str]:
+    """The environment without what a developer's shell adds, and with data and caches below ``home``."""
+    drop = ("PYTHONPATH", "VIRTUAL_ENV", "OPENAI_API_KEY", "OPENAI_BASE_URL")
+    kept = {k: v for k, v in os.environ.items() if k not in drop and not k.startswith("MUX_")}
+    return kept | {"XDG_DATA_HOME": str(home), "XDG_CACHE_HOME": str(home)} | extra
+
+
+@contextlib.contextmanager
+def serving(
+    cwd: Path,
+    *args: str,
+    command: Sequence[str] = MUX,
+    env: Mapping[str, str] | None = None,
+    stop_s: float = 30,
+) -> Iterator[str]:
+    """``mux serve --port 0`` in ``cwd``; gives its URL, and asserts that SIGTERM ends it with exit code 0."""
+    process = subprocess.Popen(
+        [*command, "serve", "--port", "0", *args],
+        cwd=cwd, env=dict(env or clean_env(cwd / "home")), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("Mux is ready: "):
+                yield line.split(": ", 1)[1].strip().rstrip("/")
+                break
+        else:
+            assert process.stderr is not None
+            pytest.fail(f"the server did not start: {''.join(lines)} {process.stderr.read()}")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(stop_s) == 0
+    finally:
+        process.kill()
+        process.communicate()
