@@ -1,0 +1,97 @@
+"""The event log and the store of runs: protocols, backends, and the way from a URL to a backend."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+from mux.errors import ConfigError
+from mux.log._lock import Holder, read_holder
+from mux.log.base import (
+    EventLog,
+    Head,
+    Idempotency,
+    Page,
+    RunPage,
+    RunQuery,
+    RunRow,
+    RunStore,
+    Store,
+    StoreInfo,
+)
+from mux.log.memory import MemoryStore
+from mux.log.sqlite import SqliteStore
+
+__all__ = [
+    "EventLog",
+    "Head",
+    "Holder",
+    "Idempotency",
+    "MemoryStore",
+    "Page",
+    "RunPage",
+    "RunQuery",
+    "RunRow",
+    "RunStore",
+    "SqliteStore",
+    "Store",
+    "StoreInfo",
+    "default_store_path",
+    "open_store",
+    "store_holder",
+]
+
+
+def open_store(url: str | None = None, *, durability: Literal["normal", "full"] = "normal") -> Store:
+    """The backend for a URL, not opened yet (`Store.open`).
+
+    Args:
+        url: ``memory:``, ``sqlite:PATH``, or ``None`` for sqlite in the user's data directory.
+        durability: what sqlite's acknowledgement means; see `mux.log.sqlite`.
+
+    Raises:
+        ConfigError: ``store_unknown``.
+    """
+    if url is not None and url.rstrip("/") == "memory:":
+        return MemoryStore()
+    return SqliteStore(_sqlite_path(url), durability=durability)
+
+
+def store_holder(url: str | None = None) -> Holder | None:
+    """The server that uses this store now, as its lock names it; ``None`` if there is none.
+
+    Raises:
+        ConfigError: ``store_unknown``.
+    """
+    if url is not None and url.rstrip("/") == "memory:":
+        return None
+    return read_holder(_sqlite_path(url))
+
+
+def _sqlite_path(url: str | None) -> Path:
+    if url is None:
+        return default_store_path()
+    scheme, colon, rest = url.partition(":")
+    if scheme != "sqlite" or not colon or not rest:
+        raise ConfigError(
+            "store_unknown",
+            f"There is no store for {scheme + colon!r}. Use --store memory: or --store sqlite:PATH.",
+        )
+    if rest.startswith("///"):  # sqlite:///absolute
+        rest = rest[2:]
+    return Path(rest).expanduser()
+
+
+def default_store_path() -> Path:
+    """``mux/mux.db`` in the user's data directory, by the platform's convention."""
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        # The XDG base directory specification: a relative path there is to be ignored.
+        named = Path(os.environ.get("XDG_DATA_HOME", ""))
+        base = named if named.is_absolute() else Path.home() / ".local" / "share"
+    return base / "mux" / "mux.db"

@@ -215,5 +215,8 @@ class Store(EventLog, RunStore, Protocol):
                 known), ``store_readonly``, ``store_failed``.
         """
 
+    async def announce(self, url: str) -> None:
+        """Say at which address this server answers, once it is known (a port chosen by the system)."""
+
     async def close(self) -> None:
         """Flush and close; idempotent."""

@@ -1,0 +1,326 @@
+"""The store without a file: for tests and ephemeral use. Nothing survives the process.
+
+Every bound has a policy: a run's oldest events are forgotten beyond ``max_run_bytes`` (readers see a gap, as
+with a trimmed log), and the oldest finished runs beyond ``max_runs`` or ``max_bytes``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+from mux._failpoints import failpoint
+from mux.events import Record
+from mux.log._common import (
+    FINAL,
+    OPEN,
+    Heads,
+    check_append,
+    check_changes,
+    idempotency_conflict,
+    metadata_text,
+    now_ms,
+    page_token,
+    parse_page_token,
+    run_exists,
+    run_not_found,
+    search_words,
+)
+from mux.log.base import Head, Idempotency, Page, RunPage, RunQuery, RunRow, StoreInfo
+
+__all__ = ["MemoryStore"]
+
+_EXCERPT = 40  # characters on each side of what was found
+_SPARE = 0.9  # a full ring is emptied to this share of its bound, so that trimming is rare
+
+
+@dataclass(slots=True)
+class _Run:
+    number: int
+    row: RunRow
+    fence: int = 0
+    first: int = 1
+    head: int = 0
+    size: int = 0
+    records: list[Record] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def at(self) -> Head:
+        return Head(1, self.first, self.head)
+
+    def forget_before(self, seq: int) -> None:
+        """Drop records with a lower seq."""
+        gone = self.records[: max(0, seq - self.first)]
+        del self.records[: len(gone)]
+        self.first += len(gone)
+        self.size -= sum(len(r.data) for r in gone)
+
+
+class MemoryStore:
+    """Logs and runs in this process.
+
+    Args:
+        max_run_bytes: the most bytes of events that are kept of one run.
+        max_runs: the most runs that are kept.
+        max_bytes: the most bytes of events that are kept of all runs.
+    """
+
+    def __init__(
+        self, *, max_run_bytes: int = 128 << 20, max_runs: int = 2000, max_bytes: int = 512 << 20
+    ) -> None:
+        self.info = StoreInfo("memory:", "no", "runs are lost when the server stops")
+        self._max_run_bytes = max_run_bytes
+        self._max_runs = max_runs
+        self._max_bytes = max_bytes
+        self._runs: dict[str, _Run] = {}
+        self._numbers = count(1)
+        self._size = 0
+        self._heads = Heads()
+        self._keys: dict[tuple[str, str], tuple[Idempotency, str]] = {}
+        self._conversations: dict[tuple[str, str], dict[str, bytes]] = {}
+
+    async def open(self, *, url: str | None = None) -> None:
+        """Nothing to do."""
+
+    async def announce(self, url: str) -> None:
+        """Nothing to do: no other process can find this store."""
+
+    async def close(self) -> None:
+        """Forget everything."""
+        self._heads.wake_all()
+        self._runs.clear()
+        self._keys.clear()
+        self._conversations.clear()
+        self._size = 0
+
+    def _get(self, run: str) -> _Run:
+        entry = self._runs.get(run)
+        if entry is None:
+            raise run_not_found(run)
+        return entry
+
+    # --- the log --------------------------------------------------------------------------------------------
+
+    async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
+        """See `mux.log.base.EventLog.append`."""
+        entry = self._get(run)
+        check_append(run, entry.fence, entry.head, fence, records)
+        if not records:
+            return
+        failpoint("append.before")
+        entry.records.extend(records)
+        entry.head = records[-1].seq
+        size = sum([len(r.data) for r in records])
+        entry.size += size
+        self._size += size
+        if entry.size > self._max_run_bytes:
+            self._shorten(entry)
+        failpoint("append.after")
+        self._heads.wake(run)
+
+    def _shorten(self, entry: _Run) -> None:
+        over = entry.size - int(self._max_run_bytes * _SPARE)
+        before = entry.first
+        for record in entry.records[:-1]:  # the newest stays, whatever its size
+            if over <= 0:
+                break
+            over -= len(record.data)
+            before = record.seq + 1
+        size = entry.size
+        entry.forget_before(before)
+        self._size -= size - entry.size
+
+    async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
+        """See `mux.log.base.EventLog.read`."""
+        entry = self._get(run)
+        start = max(0, after + 1 - entry.first)
+        page: list[Record] = []
+        for record in entry.records[start : start + max(1, limit)]:
+            max_bytes -= len(record.data)
+            if max_bytes < 0 and page:
+                break
+            page.append(record)
+        return Page(page, entry.at())
+
+    async def head(self, run: str) -> Head:
+        """See `mux.log.base.EventLog.head`."""
+        return self._get(run).at()
+
+    async def wait(self, run: str, after: int, timeout_s: float) -> Head:
+        """See `mux.log.base.EventLog.wait`."""
+        return await self._heads.wait(run, after, timeout_s, lambda: self.head(run))
+
+    async def trim(self, run: str, before: int) -> Head:
+        """See `mux.log.base.EventLog.trim`."""
+        entry = self._get(run)
+        size = entry.size
+        entry.forget_before(min(before, entry.head + 1))
+        self._size -= size - entry.size
+        return entry.at()
+
+    # --- runs -----------------------------------------------------------------------------------------------
+
+    async def create(self, row: RunRow, idempotency: Idempotency | None = None) -> RunRow:
+        """See `mux.log.base.RunStore.create`."""
+        if idempotency is not None:
+            key = (idempotency.owner, idempotency.key)
+            known, first = self._keys.get(key, (None, ""))
+            if known is not None and known.expires > now_ms() and first in self._runs:
+                if known.body_hash != idempotency.body_hash:
+                    raise idempotency_conflict(idempotency.key)
+                return self._runs[first].row
+        if row.run in self._runs:
+            raise run_exists(row.run)
+        if idempotency is not None:
+            self._keys[key] = (idempotency, row.run)
+        entry = _Run(next(self._numbers), row)
+        self._runs[row.run] = entry
+        self._index_row(entry)
+        self._make_room()
+        return row
+
+    def _make_room(self) -> None:
+        if len(self._runs) > self._max_runs or self._size > self._max_bytes:
+            for run in self._oldest_finished():
+                if len(self._runs) <= self._max_runs and self._size <= self._max_bytes:
+                    break
+                self._forget(run)
+
+    def _oldest_finished(self) -> list[str]:
+        done = [e for e in self._runs.values() if e.row.status in FINAL and not e.row.starred]
+        done.sort(key=lambda e: (e.row.created, e.number))
+        return [e.row.run for e in done]
+
+    async def get(self, run: str) -> RunRow:
+        """See `mux.log.base.RunStore.get`."""
+        return self._get(run).row
+
+    async def update(self, run: str, **changes: Any) -> RunRow:
+        """See `mux.log.base.RunStore.update`."""
+        check_changes(changes)
+        entry = self._get(run)
+        entry.row = replace(entry.row, **{**changes, "updated": now_ms()})
+        if "title" in changes or "message" in changes:
+            self._index_row(entry)
+        return entry.row
+
+    def _index_row(self, entry: _Run) -> None:
+        entry.texts[""] = "\n".join(t for t in (entry.row.title, entry.row.message) if t)
+
+    async def list(self, query: RunQuery) -> RunPage:
+        """See `mux.log.base.RunStore.list`."""
+        after = parse_page_token(query.after) if query.after is not None else None
+        words = search_words(query.q) if query.q is not None else None
+        rows: list[_Run] = []
+        hits: dict[str, dict[str, str]] = {}
+        for entry in sorted(self._runs.values(), key=lambda e: (e.row.created, e.number), reverse=True):
+            if after is not None and (entry.row.created, entry.number) >= after:
+                continue
+            if not _matches(entry.row, query):
+                continue
+            if words is not None:
+                found = _find(entry.texts, words)
+                if not found:
+                    continue
+                hits[entry.row.run] = found
+            rows.append(entry)
+            if len(rows) > query.limit:
+                hits.pop(entry.row.run, None)
+                break
+        more = len(rows) > query.limit
+        rows = rows[: query.limit]
+        token = page_token(rows[-1].row.created, rows[-1].number) if more else None
+        return RunPage([e.row for e in rows], token, hits)
+
+    async def delete(self, run: str) -> None:
+        """See `mux.log.base.RunStore.delete`."""
+        self._get(run)
+        self._forget(run)
+
+    def _forget(self, run: str) -> None:
+        entry = self._runs.pop(run)
+        self._size -= entry.size
+        self._keys = {k: v for k, v in self._keys.items() if v[1] != run}
+        for kept in self._conversations.values():
+            kept.pop(run, None)
+        self._heads.wake(run)
+
+    async def unfinished(self) -> Sequence[RunRow]:
+        """See `mux.log.base.RunStore.unfinished`."""
+        rows = [(e.row.created, e.number, e.row) for e in self._runs.values() if e.row.status in OPEN]
+        return [row for _, _, row in sorted(rows, key=lambda r: r[:2])]
+
+    async def claim(self, run: str, owner: str) -> int:
+        """See `mux.log.base.RunStore.claim`."""
+        entry = self._get(run)
+        entry.fence += 1
+        return entry.fence
+
+    async def index_text(self, run: str, channel: str | None, text: str) -> None:
+        """See `mux.log.base.RunStore.index_text`."""
+        self._get(run).texts[channel or ""] = text
+
+    async def put_conversation(self, thread: str, channel: str, run: str, data: bytes) -> None:
+        """See `mux.log.base.RunStore.put_conversation`."""
+        self._get(run)
+        self._conversations.setdefault((thread, channel), {})[run] = data
+
+    async def conversation(self, thread: str, channel: str, before: str | None = None) -> bytes | None:
+        """See `mux.log.base.RunStore.conversation`."""
+        bound = self._get(before).number if before is not None else None
+        kept = self._conversations.get((thread, channel), {})
+        numbers = {self._runs[run].number: data for run, data in kept.items()}
+        older = [n for n in numbers if bound is None or n < bound]
+        return numbers[max(older)] if older else None
+
+    async def expire(
+        self, *, older_than_ms: int | None, keep_runs: int | None, max_bytes: int | None
+    ) -> Sequence[str]:
+        """See `mux.log.base.RunStore.expire`."""
+        oldest = self._oldest_finished()
+        gone: list[str] = []
+        limit = now_ms() - older_than_ms if older_than_ms is not None else None
+        for position, run in enumerate(oldest):
+            entry = self._runs[run]
+            too_old = limit is not None and (entry.row.finished or entry.row.updated) < limit
+            too_many = keep_runs is not None and len(oldest) - position > keep_runs
+            too_big = max_bytes is not None and self._size > max_bytes
+            if too_old or too_many or too_big:
+                failpoint("retention.before")
+                self._forget(run)
+                gone.append(run)
+        return gone
+
+
+def _matches(row: RunRow, query: RunQuery) -> bool:
+    return (
+        (query.owner is None or row.owner == query.owner)
+        and (not query.status or row.status in query.status)
+        and (query.agent is None or query.agent in row.agents)
+        and (query.thread is None or row.thread == query.thread)
+        and (query.starred is None or row.starred == query.starred)
+        and _has_metadata(row.metadata, query.metadata)
+    )
+
+
+def _has_metadata(metadata: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
+    return all(key in metadata and metadata_text(metadata[key]) == value for key, value in wanted.items())
+
+
+def _find(texts: Mapping[str, str], words: Sequence[str]) -> dict[str, str]:
+    """Channel → excerpt for every text that has all the words; the last word may be the start of one."""
+    patterns = [
+        re.compile(r"[\W_]+".join(map(re.escape, re.findall(r"[^\W_]+", w))), re.IGNORECASE) for w in words
+    ]
+    bounded = [re.compile(rf"(?<![^\W_]){p.pattern}(?![^\W_])", re.IGNORECASE) for p in patterns[:-1]]
+    bounded += [re.compile(rf"(?<![^\W_]){p.pattern}", re.IGNORECASE) for p in patterns[-1:]]
+    found = {}
+    for channel, text in texts.items():
+        matches = [p.search(text) for p in bounded]
+        if matches and all(matches) and (first := matches[0]) is not None:
+            start, end = max(0, first.start() - _EXCERPT), first.end() + _EXCERPT
+            found[channel] = ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
+    return found
