@@ -1,0 +1,179 @@
+"""Reads plain text by rules: arithmetic, telling words, file names, and the sentence that fits a question."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+__all__ = [
+    "asks_for_an_error",
+    "asks_for_secrets",
+    "document_names",
+    "expressions",
+    "first_sentence",
+    "keywords",
+    "numbers",
+    "passages",
+    "percentages",
+    "quotes",
+    "urls",
+]
+
+_STOP_WORDS = """
+a about above according across add after again all also am an and any anything are as ask at average be
+because been before below between both but by calculate call can cite compare compute could cubed
+demonstrate describe did divided do doc docs document documents does doing done each else error errors
+every explain few file files find folder for from get give go had has have having he hello her here him
+his how i if in into is it its itself just know let list look make many me mean means minus more most much
+multiplied my need no not now number numbers of on once one only or other our out over percent please plus
+power product quote read really result results root say says search see she should show so some something
+sqrt square squared such sum summarise summarize summary tell than thank thanks that the their them then
+there these they thing this those through times to together too total try under until up us use used uses
+using very want was way we were what when where whether which while who whom whose why will with word
+words work works would write written you your
+"""
+_STOP = frozenset(_STOP_WORDS.split())
+_WORD = re.compile(r"[^\W_][\w'’-]*", re.UNICODE)
+_QUOTED = re.compile(r"[\"“”«»`]([^\"“”«»`\n]{2,80})[\"“”«»`]")
+_URL = re.compile(r"https?://[^\s<>()\"']+[^\s<>()\"'.,;:!?]")
+_DOCUMENT = re.compile(r"(?<![\w/:.])[\w./-]*[\w-]+\.(?:md|txt|rst|html?|pdf|csv|json)\b", re.IGNORECASE)
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.]*\w)")
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*(?:%|percent)\s*of\s*(\d+(?:\.\d+)?)", re.IGNORECASE)
+_FUNCTIONS = "sqrt|cbrt|exp|ln|log10|log2|log|sin|cos|tan|abs|factorial|round|floor|ceil"
+_ARITHMETIC = re.compile(
+    rf"(?:(?:{_FUNCTIONS})\s*\(|[\d(\-.]|\b(?:pi|tau)\b)(?:[\d\s.+\-*/()%]|\b(?:{_FUNCTIONS}|pi|tau|e)\b)*[\d)ie]"
+)
+_SPOKEN = (
+    (r"(?<=\d),(?=\d{3}\b)", ""),
+    (r"[×·⋅]", "*"),
+    (r"(?<=[\d)])\s*x\s*(?=[\d(])", " * "),
+    (r"÷", "/"),
+    (r"[−–]", "-"),
+    (r"\^", "**"),
+    (r"\bsquare root of (\d+(?:\.\d+)?)", r"sqrt(\1)"),
+    (r"(?<=\d) squared\b", " ** 2"),
+    (r"(?<=\d) cubed\b", " ** 3"),
+    (r"(?<=[\d)]) (?:times|multiplied by) (?=[\d(])", " * "),
+    (r"(?<=[\d)]) plus (?=[\d(])", " + "),
+    (r"(?<=[\d)]) minus (?=[\d(])", " - "),
+    (r"(?<=[\d)]) (?:divided by|over) (?=[\d(])", " / "),
+    (r"(?<=[\d)]) to the power of (?=[\d(])", " ** "),
+)
+_HIDDEN = r"(?:passwords?|api[ -]?keys?|secret keys?|secrets|credentials|access tokens?|private keys?)"
+_SECRETS = re.compile(
+    r"\b(?:reveal|leak|steal|dump|extract|exfiltrate|print|show|give|tell|send|read out)\s+"
+    r"(?:(?:me|us|out|all|any|the|your|my|our|their|this|of|stored|hidden|server|system|admin|root|user"
+    rf"|users|environment|\w+['’]s?)\s+){{0,5}}{_HIDDEN}\b"
+    r"|\bwhat(?:'s| is| are) (?:the |your |my )?(?:\w+['’]s? |admin |root |system ){0,2}"
+    rf"{_HIDDEN}\s*(?:\?|$)",
+    re.IGNORECASE,
+)
+_ERROR = re.compile(
+    r"\b(?:demonstrate|provoke|cause|trigger|simulate|force|show)\b.{0,40}\b(?:errors?|failures?|fail|fails)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_HEADER = re.compile(r"^\[(\d{1,4})\] (.*?)(?: \(([^()\n]+?)(?:, lines [^()\n]*)?\))?$", re.MULTILINE)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n(?=\s*(?:[-*#>|]|\d+\.|\n))")
+_MARKS = re.compile(r"^[#>\-*|\s]+|[*_`|]+")
+
+
+def keywords(text: str, limit: int = 6) -> list[str]:
+    """The telling words of a text, quoted ones first, in order, without repeats."""
+    quoted = [w for q in _QUOTED.findall(text) for w in _WORD.findall(q)]
+    plain = [w for w in _WORD.findall(_URL.sub(" ", text)) if not w.isdigit()]
+    seen: dict[str, str] = {}
+    for word in [*quoted, *plain]:
+        low = word.casefold()
+        if low not in _STOP and len(word) > 2:
+            seen.setdefault(low, word)
+    return list(seen.values())[:limit]
+
+
+def numbers(text: str) -> list[float]:
+    """The numbers of a text, in order."""
+    return [float(n) for n in _NUMBER.findall(re.sub(r"(?<=\d),(?=\d{3}\b)", "", text))]
+
+
+def urls(text: str) -> list[str]:
+    """The web addresses of a text."""
+    return list(dict.fromkeys(_URL.findall(text)))
+
+
+def document_names(text: str) -> list[str]:
+    """Names that look like document files."""
+    return list(dict.fromkeys(_DOCUMENT.findall(_URL.sub(" ", text))))
+
+
+def expressions(text: str, limit: int = 3) -> list[str]:
+    """Arithmetic that stands in a text, in words or signs."""
+    spoken = _URL.sub(" ", _PERCENT.sub(" ", text))
+    for pattern, sign in _SPOKEN:
+        spoken = re.sub(pattern, sign, spoken, flags=re.IGNORECASE)
+    found: dict[str, None] = {}
+    for match in _ARITHMETIC.finditer(spoken):
+        candidate = match[0].strip()
+        if _is_arithmetic(candidate):
+            found.setdefault(candidate)
+    return list(found)[:limit]
+
+
+def _is_arithmetic(candidate: str) -> bool:
+    if not any(c.isdigit() for c in candidate):
+        return False
+    try:
+        tree = ast.parse(candidate, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return isinstance(tree.body, ast.BinOp | ast.Call)
+
+
+def percentages(text: str) -> list[tuple[str, str]]:
+    """Percentages as they are said, and as arithmetic: ``("15% of 240", "15 / 100 * 240")``."""
+    plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
+    return [(m[0], f"{m[1]} / 100 * {m[2]}") for m in _PERCENT.finditer(plain)]
+
+
+def asks_for_secrets(text: str) -> bool:
+    """Whether a text asks to be shown passwords, keys or the like."""
+    return bool(_SECRETS.search(text))
+
+
+def asks_for_an_error(text: str) -> bool:
+    """Whether a text asks to see how a failure looks."""
+    return bool(_ERROR.search(text))
+
+
+def passages(output: str) -> list[tuple[int, str, str, str]]:
+    """The numbered passages of a search or read: number, title, path or address, text."""
+    heads = list(_HEADER.finditer(output))
+    ends = [*(h.start() for h in heads[1:]), len(output)][: len(heads)]
+    return [
+        (int(h[1]), h[2].strip(), (h[3] or "").strip(), output[h.end() : end].strip())
+        for h, end in zip(heads, ends, strict=True)
+    ]
+
+
+def _clean(sentence: str) -> str:
+    return re.sub(r"\s+", " ", _MARKS.sub("", sentence)).strip()
+
+
+def quotes(text: str, words: list[str], limit: int = 2) -> list[str]:
+    """The sentences of a text that have most of the words, best first; none if none has any."""
+    wanted = [w.casefold() for w in words]
+    scored: dict[str, float] = {}
+    for raw in _SENTENCE_END.split(text):
+        sentence = _clean(raw)
+        low = sentence.casefold()
+        score = float(sum(w in low for w in wanted))
+        if score:
+            scored[sentence[:300]] = score + (0.5 if 40 <= len(sentence) <= 260 else 0.0)
+    return sorted(scored, key=lambda s: -scored[s])[:limit]
+
+
+def first_sentence(text: str, limit: int = 280) -> str:
+    """The first sentence of a text that says something, cut at ``limit`` characters."""
+    for raw in _SENTENCE_END.split(text):
+        sentence = _clean(raw)
+        if len(sentence) > 1:
+            return sentence if len(sentence) <= limit else sentence[: limit - 1] + "…"
+    return _clean(text)[:limit]

@@ -1,0 +1,104 @@
+"""What the rehearsal model sees when it is asked for a turn: the task, and what the tools said so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mux.agent import Message
+from mux.llm.model import ModelRequest, ToolSchema
+
+__all__ = ["Result", "Situation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One call of this turn and what came of it.
+
+    Attributes:
+        round: which of the turn's model calls asked for it, from 0.
+    """
+
+    tool: str
+    arguments: Mapping[str, Any]
+    output: str
+    is_error: bool
+    round: int
+
+    def argument(self, name: str) -> str:
+        """An argument as text; empty if there is none."""
+        return str(self.arguments.get(name, ""))
+
+    @property
+    def first_argument(self) -> str:
+        return str(next(iter(self.arguments.values()), ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """The conversation, read.
+
+    Attributes:
+        task: the last user message.
+        tools: what may be called, by name.
+        results: what the calls since the task gave, in order.
+        rounds: how many times the model was asked since the task.
+        turns: how many user messages there were before.
+        channel: the own channel's id.
+    """
+
+    task: str
+    tools: Mapping[str, ToolSchema]
+    results: tuple[Result, ...] = ()
+    rounds: int = 0
+    turns: int = 0
+    channel: str = ""
+
+    @classmethod
+    def of(cls, request: ModelRequest) -> Situation:
+        """Read a request."""
+        messages = list(request.messages)
+        users = [i for i, m in enumerate(messages) if m.role == "user"]
+        last = users[-1] if users else -1
+        after = messages[last + 1 :]
+        return cls(
+            task=messages[last].text if users else "",
+            tools={t.name: t for t in request.tools},
+            results=tuple(_results(after)),
+            rounds=sum(m.role == "assistant" for m in after),
+            turns=max(len(users) - 1, 0),
+            channel=request.channel,
+        )
+
+    def of_tool(self, *names: str) -> list[Result]:
+        """The results of these tools."""
+        return [r for r in self.results if r.tool in names]
+
+    @property
+    def last(self) -> list[Result]:
+        """The results of the last round."""
+        return [r for r in self.results if r.round == self.rounds - 1]
+
+
+def _results(messages: Sequence[Message]) -> list[Result]:
+    answers = {m.call_id: m for m in messages if m.role == "tool"}
+    results: list[Result] = []
+    asked = [m for m in messages if m.role == "assistant"]
+    for number, message in enumerate(asked):
+        for call in message.calls:
+            answer = answers.get(call.call_id)
+            if answer is not None:
+                results.append(
+                    Result(call.tool, _object(call.arguments), answer.text, answer.is_error, number)
+                )
+    return results
+
+
+def _object(raw: str) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
