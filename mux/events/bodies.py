@@ -286,12 +286,14 @@ class ApprovalRequested(Body):
 
 
 class ApprovalResolved(Body):
-    """How it was decided, and by whom (an owner's name, or ``expiry``)."""
+    """How it was decided, and by whom (an owner's name, or ``expiry``); ``arguments`` as they were edited."""
 
     type: Literal["approval_resolved"] = "approval_resolved"
     call_id: str
     decision: Literal["approve", "deny", "edit", "expired"]
     by: str
+    arguments: dict[str, Any] | None = None
+    reason: str | None = None
 
 
 # --- guardrails, steering, the rest ----------------------------------------------------------------------
