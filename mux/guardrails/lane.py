@@ -1,0 +1,185 @@
+"""A lane: one text on its way to the log, released as far as every rule has decided it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from mux.guardrails.compiled import Rule
+from mux.guardrails.scan import Blocked, FunctionScanner, PatternScanner, Scanner, Span
+from mux.guardrails.views import Escapes, JsonStrings, Normalised
+
+__all__ = ["Lane", "clean_text", "clean_value"]
+
+_MAX_HELD = 8_000_000  # characters that function rules may hold before the text is given up
+
+
+def _scanner(rule: Rule) -> Scanner:
+    plain: Scanner = FunctionScanner(rule, rule.check) if rule.check else PatternScanner(rule)
+    return Normalised(plain) if rule.normalize else plain
+
+
+class Lane:
+    """Holds one text back.
+
+    Args:
+        rules: the rules that it is scanned for.
+        is_json: it is JSON text: its strings are scanned decoded, as well as the text itself.
+    """
+
+    def __init__(self, rules: Sequence[Rule], *, is_json: bool = False) -> None:
+        self._rules = rules
+        self._is_json = is_json
+        self._scanners: list[Scanner] = [_scanner(r) for r in rules]
+        if is_json:
+            self._scanners += [JsonStrings(lambda r=r: _scanner(r)) for r in rules]  # type: ignore[misc]
+        self._text = ""  # not yet released
+        self.start = 0  # absolute position of _text[0]
+        self.end = 0
+        self._limit = 0
+        self._spans: list[Span] = []
+        self._escapes = is_json  # whether escapes are looked for already
+        self.silenced = False
+
+    async def push(self, text: str, *, final: bool = False) -> None:
+        """Add text and decide what can be decided.
+
+        Args:
+            final: the text ends here.
+
+        Raises:
+            Blocked: a blocking rule matches or can't be decided.
+        """
+        if not self._escapes and "\\" in text:
+            self._escapes = True
+            self._scanners += [
+                Escapes(s.fork(), self.end) for s in self._scanners if isinstance(s, PatternScanner)
+            ]
+        self._text += text
+        self.end += len(text)
+        limit = self.end
+        for scanner in self._scanners:
+            scanner.feed(text)
+            found = await scanner.scan(final)
+            limit = min(limit, found.limit)
+            self._spans += found.spans
+        if self.end - limit > _MAX_HELD:
+            raise Blocked(self._rules[0], "held too long")
+        self._limit = limit
+
+    def take(self, upto: int | None = None) -> tuple[str, list[Rule]]:
+        """Release what is decided, masks put in; and the rules that were masked, once per match.
+
+        Args:
+            upto: an absolute position to stop at.
+        """
+        limit = self._limit if upto is None else min(self._limit, upto)
+        if not self._spans:
+            out = self._text[: max(0, limit - self.start)]
+            self._text = self._text[len(out) :]
+            self.start += len(out)
+            return out, []
+        return self._take_masked(limit)
+
+    def _take_masked(self, limit: int) -> tuple[str, list[Rule]]:
+        out: list[str] = []
+        rules: list[Rule] = []
+        origin = self.start
+        self._spans.sort(key=lambda s: (s.start, -s.end))
+        while self._spans and self._spans[0].start < limit:
+            span = self._spans[0]
+            if span.end > self._limit:  # another rule has not decided all of it yet
+                limit = min(limit, max(span.start, self.start))
+                break
+            self._spans.pop(0)
+            rules.append(span.rule)
+            if span.end <= self.start:
+                continue  # inside a span that is masked already
+            if span.start >= self.start:
+                out += (self._text[self.start - origin : span.start - origin], self._mask(span.rule))
+            self.start = span.end
+        if limit > self.start:
+            out.append(self._text[self.start - origin : limit - origin])
+            self.start = limit
+        self._text = self._text[self.start - origin :]
+        return "".join(out), _once(rules, self._is_json)
+
+    def _mask(self, rule: Rule) -> str:
+        return json.dumps(rule.mask, ensure_ascii=False)[1:-1] if self._is_json else rule.mask
+
+    def give_up_waiting(self) -> bool:
+        """Release what is undecided, unless it is a match as it stands.
+
+        What follows is still scanned together with it. For text that other drafts have waited behind for
+        too long. Returns whether it could be released.
+
+        Raises:
+            Blocked: it is a match if nothing follows.
+        """
+        for scanner in self._scanners:
+            plain = scanner.inner if isinstance(scanner, Escapes | Normalised) else scanner
+            if not isinstance(plain, PatternScanner):
+                return False
+            plain.check_as_it_stands()
+        self._limit = self.end
+        return True
+
+
+def _once(rules: list[Rule], is_json: bool) -> list[Rule]:
+    """In JSON the raw and the decoded reading report the same match twice."""
+    return list(dict.fromkeys(rules)) if is_json else rules
+
+
+async def clean_text(text: str, rules: Sequence[Rule]) -> tuple[str, list[Rule]]:
+    """A whole text, masked where rules mask; and the rules that did.
+
+    Raises:
+        Blocked: see :meth:`Lane.push`.
+    """
+    if not rules or not text:
+        return text, []
+    lane = Lane(rules, is_json=_looks_like_json(text))
+    await lane.push(text, final=True)
+    return lane.take()
+
+
+def _looks_like_json(text: str) -> bool:
+    if "\\" not in text or text.lstrip()[:1] not in ("{", "[", '"'):
+        return False  # without escapes the decoded reading says nothing new
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+async def clean_value(value: object, rules: Sequence[Rule]) -> tuple[object, list[Rule]]:
+    """A JSON value with every string in it (keys too) cleaned like :func:`clean_text`.
+
+    Raises:
+        Blocked: see :meth:`Lane.push`.
+    """
+    if isinstance(value, str):
+        return await clean_text(value, rules)
+    if isinstance(value, dict):
+        fired: list[Rule] = []
+        pairs: dict[object, object] = {}
+        for key, item in value.items():
+            new_key, by_key = await clean_value(key, rules)
+            pairs[new_key], by_item = await clean_value(item, rules)
+            fired += (*by_key, *by_item)
+        return (pairs if fired else value), fired
+    if isinstance(value, list | tuple):
+        cleaned = [await clean_value(item, rules) for item in value]
+        fired = [rule for _, by in cleaned for rule in by]
+        return ([item for item, _ in cleaned] if fired else value), fired
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        text = str(value)  # a card number may be written as a JSON number
+        new, fired = await clean_text(text, rules)
+        return (new if fired else value), fired
+    return value, []
+
+
+def names(rules: Iterable[Rule]) -> tuple[str, ...]:
+    """Names of the rules, each once, in order."""
+    return tuple(dict.fromkeys(r.name for r in rules))

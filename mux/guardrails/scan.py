@@ -1,0 +1,219 @@
+"""Scanners: what follows one text as it grows and says how far it is decided.
+
+All positions are absolute: characters since the text began. A scanner is fed pieces and asked, after each,
+for a :class:`Finding`. ``limit`` is the promise that the hold-back stands on: no forbidden span begins
+before it, apart from the ``spans`` already reported, and no later text can change that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import regex
+
+from mux.guardrails.compiled import Checker, Rule
+
+__all__ = ["Blocked", "Finding", "FunctionScanner", "PatternScanner", "Scanner", "Span"]
+
+_INLINE_S = 0.02  # a scan that takes longer goes to a thread: the loop belongs to all channels
+_INLINE_CHARS = 50_000
+_MAX_MATCHES = 10_000  # in one scan; a rule that masks more than that masks everything
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A forbidden part of the text, from ``start`` up to but not including ``end``."""
+
+    start: int
+    end: int
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a scan has decided since the last one (see the module's preface)."""
+
+    limit: int
+    spans: tuple[Span, ...] = ()
+
+
+class Blocked(Exception):
+    """Nothing more of this text may be shown.
+
+    Args:
+        rule: the rule that says so.
+        reason: ``match``, or why it could not be decided: ``timeout``, ``failed``, ``held too long``.
+    """
+
+    def __init__(self, rule: Rule, reason: str = "match") -> None:
+        super().__init__(f"{rule.name}: {reason}")
+        self.rule = rule
+        self.reason = reason
+
+
+class Scanner(Protocol):
+    """Follows one text for one rule."""
+
+    def feed(self, text: str) -> None:
+        """More of the text."""
+
+    async def scan(self, final: bool) -> Finding:
+        """Decide what can be decided; ``final``: the text ends here. Raises :class:`Blocked`."""
+
+
+@dataclass(slots=True)
+class PatternScanner:
+    """Follows a text for a pattern rule.
+
+    ``text`` holds what is undecided and, before it, as much decided text as the pattern looks back at.
+    """
+
+    rule: Rule
+    text: str = ""
+    start: int = 0  # absolute position of text[0]
+    at: int = 0  # index in text of the first undecided character
+
+    def fork(self) -> PatternScanner:
+        """A second scanner at the same place, for another view of what follows."""
+        return PatternScanner(self.rule, self.text, self.start, self.at)
+
+    def feed(self, text: str) -> None:
+        self.text += text
+
+    async def scan(self, final: bool) -> Finding:
+        try:
+            if len(self.text) - self.at <= _INLINE_CHARS:
+                try:
+                    return self._decide(final, _INLINE_S)
+                except TimeoutError:
+                    pass  # once more, beside the loop and with the rule's own patience
+            return await asyncio.to_thread(self._decide, final, self.rule.timeout_s)
+        except TimeoutError:
+            raise Blocked(self.rule, "timeout") from None
+
+    def check_as_it_stands(self) -> None:
+        """Raise :class:`Blocked` if the undecided text is a match unless more follows."""
+        try:
+            found = self.rule.pattern.search(self.text, self.at, timeout=_INLINE_S)
+        except TimeoutError:
+            raise Blocked(self.rule, "timeout") from None
+        if found is not None:
+            raise Blocked(self.rule)
+
+    def _decide(self, final: bool, timeout: float) -> Finding:
+        rule, text, at = self.rule, self.text, self.at
+        if final:
+            spans = self._rest(timeout)
+            self._settle(len(text))
+            return Finding(self.start + self.at, spans)
+        # One search answers the usual case: neither a match nor the beginning of one.
+        found = rule.hold.search(text, at, partial=True, timeout=timeout, concurrent=True)
+        spans = ()
+        limit = len(text)
+        if found is not None:
+            if found.partial:
+                limit = found.start()
+            else:
+                spans, limit = self._several(timeout)
+        if len(text) - limit > rule.max_hold:
+            raise Blocked(rule, "held too long")
+        self._settle(limit)
+        return Finding(self.start + self.at, spans)
+
+    def _several(self, timeout: float) -> tuple[tuple[Span, ...], int]:
+        """There is a match: which are decided, and where the first undecided text begins."""
+        rule, text, at = self.rule, self.text, self.at
+        spans: list[Span] = []
+        while True:
+            match = rule.pattern.search(text, at, timeout=timeout, concurrent=True)
+            if match and rule.blocks and rule.refine is None and match.end() + rule.ahead <= len(text):
+                raise Blocked(rule)  # at the shortest match: more text can only make it longer
+            opened = rule.open.search(text, at, partial=True, timeout=timeout, concurrent=True)
+            undecided = opened.start() if opened else len(text)
+            if match is None:
+                return tuple(spans), undecided
+            if undecided <= match.start() or match.end() + rule.ahead > len(text):
+                return tuple(spans), min(undecided, match.start())
+            at = self._take(match, spans)
+
+    def _rest(self, timeout: float) -> tuple[Span, ...]:
+        """Every match in what is left of a text that has ended."""
+        spans: list[Span] = []
+        at = self.at
+        while at <= len(self.text):
+            match = self.rule.pattern.search(self.text, at, timeout=timeout, concurrent=True)
+            if match is None:
+                break
+            at = self._take(match, spans)
+        return tuple(spans)
+
+    def _take(self, match: regex.Match[str], spans: list[Span]) -> int:
+        """Note a decided match; returns the index to go on from."""
+        rule = self.rule
+        if match.end() == match.start() or len(spans) >= _MAX_MATCHES:
+            raise Blocked(rule, "failed")  # an empty span, or a flood of them, is not what was meant
+        parts = [(0, len(match.group()))] if rule.refine is None else rule.refine(match.group())
+        if parts and rule.blocks:
+            raise Blocked(rule)
+        offset = self.start + match.start()
+        spans += [Span(offset + a, offset + b, rule) for a, b in parts]
+        return match.end()
+
+    def _settle(self, limit: int) -> None:
+        """Everything before index ``limit`` is decided; keep only what the pattern looks back at."""
+        self.at = limit
+        drop = limit - self.rule.behind
+        if drop > 256:  # cutting a string costs its length, so not for every delta
+            self.text = self.text[drop:]
+            self.start += drop
+            self.at -= drop
+
+
+@dataclass(slots=True)
+class FunctionScanner:
+    """Follows a text for a Python function, which can only judge what it is shown whole.
+
+    With ``max_hold`` = n the rule promises that what it forbids is at most n characters long: text is
+    passed on once the n characters after it were judged with it. Without, it is held to its end.
+    """
+
+    rule: Rule
+    check: Checker
+    text: str = ""
+    start: int = 0
+    at: int = 0
+    judged: int = 0
+    _pending: list[Span] = field(default_factory=list)
+
+    def feed(self, text: str) -> None:
+        self.text += text
+
+    async def scan(self, final: bool) -> Finding:
+        window = self.rule.window
+        fresh = len(self.text) - self.judged
+        if not final and (window is None or fresh < window):
+            return Finding(self.start + self.at)
+        if not fresh and not final:
+            return Finding(self.start + self.at)
+        if not self.text:
+            return Finding(self.start)
+        try:
+            spans = await self.check(self.text)
+        except Exception as e:  # noqa: BLE001 - whatever a rule's function does, the text is not passed on
+            raise Blocked(self.rule, "timeout" if isinstance(e, TimeoutError) else "failed") from None
+        found = [(max(a, self.at), b) for a, b in spans if b > self.at]
+        if found and self.rule.blocks:
+            raise Blocked(self.rule)
+        self.judged = len(self.text)
+        limit = len(self.text) if final or window is None else max(self.at, len(self.text) - window)
+        done = [(a, b) for a, b in found if b <= limit]
+        limit = min([limit, *(a for a, b in found if b > limit)])
+        self.at = max([limit, *(b for _, b in done)])
+        result = tuple(Span(self.start + a, self.start + b, self.rule) for a, b in done)
+        drop = self.at - (window or 0)
+        if drop > 0 and window is not None:
+            self.text, self.start = self.text[drop:], self.start + drop
+            self.at, self.judged = self.at - drop, self.judged - drop
+        return Finding(self.start + self.at, result)

@@ -1,0 +1,388 @@
+"""The guarded stream: an agent's drafts on their way to the log.
+
+Text waits in a lane until every rule has decided it. What follows waits behind it, so that the order on the
+channel is kept; an end of the step, of the call or of the stream decides all text before it. Where text of
+one kind is undecided and other drafts keep coming (reasoning that ended in half a word, then the answer),
+they wait for at most ``_PATIENCE`` drafts; what was held is then passed on unless it is a match as it
+stands, and stays under scan together with whatever continues it.
+
+Pieces of tool arguments and of a tool's streamed output wait in lanes of their own, behind which nothing
+else waits: calls run in parallel, and a silent one must not hold the others' progress up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from mux.agent import Draft, Nested, Outcome
+from mux.errors import AgentError, MuxError
+from mux.events import (
+    ApprovalRequested,
+    Body,
+    GuardrailHit,
+    MessageApplied,
+    MessageReceived,
+    MessageReturned,
+    Phase,
+    Reasoning,
+    Refusal,
+    StepFinished,
+    StepReset,
+    StepStarted,
+    Token,
+    ToolArgs,
+    ToolCall,
+    ToolProgress,
+    ToolResult,
+    ToolStart,
+    UsageReport,
+)
+from mux.guardrails.compiled import Rule, Stage
+from mux.guardrails.lane import Lane, clean_value
+from mux.guardrails.scan import Blocked
+
+if TYPE_CHECKING:
+    from mux.guardrails.guard import RuleGuard
+
+__all__ = ["GuardedStream"]
+
+_PATIENCE = 24  # drafts that wait behind undecided text of another kind, about half a second of a model
+_CLOSE_S = 5.0  # for an agent to close after a block
+
+_Delta: TypeAlias = Token | Reasoning | Refusal
+_DELTAS = (Token, Reasoning, Refusal)
+_Path: TypeAlias = tuple[str, ...]
+# Bodies without a word that an agent or a model wrote (steering carries what the user wrote).
+_OURS: tuple[type[Body], ...] = (StepStarted, StepReset, Phase, UsageReport, GuardrailHit)
+_OURS = (*_OURS, MessageReceived, MessageApplied, MessageReturned)
+_IDS = ("type", "call_id", "message_id")
+
+
+@dataclass(slots=True)
+class _Segment:
+    """A place in the queue that one lane's text goes to, up to position ``end`` of the lane."""
+
+    kind: type[_Delta]
+    path: _Path
+    lane: Lane
+    end: int
+
+
+@dataclass(slots=True)
+class _Call:
+    """The lanes of one tool call."""
+
+    path: _Path
+    arguments: Lane
+    progress: Lane
+    last_progress: ToolProgress | None = None
+
+
+class GuardedStream:
+    """Passes one agent's drafts on; see the module's preface.
+
+    Args:
+        guard: the rules, their log and their refusal.
+        drafts: the agent's drafts; closed on every way out.
+    """
+
+    def __init__(self, guard: RuleGuard, drafts: AsyncIterator[Draft]) -> None:
+        self._guard = guard
+        self._drafts = drafts
+        self._output = guard.for_stages("output")
+        self._tool_input = guard.for_stages("output", "tool_input")
+        self._tool_output = guard.for_stages("output", "tool_output")
+        self._lanes: dict[tuple[_Path, type[_Delta]], Lane] = {}
+        self._calls: dict[str, _Call] = {}
+        self._queue: deque[Draft | _Segment] = deque()
+        self._waiting = 0  # drafts that came while the head of the queue was undecided text
+        self._open: dict[str, tuple[_Path, str]] = {}  # calls that were shown and have no result yet
+
+    async def run(self) -> AsyncIterator[Draft]:
+        """The guarded drafts."""
+        block: Blocked | None = None
+        failure: Exception | None = None
+        try:
+            try:
+                async for draft in self._drafts:
+                    for passed in await self._accept(draft):
+                        yield passed
+                for passed in await self._end_texts(None):
+                    yield passed
+            except Blocked as e:
+                block = e
+            except Exception as e:  # noqa: BLE001 - raised again below, without forbidden words
+                failure = e
+            if failure is not None:
+                for passed in self._without_text():  # held text is never shown after a failure
+                    yield passed
+                raise await self._clean_failure(failure)
+            if block is not None:
+                for passed in await self._refuse(block):
+                    yield passed
+        finally:
+            await self._close()
+
+    # --- one draft -----------------------------------------------------------------------------------------
+
+    async def _accept(self, draft: Draft) -> list[Draft]:
+        if isinstance(draft, Outcome):
+            passed = await self._end_texts(None)
+            return [*passed, *await self._outcome(draft)]
+        path, body = (draft.path, draft.body) if isinstance(draft, Nested) else ((), draft)
+        if isinstance(body, _DELTAS):
+            return await self._delta(path, body)
+        if isinstance(body, StepReset):
+            return self._reset(path, draft)
+        passed = []
+        if isinstance(body, StepFinished | StepStarted):
+            passed = await self._end_texts(path)
+        await self._other(path, body, draft)
+        return [*passed, *await self._drain()]
+
+    async def _delta(self, path: _Path, body: _Delta) -> list[Draft]:
+        kind = type(body)
+        lane = self._lanes.get((path, kind))
+        if lane is None:
+            lane = self._lanes[path, kind] = Lane(self._output)
+        await lane.push(body.content)
+        last = self._queue[-1] if self._queue else None
+        if isinstance(last, _Segment) and last.lane is lane:
+            last.end = lane.end
+        else:
+            self._queue.append(_Segment(kind, path, lane, lane.end))
+        return await self._drain()
+
+    async def _other(self, path: _Path, body: Body, draft: Draft) -> None:
+        """Queue a draft that is no delta of text, cleaned."""
+        if isinstance(body, ToolCall):
+            call = _Call(path, Lane(self._tool_input, is_json=True), Lane(self._tool_output))
+            self._calls[body.call_id] = call
+            await self._cleaned(path, body, self._output, "output")
+        elif isinstance(body, ToolArgs):
+            await self._arguments(path, body)
+        elif isinstance(body, ToolStart | ApprovalRequested):
+            await self._end_arguments(body.call_id)
+            await self._cleaned(path, body, self._tool_input, "tool_input")
+        elif isinstance(body, ToolProgress):
+            await self._progress(path, body)
+        elif isinstance(body, ToolResult):
+            await self._result(path, body)
+        elif isinstance(body, _OURS):
+            self._queue.append(draft)
+        else:
+            await self._cleaned(path, body, self._output, "output")
+
+    async def _cleaned(self, path: _Path, body: Body, rules: tuple[Rule, ...], stage: Stage) -> None:
+        """Queue a body with every string in it checked as a whole."""
+        values = {k: v for k, v in body.model_dump(exclude_none=True).items() if k not in _IDS}
+        cleaned, fired = await clean_value(values, rules)
+        if fired:
+            self._queue.extend(_at(path, hit) for hit in self._hits(fired, stage))
+            body = body.model_copy(update=cast("dict[str, Any]", cleaned))
+        self._queue.append(_at(path, body))
+
+    def _hits(self, fired: list[Rule], stage: Stage) -> list[GuardrailHit]:
+        """Events for masked rules: at ``output`` where the rule holds there, else at ``stage``."""
+        return [
+            hit
+            for rule in fired
+            for hit in self._guard.masked([rule], "output" if "output" in rule.stages else stage)
+        ]
+
+    # --- tool calls ----------------------------------------------------------------------------------------
+
+    def _call(self, path: _Path, call_id: str) -> _Call:
+        call = self._calls.get(call_id)
+        if call is None:  # an agent that does not announce its calls
+            call = _Call(path, Lane(self._tool_input, is_json=True), Lane(self._tool_output))
+            self._calls[call_id] = call
+        return call
+
+    async def _arguments(self, path: _Path, body: ToolArgs, *, final: bool = False) -> None:
+        lane = self._call(path, body.call_id).arguments
+        content = await self._lane_text(lane, body.content, "tool_input", path, final=final)
+        if content:
+            self._queue.append(_at(path, body.model_copy(update={"content": content})))
+
+    async def _end_arguments(self, call_id: str) -> None:
+        call = self._calls.get(call_id)
+        if call is not None:
+            await self._arguments(call.path, ToolArgs(call_id=call_id, content=""), final=True)
+
+    async def _progress(self, path: _Path, body: ToolProgress) -> None:
+        call = self._call(path, body.call_id)
+        call.last_progress = body
+        content: str | None = None
+        if body.content is not None:
+            content = await self._lane_text(call.progress, body.content, "tool_output", path) or None
+        await self._cleaned(path, body.model_copy(update={"content": None}), self._tool_output, "tool_output")
+        if content is not None:
+            last = self._queue.pop()
+            cleaned = cast("ToolProgress", last.body if isinstance(last, Nested) else last)
+            self._queue.append(_at(path, cleaned.model_copy(update={"content": content})))
+
+    async def _end_progress(self, call_id: str) -> None:
+        call = self._calls.get(call_id)
+        if call is None or call.last_progress is None:
+            return
+        content = await self._lane_text(call.progress, "", "tool_output", call.path, final=True)
+        if content:
+            rest = ToolProgress(call_id=call_id, elapsed_ms=call.last_progress.elapsed_ms, content=content)
+            self._queue.append(_at(call.path, rest))
+
+    async def _lane_text(
+        self, lane: Lane, text: str, stage: Stage, path: _Path, *, final: bool = False
+    ) -> str:
+        """Add to a call's lane and take what is decided. A tool rule that blocks only silences the lane:
+        the loop asks the guard about the whole value, and answers the model with a blocked result."""
+        if lane.silenced:
+            return ""
+        try:
+            await lane.push(text, final=final)
+        except Blocked as e:
+            if "output" in e.rule.stages:
+                raise
+            lane.silenced = True
+            return ""
+        content, fired = lane.take()
+        self._queue.extend(_at(path, hit) for hit in self._hits(fired, stage))
+        return content
+
+    async def _result(self, path: _Path, body: ToolResult) -> None:
+        await self._end_arguments(body.call_id)
+        await self._end_progress(body.call_id)
+        self._calls.pop(body.call_id, None)
+        try:
+            await self._cleaned(path, body, self._tool_output, "tool_output")
+        except Blocked as e:
+            if "output" in e.rule.stages:
+                raise
+            self._guard.blocked(e, "tool_output")
+            hit = GuardrailHit(rule=e.rule.name, stage="tool_output", action="blocked")
+            self._queue.append(_at(path, hit))
+            self._queue.append(_at(path, _blocked_result(body.call_id, body.tool, body.elapsed_ms)))
+
+    # --- the queue -----------------------------------------------------------------------------------------
+
+    async def _drain(self) -> list[Draft]:
+        """What can be passed on now, in order."""
+        passed: list[Draft] = []
+        while self._queue:
+            head = self._queue[0]
+            if isinstance(head, _Segment):
+                self._take(head, passed)
+                if head.lane.start < head.end:
+                    self._waiting += len(self._queue) > 1
+                    if self._waiting <= _PATIENCE or not head.lane.give_up_waiting():
+                        break
+                    continue
+            else:
+                self._note(head)
+                passed.append(head)
+            self._queue.popleft()
+            self._waiting = 0
+        return passed
+
+    def _take(self, segment: _Segment, passed: list[Draft]) -> None:
+        text, fired = segment.lane.take(segment.end)
+        passed += [_at(segment.path, hit) for hit in self._guard.masked(fired, "output")]
+        if text:
+            passed.append(_at(segment.path, segment.kind(content=text)))
+
+    def _note(self, draft: Draft) -> None:
+        path, body = (draft.path, draft.body) if isinstance(draft, Nested) else ((), draft)
+        if isinstance(body, ToolCall):
+            self._open[body.call_id] = (path, body.tool)
+        elif isinstance(body, ToolResult):
+            self._open.pop(body.call_id, None)
+
+    async def _end_texts(self, path: _Path | None) -> list[Draft]:
+        """A step of this path (``None``: everything) is over: decide all of its text."""
+        for key, lane in list(self._lanes.items()):
+            if path is None or key[0] == path:
+                await lane.push("", final=True)
+                del self._lanes[key]
+        for call_id, call in list(self._calls.items()):
+            if path is None or call.path == path:
+                await self._end_arguments(call_id)
+        return await self._drain()
+
+    def _reset(self, path: _Path, draft: Draft) -> list[Draft]:
+        """The step is done again: its undecided text was never shown and never will be."""
+        for key in [k for k in self._lanes if k[0] == path]:
+            del self._lanes[key]
+        return [*self._without_text(), draft]
+
+    def _without_text(self) -> list[Draft]:
+        kept = [d for d in self._queue if not isinstance(d, _Segment)]
+        self._queue.clear()
+        self._waiting = 0
+        for draft in kept:
+            self._note(draft)
+        return kept
+
+    # --- the end -------------------------------------------------------------------------------------------
+
+    async def _outcome(self, outcome: Outcome) -> list[Draft]:
+        if outcome.output is None:
+            return [outcome]
+        output, fired = await clean_value(outcome.output, self._output)
+        if not fired:
+            return [outcome]
+        hits = self._guard.masked(fired, "output")
+        done = Outcome(outcome.status, str(output), outcome.usage, outcome.ttft_ms, outcome.tokens_per_s)
+        return [*hits, done]
+
+    async def _refuse(self, block: Blocked) -> list[Draft]:
+        """Close what is open, then report (nothing that was held is shown)."""
+        self._queue.clear()
+        stage: Stage = "output" if "output" in block.rule.stages else "tool_input"
+        self._guard.blocked(block, stage)
+        await self._close()
+        results = [_at(path, _blocked_result(call_id, tool)) for call_id, (path, tool) in self._open.items()]
+        refusal = self._guard.refusal(block.rule)
+        return [
+            *results,
+            GuardrailHit(rule=block.rule.name, stage=stage, action="blocked"),
+            Refusal(content=refusal),
+            Outcome("refused", refusal),
+        ]
+
+    async def _clean_failure(self, failure: Exception) -> Exception:
+        """The agent's exception, or ours in its place where its words are forbidden."""
+        words = failure.message if isinstance(failure, MuxError) else str(failure)
+        try:
+            _, fired = await clean_value(words, self._output)
+        except Blocked as e:
+            self._guard.blocked(e, "output")
+        else:
+            if not fired:
+                return failure
+        # A new exception without a cause: a traceback in the log would quote the words.
+        return AgentError("agent_failed", "The agent failed; a guardrail of this server hides its message.")
+
+    async def _close(self) -> None:
+        close = getattr(self._drafts, "aclose", None)
+        if close is None:
+            return
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await close()
+        except Exception as e:  # noqa: BLE001 - how an agent takes its closing must not undo the refusal
+            self._guard.log.warning("agent failed while closing", error=type(e).__name__)
+
+
+def _blocked_result(call_id: str, tool: str, elapsed_ms: int = 0) -> ToolResult:
+    return ToolResult(
+        call_id=call_id, tool=tool, output="Blocked by a guardrail of this server.",
+        is_error=True, error="blocked", elapsed_ms=elapsed_ms,
+    )  # fmt: skip
+
+
+def _at(path: _Path, body: Body) -> Body | Nested:
+    return Nested(path, body) if path else body
