@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mux.net import Net
 from mux.settings import Settings
 from mux.tools.base import Tool
 from mux.tools.calculator import calculator
+from mux.tools.delegate import delegate_tools
 from mux.tools.documents import document_tools
+from mux.tools.fetch import fetch_tool
 from mux.tools.index import DocumentIndex
 from mux.tools.roots import Roots
 from mux.tools.runtime import Toolbox
 from mux.tools.sandbox import Sandbox, sandbox_tool
 from mux.tools.sources import Sources
+from mux.tools.web_search import web_search_tool
 
 __all__ = ["ToolResources", "builtin_tools"]
 
@@ -30,11 +34,16 @@ class ToolResources:
         roots = Roots(settings.documents.roots or (_DOCS,))
         self._index = DocumentIndex(roots)
         self._sandbox = Sandbox(roots)
+        net = Net(settings.fetch)
         sources = Sources()
+        search = web_search_tool(settings.web_search, net, sources, lambda name: self.toolbox().get(name))
         self._builtin = [
             calculator(),
             *document_tools(roots, self._index, sources),
+            fetch_tool(net, sources),
+            *([search] if search is not None else []),
             sandbox_tool(self._sandbox),
+            *delegate_tools(),
         ]
 
     def toolbox(self) -> Toolbox:
