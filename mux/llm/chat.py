@@ -1,0 +1,336 @@
+"""chat.completions chunks → deltas.
+
+Format: https://platform.openai.com/docs/api-reference/chat-streaming; deviations name who sends them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any, Final
+
+from mux.errors import UpstreamError
+from mux.events import Usage
+from mux.llm.failures import broken, raise_reported, scrub, scrub_all
+from mux.llm.frames import (
+    CALL_EXTRAS,
+    UNFIT,
+    Choice,
+    Chunk,
+    DeltaFrame,
+    Function,
+    ToolCall,
+    decode,
+    lenient,
+    lenient_chunk,
+)
+from mux.llm.model import Delta, FinishReason, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
+from mux.llm.tool_calls import Assembler
+from mux.llm.usage import merge_usage, read_usage
+
+__all__ = ["ChatParser", "Halves", "settle_finish"]
+
+
+_EMPTY = DeltaFrame()
+MAX_CHOICES: Final = 128
+
+_STOPS: dict[str, FinishReason | None] = {
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_length": "length",
+    "content_filtered": "content_filter",
+    "safety": "content_filter",
+    "sensitive": "content_filter",
+    "recitation": "content_filter",
+    "prohibited_content": "content_filter",
+    "blocklist": "content_filter",
+    "length": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
+    "stop": "stop",
+}
+_NOT_FINISHED = frozenset({"", "null", "none"})
+# error: OpenRouter; network_error: Z.ai; insufficient_system_resource: DeepSeek; abort: vLLM, SGLang
+_FAILED = frozenset({"error", "network_error", "insufficient_system_resource", "abort", "aborted"})
+
+
+def settle_finish(said: str | None, calls: int) -> FinishReason:
+    """The finish reason: ``length`` and ``content_filter`` stay; otherwise the calls decide, not the word."""
+    word = _STOPS.get((said or "").lower())
+    if word in ("length", "content_filter"):
+        return word
+    return "tool_calls" if calls else "stop"
+
+
+_Say = type[TextDelta] | type[ReasoningDelta] | type[RefusalDelta]
+_SAYS: dict[str, _Say] = {"text": TextDelta, "reasoning": ReasoningDelta, "refusal": RefusalDelta}
+
+
+class Halves:
+    """Joins surrogate pairs that were cut between deltas; what stays alone becomes U+FFFD."""
+
+    def __init__(self) -> None:
+        self.pending: dict[str, str] = {}
+
+    def mend(self, kind: str, text: str) -> str:
+        text = self.pending.pop(kind, "") + text
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            self.pending[kind] = text[-1]
+            text = text[:-1]
+        return text if text.isascii() else scrub(text)
+
+
+class ChatParser:
+    """Reads the chunks of one turn (a :class:`mux.llm.wire.StreamParser`).
+
+    Args:
+        known: names of the tools offered.
+        n: how many choices were asked for.
+    """
+
+    def __init__(self, known: Collection[str] = (), n: int = 1) -> None:
+        self.out: list[Delta] = []
+        self.progress = False
+        self.terminal = False
+        self.started = False
+        self._n = n
+        self._calls = Assembler(known)
+        self._halves = Halves()
+        self._primary: int | None = (
+            0 if n > 1 else None
+        )  # the first choice seen, where only one was asked for
+        self._others: dict[int, list[str]] = {}
+        self._unfinished: set[int] = set()
+        self._said: str | None = None
+        self._spoke = False  # anything of the answer was received
+        self._usage: Usage | None = None
+        self._model: str | None = None
+        self._details: list[dict[str, Any]] = []
+        self._extras: dict[str, Any] = {}
+        self._reasoning_field: str | None = None
+
+    # --- records --------------------------------------------------------------------------------------------
+
+    def record(self, event: str, data: bytes) -> None:
+        """Read one chunk. Raises ``upstream_error`` and ``upstream_protocol``."""
+        self.started = True
+        try:
+            chunk = decode(data)
+        except UNFIT:
+            for chunk in lenient(data, event):
+                self._chunk(chunk, event)
+            return
+        self._chunk(chunk, event)
+
+    def whole(self, value: dict[str, Any]) -> bool:
+        if not isinstance(value.get("choices"), list):
+            return False
+        self.started = True
+        self._chunk(lenient_chunk(value), "")
+        self.terminal = True
+        return True
+
+    def _chunk(self, chunk: Chunk, event: str) -> None:
+        if chunk.error or event == "error" or chunk.type == "error" or chunk.object == "error":
+            error = chunk.error if isinstance(chunk.error, dict) else {"type": chunk.type}
+            raise_reported({"error": error or {"type": "error"}})
+        if chunk.model:
+            self._model = chunk.model
+        usage = chunk.usage or (chunk.x_groq.get("usage") if isinstance(chunk.x_groq, dict) else None)
+        if usage:
+            self._count(usage)
+        for choice in chunk.choices or ():
+            self._choice(choice)
+
+    def _count(self, raw: Any) -> None:
+        usage = merge_usage(self._usage, read_usage(raw))
+        if usage != self._usage:
+            self._usage = usage
+            self.progress = True
+
+    def _choice(self, choice: Choice) -> None:
+        index = choice.index or 0
+        if self._primary is None:
+            self._primary = index
+        first = index == self._primary
+        delta = choice.delta or choice.message or _EMPTY
+        if (
+            choice.message is not None
+            and choice.delta is None
+            and (self._spoke if first else index in self._others)
+        ):
+            delta = _EMPTY  # all of it again, at the end
+        if choice.text and delta is _EMPTY:
+            delta = DeltaFrame(content=choice.text)
+        if first:
+            self._delta(delta)
+        else:
+            self._other(index, delta)
+        if choice.usage:
+            self._count(choice.usage)
+        said = choice.finish_reason
+        if said and (word := said.strip().lower()) not in _NOT_FINISHED:
+            self._finished(index, word, first)
+
+    def _finished(self, index: int, word: str, first: bool) -> None:
+        self.progress = True
+        self._unfinished.discard(index)
+        if first:
+            if word in _FAILED:
+                raise UpstreamError("upstream_error", "The endpoint broke the turn off.", retryable=True)
+            if self._said is None or _STOPS.get(word) in ("length", "content_filter"):
+                self._said = word
+        self.terminal = self._said is not None and not self._unfinished
+
+    def _other(self, index: int, delta: DeltaFrame) -> None:
+        texts = self._others.get(index)
+        if texts is None:
+            if len(self._others) >= MAX_CHOICES:
+                raise broken("More choices than anybody asked for.", retryable=False)
+            texts = self._others[index] = []
+            if self._n > 1:
+                self._unfinished.add(index)
+                self.terminal = False
+        text = (
+            delta.content if isinstance(delta.content, str) else "".join(t for t, _ in _parts(delta.content))
+        )
+        if text:
+            self.progress = True
+            texts.append(self._mend(f"choice {index}", text))
+
+    def _delta(self, delta: DeltaFrame) -> None:
+        thought = delta.reasoning_content or delta.reasoning
+        if thought:
+            self._reasoning_field = "reasoning_content" if delta.reasoning_content else "reasoning"
+            self._say(ReasoningDelta, "reasoning", thought)
+        if delta.reasoning_details:
+            self._think(delta.reasoning_details, shown=bool(thought))
+        content = delta.content
+        if content:
+            if isinstance(content, str):
+                self._say(TextDelta, "text", content)
+            else:
+                for text, is_thought in _parts(content):
+                    self._say(
+                        ReasoningDelta if is_thought else TextDelta,
+                        "reasoning" if is_thought else "text",
+                        text,
+                    )
+        if delta.refusal:
+            self._say(RefusalDelta, "refusal", delta.refusal)
+        if delta.extra_content and isinstance(delta.extra_content, dict):
+            self._extras["extra_content"] = scrub_all(delta.extra_content)
+        if delta.tool_calls:
+            self._tool_calls(delta.tool_calls)
+        if delta.function_call is not None:
+            self._tool_calls([ToolCall(index=0, function=delta.function_call)])
+
+    def _say(self, kind: _Say, name: str, text: str) -> None:
+        self.progress = self._spoke = True
+        if text := self._mend(name, text):
+            self.out.append(kind(text))
+
+    def _mend(self, kind: str, text: str) -> str:
+        if text.isascii() and not self._halves.pending:
+            return text
+        return self._halves.mend(kind, text)
+
+    def _think(self, details: list[Any], *, shown: bool) -> None:
+        for raw in details:
+            if not isinstance(raw, dict):
+                continue
+            item = scrub_all(raw)
+            text = item.get("text") or item.get("summary")
+            if isinstance(text, str) and not shown:
+                self._say(ReasoningDelta, "reasoning", text)
+            _grow(self._details, item)
+            self._spoke = True
+
+    def _tool_calls(self, fragments: list[ToolCall]) -> None:
+        of = len(fragments)
+        for position, f in enumerate(fragments):
+            function = f.function or Function()
+            text = function.arguments
+            if text is None:
+                text = ""
+            elif not isinstance(text, str):
+                text = json.dumps(scrub_all(text), ensure_ascii=False)
+            elif not text.isascii() or self._halves.pending:
+                text = self._mend(f"arguments {f.index if f.index is not None else f.id or position}", text)
+            extras = None
+            if f.extra_content or f.thought_signature or f.provider_specific_fields:
+                extras = {k: scrub_all(v) for k in CALL_EXTRAS if (v := getattr(f, k))}
+            carried = self._calls.fragment(
+                self.out,
+                index=f.index,
+                id=f.id,
+                name=function.name,
+                text=text,
+                extras=extras,
+                position=position,
+                of=of,
+            )
+            if carried:
+                self.progress = self._spoke = True
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def end(self, *, done: bool) -> TurnEnd:
+        for kind in self._halves.pending:
+            if say := _SAYS.get(kind):
+                self.out.append(say("\ufffd"))
+        if not self._spoke and self._said is None:
+            raise UpstreamError("upstream_empty", "The stream ended without an answer.", retryable=True)
+        cut_short = settle_finish(self._said, 0) != "stop"
+        calls = self._calls.finish(self.out, cut_short=cut_short)
+        items: list[Any] = []
+        for at, call in enumerate(calls):
+            if call.provider_id or call.extras:
+                items.append({"kind": "call", "at": at, "id": call.provider_id, **(call.extras or {})})
+        if self._details:
+            items.append({"kind": "message", "reasoning_details": self._details})
+        if self._extras:
+            items.append({"kind": "message", **self._extras})
+        if self._reasoning_field and calls:
+            items.append({"kind": "reasoning", "field": self._reasoning_field})
+        return TurnEnd(
+            finish=settle_finish(self._said, len(calls)),
+            calls=calls,
+            usage=self._usage,
+            provider_items=items or None,
+            model=self._model,
+            choices=tuple("".join(self._others[i]) for i in sorted(self._others)),
+        )
+
+
+def _parts(content: list[Any] | None) -> list[tuple[str, bool]]:
+    """Texts of a list of content parts, and whether each is reasoning (Mistral's ``thinking`` parts)."""
+    found: list[tuple[str, bool]] = []
+    for part in content or ():
+        if isinstance(part, str):
+            found.append((part, False))
+        elif isinstance(part, dict):
+            thinking = part.get("thinking")
+            if isinstance(thinking, list):
+                found.extend((text, True) for text, _ in _parts(thinking))
+            elif isinstance(thinking, str):
+                found.append((thinking, True))
+            elif isinstance(part.get("text"), str):
+                found.append((part["text"], part.get("type") in ("thinking", "reasoning")))
+    return found
+
+
+def _grow(details: list[dict[str, Any]], item: dict[str, Any]) -> None:
+    """Add a piece of ``reasoning_details``: texts of one index are one entry (OpenRouter)."""
+    last = details[-1] if details else None
+    same = last is not None and (last.get("type"), last.get("index")) == (item.get("type"), item.get("index"))
+    if last is None or not same or item.get("index") is None:
+        details.append(dict(item))
+        return
+    for name, value in item.items():
+        if name in ("text", "summary", "data") and isinstance(value, str) and isinstance(last.get(name), str):
+            last[name] += value
+        elif value is not None:
+            last[name] = value

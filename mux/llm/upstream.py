@@ -1,0 +1,390 @@
+"""A model behind HTTP: one request by the openai SDK, its answer read as bytes by :mod:`mux.llm.wire`.
+
+The SDK sends (keys, Azure, connection pool); nothing of the answer passes through it. Its retries and
+redirects are off: retries are the loop's, each with an event, and a redirect could carry the key elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from mux.errors import UpstreamError
+from mux.llm.chat import ChatParser
+from mux.llm.circuit import Circuit
+from mux.llm.failures import broken, rejected, unreachable
+from mux.llm.model import Delta, ModelRequest, TurnEnd
+from mux.llm.prompt import chat_body, responses_body
+from mux.llm.responses import ResponsesParser
+from mux.llm.wire import TurnReader
+from mux.settings import Provider, Timeouts
+from mux.telemetry import get_logger, register_secret
+
+if TYPE_CHECKING:
+    import httpx2
+    from openai import AsyncOpenAI
+
+__all__ = ["HttpModel", "Watch"]
+
+LINGER_S: Final = 5.0  # how long to wait for [DONE] or the end once the turn is over
+DRAIN_S: Final = 0.05  # how long to wait for the end after [DONE], so that the connection can be used again
+PEEK_BYTES: Final = 16_384  # of a failed answer's body, to find a well-known error code in it
+PEEK_S: Final = 2.0
+
+_HEADERS: Final = {"Accept": "text/event-stream, application/json", "Accept-Encoding": "identity"}
+
+
+class Watch:
+    """The watchdogs of one turn. Time during which the consumer holds the stream does not count.
+
+    Args:
+        timeouts: limits in seconds.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, timeouts: Timeouts, clock: Callable[[], float]) -> None:
+        self._timeouts = timeouts
+        self._clock = clock
+        self._started = clock()
+        self._held = 0.0
+        self.first: float | None = None  # when the first progress was made
+        self.last = 0.0  # when the last was
+
+    def now(self) -> float:
+        """Seconds since the request was sent, without those that the consumer took."""
+        return self._clock() - self._started - self._held
+
+    def progress(self) -> None:
+        self.last = self.now()
+        if self.first is None:
+            self.first = self.last
+
+    def held(self, seconds: float) -> None:
+        self._held += seconds
+
+    def left(self, *, terminal: bool) -> float:
+        """Seconds until something has to happen; not positive when it is overdue."""
+        now = self.now()
+        turn = self._timeouts.turn_s - now
+        if self.first is None:
+            return min(turn, self._timeouts.first_byte_s - now)
+        quiet = min(self._timeouts.progress_s, LINGER_S) if terminal else self._timeouts.progress_s
+        return min(turn, self.last + quiet - now)
+
+    def overdue(self) -> UpstreamError:
+        """The error for a deadline that has passed."""
+        t = self._timeouts
+        if self.now() >= t.turn_s and (self.first is not None or t.turn_s <= t.first_byte_s):
+            return UpstreamError(
+                "turn_timeout",
+                f"The turn took longer than {t.turn_s:g} s (timeouts.turn_s).",
+                retryable=False,
+            )
+        if self.first is None:
+            return UpstreamError(
+                "upstream_unavailable",
+                f"The endpoint sent nothing for {t.first_byte_s:g} s (timeouts.first_byte_s).",
+                retryable=True,
+            )
+        return UpstreamError(
+            "upstream_stall",
+            f"The endpoint went silent for {t.progress_s:g} s in mid-answer (timeouts.progress_s).",
+            retryable=True,
+        )
+
+
+class HttpModel:
+    """One configured endpoint (a :class:`mux.llm.model.Model`); the request names the model.
+
+    Args:
+        name: the provider's name in the configuration.
+        provider: its settings.
+        env: where keys are read from.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        provider: Provider,
+        *,
+        env: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.provider = provider
+        self.circuit = Circuit(clock=clock)
+        self._clock = clock
+        self._log = get_logger(provider=name)
+        self._slots = asyncio.Semaphore(provider.max_concurrent) if provider.max_concurrent else None
+        self._client: AsyncOpenAI | None = None
+        self._opening = asyncio.Lock()
+        self._closed = False
+        self._key = _clean(env.get(provider.api_key_env)) if provider.api_key_env else None
+        self._headers = {h: v for h, e in provider.headers_env.items() if (v := _clean(env.get(e)))}
+        for secret in (self._key, *self._headers.values()):
+            register_secret(secret)
+        address = urlsplit(provider.base_url)
+        self._place = f"{address.hostname}:{address.port}" if address.port else str(address.hostname)
+
+    def stream(self, request: ModelRequest) -> AsyncIterator[Delta]:
+        """Ask for one turn: exactly one request. See :class:`mux.llm.model.Model`."""
+        return self._stream(request)
+
+    async def aclose(self) -> None:
+        """Close its connections; streams that still run break off."""
+        self._closed = True
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    # --- one turn -------------------------------------------------------------------------------------------
+
+    async def _stream(self, request: ModelRequest) -> AsyncGenerator[Delta, None]:
+        async with self._slots or contextlib.nullcontext():
+            probe = self._admit()
+            told = False
+            try:
+                async with contextlib.aclosing(self._turn(request)) as deltas:
+                    async for delta in deltas:
+                        if probe and not told:
+                            self.circuit.worked()
+                            told = True
+                        yield delta
+                self.circuit.worked()
+                told = True
+            except UpstreamError as e:
+                told = True
+                self.circuit.failed(e, probe=probe)
+                raise self._named(e) from None
+            finally:
+                if probe and not told:
+                    self.circuit.gave_up()
+
+    def _admit(self) -> bool:
+        try:
+            return self.circuit.admit()
+        except UpstreamError as e:
+            raise self._named(e) from None
+
+    def _named(self, error: UpstreamError) -> UpstreamError:
+        """The same error, naming the provider."""
+        message = f"Provider {self.name!r}: {error.message[:1].lower()}{error.message[1:]}"
+        return UpstreamError(
+            error.code,
+            message,
+            status=error.status,
+            retryable=error.retryable,
+            retry_after=error.retry_after,
+            extra={"provider": self.name, **error.extra},
+        )
+
+    async def _turn(self, request: ModelRequest) -> AsyncGenerator[Delta, None]:
+        reader = TurnReader(self._parser(request))
+        watch = Watch(self.provider.timeouts, self._clock)
+        async with contextlib.AsyncExitStack() as stack:
+            chunks = await self._open(request, stack, watch)
+            ended = False
+            while not ended:
+                chunk, cut = await self._read(chunks, reader, watch)
+                seen = reader.progressed
+                deltas = reader.feed(chunk) if chunk else reader.end(cut=cut)
+                if not chunk:
+                    ended = True
+                elif reader.done and reader.failure is None:
+                    deltas += reader.end()
+                    ended = True
+                if reader.progressed != seen:
+                    watch.progress()
+                before = self._clock()
+                for delta in deltas:
+                    yield _timed(delta, watch) if isinstance(delta, TurnEnd) else delta
+                watch.held(self._clock() - before)
+                if reader.failure is not None:
+                    raise reader.failure
+            if reader.done:
+                await _drain(chunks)
+
+    def _parser(self, request: ModelRequest) -> ChatParser | ResponsesParser:
+        known = [t.name for t in request.tools]
+        if self.provider.api == "responses":
+            return ResponsesParser(known)
+        n = {**self.provider.params, **request.params}.get("n")
+        return ChatParser(known, n if isinstance(n, int) else 1)
+
+    async def _read(
+        self, chunks: AsyncGenerator[bytes, None], reader: TurnReader, watch: Watch
+    ) -> tuple[bytes, bool]:
+        """The next bytes; ``b""`` at the end, with whether the connection broke."""
+        left = watch.left(terminal=reader.terminal)
+        if left > 0:
+            try:
+                async with asyncio.timeout(left) as timer:
+                    return await anext(chunks, b""), False
+            except TimeoutError:
+                if not timer.expired():
+                    return b"", True
+            except Exception as e:  # noqa: BLE001 - failure boundary: whatever breaks a read is a cut stream
+                self._log.debug("stream_cut", error=type(e).__name__)
+                return b"", True
+        if reader.terminal:
+            return b"", False
+        raise watch.overdue()
+
+    async def _open(
+        self, request: ModelRequest, stack: contextlib.AsyncExitStack, watch: Watch
+    ) -> AsyncGenerator[bytes, None]:
+        """Send the request and wait for the head of the answer."""
+        if self._closed:
+            raise UpstreamError("upstream_unavailable", "The provider has been closed.", retryable=False)
+        try:
+            async with asyncio.timeout(
+                min(watch.left(terminal=False), self.provider.timeouts.turn_s)
+            ) as timer:
+                client = await self._opened()
+                response = await stack.enter_async_context(self._send(client, request))
+        except UpstreamError:
+            raise
+        except TimeoutError:
+            raise watch.overdue() if timer.expired() else self._unreachable(None) from None
+        except Exception as e:  # noqa: BLE001 - failure boundary: whatever the SDK or its transport raise
+            raise self._unreachable(e) from None
+        kind = str(response.headers.get("content-type", "")).lower()
+        if "text/html" in kind:
+            raise broken("The endpoint answered with a web page: check base_url.", retryable=False)
+        chunks: AsyncGenerator[bytes, None] = response.http_response.aiter_bytes()
+        stack.push_async_callback(chunks.aclose)
+        return chunks
+
+    def _unreachable(self, error: BaseException | None) -> UpstreamError:
+        failure = unreachable(error or TimeoutError(), self._place)
+        self._log.debug("unreachable", error=type(error).__name__)
+        return failure
+
+    def _send(self, client: AsyncOpenAI, request: ModelRequest) -> Any:
+        """The SDK's request, not yet sent. The body goes in whole: its own transforms cost and change it."""
+        build = responses_body if self.provider.api == "responses" else chat_body
+        body = build(request, provider=self.name, params=self.provider.params)
+        if self.provider.api == "responses":
+            return client.responses.with_streaming_response.create(
+                model=request.model, input=[], stream=True, extra_body=body, extra_headers=_HEADERS
+            )
+        return client.chat.completions.with_streaming_response.create(
+            model=request.model, messages=[], stream=True, extra_body=body, extra_headers=_HEADERS
+        )
+
+    # --- the client -----------------------------------------------------------------------------------------
+
+    async def _opened(self) -> AsyncOpenAI:
+        if self._client is None:
+            async with self._opening:
+                if self._client is None:
+                    # in a thread: importing the SDK and loading certificates block for a second
+                    self._client = await asyncio.to_thread(self._make_client)
+        return self._client
+
+    def _make_client(self) -> AsyncOpenAI:
+        import httpx2
+        from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient, Omit
+
+        timeout = httpx2.Timeout(None, connect=self.provider.timeouts.first_byte_s)
+        http = DefaultAioHttpClient(
+            timeout=timeout, follow_redirects=False, event_hooks={"response": [self._refuse]}
+        )
+        headers: dict[str, Any] = dict(self._headers)
+        common: dict[str, Any] = {"max_retries": 0, "timeout": timeout, "http_client": http}
+        if self.provider.azure_api_version:
+            return AsyncAzureOpenAI(
+                azure_endpoint=self.provider.base_url.rstrip("/").removesuffix("/openai"),
+                api_version=self.provider.azure_api_version,
+                api_key=self._key or "none",
+                default_headers=headers,
+                **common,
+            )
+        if self._key is None and not any(h.lower() == "authorization" for h in headers):
+            headers["Authorization"] = Omit()  # local servers need no key, and another provider's must not go
+        if urlsplit(self.provider.base_url).hostname != "api.openai.com":
+            headers = {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit(), **headers}
+        return AsyncOpenAI(
+            base_url=self.provider.base_url, api_key=self._key or "none", default_headers=headers, **common
+        )
+
+    async def _refuse(self, response: httpx2.Response) -> None:
+        """Called with the head of each answer: turns any status but 2xx into our error, body unread."""
+        if 200 <= response.status_code < 300:
+            return
+        body = b""
+        with contextlib.suppress(Exception):  # the status alone tells enough
+            async with asyncio.timeout(PEEK_S), contextlib.aclosing(response.aiter_raw()) as parts:
+                async for part in parts:
+                    body += part
+                    if len(body) >= PEEK_BYTES:
+                        break
+        headers = {k.lower(): v for k, v in response.headers.items()}
+        raise rejected(
+            response.status_code, headers, body, now=time.time(), key_env=self.provider.api_key_env
+        )
+
+    async def models(self, deadline_s: float = 2.0) -> list[dict[str, Any]]:
+        """What the endpoint's ``/models`` lists: ``id`` and, where it says, ``context`` (tokens).
+
+        Raises:
+            UpstreamError: it did not answer in time, or not with a list.
+        """
+        try:
+            async with asyncio.timeout(deadline_s):
+                client = await self._opened()
+                response = await client.models.with_raw_response.list()
+                listed = response.http_response.json()
+        except UpstreamError as e:
+            raise self._named(e) from None
+        except Exception as e:  # noqa: BLE001 - failure boundary: whatever the SDK or its transport raise
+            raise self._named(self._unreachable(e)) from None
+        entries = listed.get("data") if isinstance(listed, dict) else listed
+        if not isinstance(entries, list):
+            raise self._named(broken("Its /models is no list of models."))
+        return [
+            _model_entry(m) for m in entries[:2000] if isinstance(m, dict) and isinstance(m.get("id"), str)
+        ]
+
+
+def _clean(value: str | None) -> str | None:
+    value = (value or "").strip()
+    return value or None
+
+
+def _model_entry(model: Mapping[str, Any]) -> dict[str, Any]:
+    entry: dict[str, Any] = {"id": model["id"]}
+    meta = model.get("meta") if isinstance(model.get("meta"), dict) else {}
+    for holder, name in (
+        (model, "context_length"),
+        (model, "max_model_len"),
+        (meta, "n_ctx"),
+        (meta, "n_ctx_train"),
+    ):
+        if isinstance(value := (holder or {}).get(name), int):
+            entry["context"] = value
+            break
+    return entry
+
+
+def _timed(end: TurnEnd, watch: Watch) -> TurnEnd:
+    if watch.first is None:
+        return end
+    return replace(
+        end, ttft_ms=round(watch.first * 1000), generation_ms=round((watch.last - watch.first) * 1000)
+    )
+
+
+async def _drain(chunks: AsyncGenerator[bytes, None]) -> None:
+    """Read to the end of the answer, if it is near: a connection can only be used again after that."""
+    with contextlib.suppress(Exception):  # the turn is over: how its connection ends changes nothing
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in chunks:
+                pass

@@ -1,0 +1,56 @@
+"""Token counts as endpoints report them, in the several places and spellings they use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mux.events import Usage
+
+__all__ = ["merge_usage", "read_usage"]
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value < 0:
+        return None
+    return int(value) if value < 1e15 else None
+
+
+def _first(*sources: tuple[Any, str]) -> int | None:
+    for holder, name in sources:
+        if isinstance(holder, dict) and (count := _count(holder.get(name))) is not None:
+            return count
+    return None
+
+
+def read_usage(raw: Any) -> Usage | None:
+    """Read a ``usage`` object of chat.completions or Responses; ``None`` if it says nothing.
+
+    ``input_tokens`` includes what came from a cache, ``output_tokens`` what was reasoning, as OpenAI counts.
+    """
+    if not isinstance(raw, dict):
+        return None
+    inp = raw.get("prompt_tokens_details") or raw.get("input_tokens_details")
+    out = raw.get("completion_tokens_details") or raw.get("output_tokens_details")
+    cost = raw.get("cost")
+    usable_cost = isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < 1e9
+    usage = Usage(
+        input_tokens=_first((raw, "prompt_tokens"), (raw, "input_tokens")),
+        output_tokens=_first((raw, "completion_tokens"), (raw, "output_tokens")),
+        reasoning_tokens=_first((out, "reasoning_tokens"), (raw, "reasoning_tokens")),
+        # DeepSeek: prompt_cache_hit_tokens; Moonshot: cached_tokens beside the totals
+        cached_tokens=_first(
+            (inp, "cached_tokens"), (raw, "prompt_cache_hit_tokens"), (raw, "cached_tokens")
+        ),
+        cost=float(cost)
+        if usable_cost and cost is not None
+        else None,  # OpenRouter reports it, in US dollars
+        currency="USD" if usable_cost else None,
+    )
+    return None if usage == Usage() else usage
+
+
+def merge_usage(old: Usage | None, new: Usage | None) -> Usage | None:
+    """Later reports win, field by field: running totals are sent more than once."""
+    if old is None or new is None:
+        return new if old is None else old
+    return old.model_copy(update=new.model_dump(exclude_none=True))
