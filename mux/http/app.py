@@ -1,0 +1,61 @@
+"""The application: routes, pages, and the two boundaries around every handler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from aiohttp import web
+
+from mux._paths import bundled
+from mux.http import agents, chat_stream, health, runs, streams
+from mux.http.openapi import openapi
+from mux.http.pages import Pages
+from mux.http.problems import errors_become_problems
+from mux.http.replies import reply
+from mux.http.routes import Answer, Route, add_routes
+from mux.http.security import add_headers, guard
+from mux.http.state import API, Api
+
+__all__ = ["ROUTES", "build_app"]
+
+NATIVE: tuple[Route, ...] = (
+    *runs.ROUTES,
+    *streams.ROUTES,
+    *chat_stream.ROUTES,
+    *agents.ROUTES,
+    *health.ROUTES,
+)
+
+
+def _document_route(table: Sequence[Route]) -> Route:
+    async def document(request: web.Request) -> web.StreamResponse:
+        return reply(made, headers={"Cache-Control": "no-cache"})
+
+    route = Route(
+        "GET", "/openapi.json", document, "This document.", "operations",
+        answers={200: Answer("OpenAPI 3.1.", media=("application/json",))},
+    )  # fmt: skip
+    made = openapi([*table, route])
+    return route
+
+
+ROUTES: tuple[Route, ...] = (*NATIVE, _document_route(NATIVE))
+
+
+def build_app(api: Api, *, static: Path | None = None) -> web.Application:
+    """The aiohttp application of these parts.
+
+    Args:
+        api: what the handlers work with.
+        static: the dashboard's folder; default the one that ships with the package.
+    """
+    app = web.Application(
+        middlewares=[errors_become_problems, guard],
+        client_max_size=int(api.settings.http.max_body_mb * 1024 * 1024),
+    )
+    app[API] = api
+    app.on_response_prepare.append(add_headers)
+    add_routes(app, ROUTES)
+    Pages(static or bundled("static")).add_to(app)
+    return app

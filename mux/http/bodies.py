@@ -1,0 +1,89 @@
+"""Request bodies: JSON with the place of an error, models with the field's path and the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from typing import Any, TypeVar
+
+import pydantic_core
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from mux.errors import BadRequest
+
+__all__ = ["problem_of_validation", "read_model"]
+
+M = TypeVar("M", bound=BaseModel)
+_MAX_ERRORS = 20
+
+
+async def read_model(request: web.Request, model: type[M], *, optional: bool = False) -> M:
+    """The body as a model.
+
+    Args:
+        optional: an empty body stands for the model's defaults.
+
+    Raises:
+        BadRequest: ``body_type`` (415), ``body_missing``, ``json_invalid``, ``request_invalid``.
+        HTTPRequestEntityTooLarge: the body is over the limit.
+    """
+    data = await request.read()
+    if not data.strip():
+        if optional:
+            return model()
+        raise BadRequest("body_missing", "The request has no body; send a JSON object.")
+    kind = request.content_type if "Content-Type" in request.headers else "application/json"
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise BadRequest(
+            "body_type", f"The body is {kind[:80]}; send it as Content-Type: application/json.", status=415
+        )
+    try:
+        value = pydantic_core.from_json(data, allow_inf_nan=False)
+    except ValueError as e:
+        raise BadRequest("json_invalid", f"The body is not JSON: {e}.") from None
+    if not isinstance(value, dict):
+        raise BadRequest("request_invalid", "The body has to be a JSON object.")
+    try:
+        return model.model_validate(value)
+    except ValidationError as e:
+        raise problem_of_validation(e, model) from None
+
+
+def problem_of_validation(error: ValidationError, model: type[BaseModel]) -> BadRequest:
+    """What is wrong, field by field, with the name that was probably meant."""
+    found: list[dict[str, Any]] = []
+    for item in error.errors(include_url=False, include_context=False, include_input=False)[:_MAX_ERRORS]:
+        field = ".".join(str(p) for p in item["loc"])
+        entry: dict[str, Any] = {"field": field, "message": item["msg"].removeprefix("Value error, ")}
+        if item["type"] == "extra_forbidden":
+            known = _known(model, item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
+            entry["message"] = "unknown field" + (f"; did you mean {near[0]!r}?" if near else "")
+            if near:
+                entry["did_you_mean"] = near[0]
+        found.append(entry)
+    first = found[0]
+    where = f"{first['field'][:200]}: " if first["field"] else ""
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return BadRequest("request_invalid", f"{where}{first['message']}{more}", extra={"errors": found})
+
+
+def _known(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the model at this place of the value."""
+    here: list[type[BaseModel]] = [model]
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        inner = [
+            m for one in here if part in one.model_fields for m in _models(one.model_fields[part].annotation)
+        ]
+        here = inner or here  # a part that names a member of a union stays where it is
+    return sorted({name for one in here for name in one.model_fields})
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if inspect.isclass(annotation) and typing.get_origin(annotation) is None:
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [m for arg in typing.get_args(annotation) for m in _models(arg)]

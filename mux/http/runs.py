@@ -1,0 +1,326 @@
+"""Runs: start, look at, change, control, forget."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from mux.errors import BadRequest
+from mux.http import models
+from mux.http.accept import preference
+from mux.http.replies import reply
+from mux.http.routes import BODY, Answer, Param, Route, query
+from mux.http.state import API
+from mux.http.streams import NDJSON, SSE, STREAM_PARAMS, encoder_for, follow, selection_of, wants
+from mux.log.base import RunQuery, RunRow
+from mux.requests import (
+    AddChannel,
+    ApprovalAnswer,
+    CancelRequest,
+    PatchRun,
+    RetryRequest,
+    StartRequest,
+    SteerRequest,
+)
+
+__all__ = ["ROUTES", "idempotency_key", "settled"]
+
+T = TypeVar("T")
+MAX_WAIT_S = 600.0
+MAX_LIST = 200
+MAX_LINE = 64 * 1024 * 1024  # one event of an imported run
+_working: set[asyncio.Task[Any]] = set()
+
+
+async def settled(work: Coroutine[Any, Any, T]) -> T:
+    """Finish a change even if its client hangs up in the middle of it: nothing is left half-started."""
+    task = asyncio.ensure_future(work)
+    _working.add(task)
+    task.add_done_callback(_working.discard)
+    task.add_done_callback(lambda t: t.cancelled() or t.exception())  # seen, also when nobody waits any more
+    return await asyncio.shield(task)
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    """The ``Idempotency-Key`` header, checked."""
+    key = request.headers.get("Idempotency-Key", "").strip()
+    if len(key) > 255 or any(ord(c) < 32 or ord(c) > 126 for c in key):
+        raise BadRequest("idempotency_key_invalid", "Idempotency-Key takes up to 255 printable characters.")
+    return key or None
+
+
+def _run(request: web.Request) -> str:
+    return request.match_info["run"]
+
+
+def _channel(request: web.Request) -> str:
+    return request.match_info["channel"]
+
+
+async def start(request: web.Request) -> web.StreamResponse:
+    """``POST /api/runs``."""
+    api = request.app[API]
+    media = wants(request, ("application/json", SSE, NDJSON))
+    wait_s = _wait_s(request)
+    if media != "application/json":
+        encoder_for(request, selection_of(request))  # what can't be streamed must not be started
+    started = await settled(
+        api.engine.start_run(
+            request[BODY], key=idempotency_key(request), streaming=media != "application/json"
+        )
+    )
+    run = started.row.run
+    headers = {"Location": f"/api/runs/{run}"}
+    if not started.created:
+        headers["Idempotency-Replayed"] = "true"
+    status = 201 if started.created else 200
+    if media != "application/json":
+        return await follow(request, [run], status=status, headers=headers)
+    if wait_s is not None and await api.hub.wait_final(run, wait_s):
+        headers["Preference-Applied"] = f"wait={wait_s:g}"
+    return reply(await api.engine.snapshot(run), status, headers)
+
+
+def _wait_s(request: web.Request) -> float | None:
+    text = preference(request.headers.getall("Prefer", []), "wait")
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None  # RFC 7240: a preference that can't be honoured is ignored
+    return min(seconds, MAX_WAIT_S) if seconds >= 0 else None
+
+
+async def listing(request: web.Request) -> web.StreamResponse:
+    """``GET /api/runs``."""
+    statuses = [s.strip() for text in query(request, "status", []) for s in text.split(",") if s.strip()]
+    page = await request.app[API].engine.list_runs(
+        RunQuery(
+            status=tuple(statuses),
+            agent=query(request, "agent"),
+            thread=query(request, "thread"),
+            q=query(request, "q"),
+            metadata=query(request, "metadata.", {}),
+            starred=query(request, "starred"),
+            limit=query(request, "limit", 50),
+            after=query(request, "after"),
+        )
+    )
+    out: dict[str, Any] = {"runs": [_item(row, page.hits.get(row.run)) for row in page.runs]}
+    if page.next is not None:
+        out["next"] = page.next
+    return reply(out)
+
+
+def _item(row: RunRow, hits: Any) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "run": row.run,
+        "thread": row.thread,
+        "status": row.status,
+        "title": row.title,
+        "starred": row.starred,
+        "metadata": dict(row.metadata),
+        "created": row.created,
+        "updated": row.updated,
+        "finished": row.finished,
+        "message": row.message,
+        "agents": list(row.agents),
+        **row.summary,
+    }
+    return out | {"hits": dict(hits)} if hits else out
+
+
+async def show(request: web.Request) -> web.StreamResponse:
+    """``GET /api/runs/{run}``."""
+    return reply(await request.app[API].engine.snapshot(_run(request)))
+
+
+async def change(request: web.Request) -> web.StreamResponse:
+    """``PATCH /api/runs/{run}``."""
+    return reply(await settled(request.app[API].engine.patch(_run(request), request[BODY])))
+
+
+async def forget(request: web.Request) -> web.StreamResponse:
+    """``DELETE /api/runs/{run}``."""
+    api = request.app[API]
+    await settled(api.engine.delete(_run(request)))
+    api.hub.forget(_run(request))
+    return web.Response(status=204)
+
+
+async def cancel(request: web.Request) -> web.StreamResponse:
+    """``POST /api/runs/{run}/cancel``."""
+    api, body = request.app[API], request[BODY]
+    await settled(api.engine.cancel(_run(request), body.mode))
+    return reply({"run": _run(request), "mode": body.mode}, 202)
+
+
+async def cancel_channel(request: web.Request) -> web.StreamResponse:
+    """``POST /api/runs/{run}/channels/{channel}/cancel``."""
+    api, body = request.app[API], request[BODY]
+    await settled(api.engine.cancel_channel(_run(request), _channel(request), body.mode))
+    return reply({"run": _run(request), "channel": _channel(request), "mode": body.mode}, 202)
+
+
+async def add_channel(request: web.Request) -> web.StreamResponse:
+    """``POST /api/runs/{run}/channels``."""
+    channel = await settled(request.app[API].engine.add_channel(_run(request), request[BODY]))
+    return reply({"run": _run(request), "channel": channel}, 201)
+
+
+async def retry(request: web.Request) -> web.StreamResponse:
+    """``POST /api/runs/{run}/channels/{channel}/retry``."""
+    run, channel = await settled(
+        request.app[API].engine.retry(_run(request), _channel(request), request[BODY].model)
+    )
+    return reply({"run": run, "channel": channel}, 201, {"Location": f"/api/runs/{run}"})
+
+
+async def steer(request: web.Request) -> web.StreamResponse:
+    """``POST /api/runs/{run}/channels/{channel}/messages``."""
+    message_id = await settled(request.app[API].engine.steer(_run(request), _channel(request), request[BODY]))
+    return reply({"message_id": message_id}, 202)
+
+
+async def approve(request: web.Request) -> web.StreamResponse:
+    """``POST /api/runs/{run}/approvals/{call_id}``."""
+    answer = request.app[API].engine.answer(
+        _run(request), request.match_info["call_id"], request[BODY], by="local"
+    )
+    return reply(await settled(answer))
+
+
+async def export(request: web.Request) -> web.StreamResponse:
+    """``GET /api/runs/{run}/export``."""
+    run = _run(request)
+    lines = request.app[API].engine.export(run)
+    first = await anext(lines, b"")  # an unknown run is refused before the headers are out
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "application/x-ndjson",
+            "Content-Disposition": f'attachment; filename="{run}.ndjson"',
+            "Cache-Control": "no-store",
+        }
+    )
+    await response.prepare(request)
+    await response.write(first)
+    async for line in lines:
+        await response.write(line)
+    await response.write_eof()
+    return response
+
+
+async def import_run(request: web.Request) -> web.StreamResponse:
+    """``POST /api/runs/import``."""
+    api = request.app[API]
+    run = await api.engine.import_run(_lines(request))
+    return reply(await api.engine.snapshot(run), 201, {"Location": f"/api/runs/{run}"})
+
+
+async def _lines(request: web.Request) -> AsyncIterator[bytes]:
+    """The body's lines as they arrive: an exported run may be larger than other bodies."""
+    rest = b""
+    async for data in request.content.iter_any():
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line
+        if len(rest) > MAX_LINE:
+            raise BadRequest("body_too_large", "A line of this file is longer than any event.", status=413)
+    if rest.strip():
+        yield rest
+
+
+RUN = Param("run", "the run's id", place="path", required=True)
+CHANNEL = Param("channel", "the channel's id", place="path", required=True)
+_SNAPSHOT = Answer("The run as it stands.", models.Run, headers={"Location": "where the run is"})
+
+ROUTES = (
+    Route(
+        "POST", "/api/runs", start, "Start a run. With a streaming Accept the answer is its stream.", "runs",
+        params=(
+            *(p for p in STREAM_PARAMS if p.name not in ("after", "Last-Event-ID")),
+            Param("Idempotency-Key", "the same key and body answer with the run made first", place="header"),
+            Param("Prefer", "`wait=N`: answer when the run is finished, or after N seconds", place="header"),
+        ),
+        body=StartRequest,
+        answers={
+            201: Answer("Started; survives a crash.", models.Run, (SSE, NDJSON), _SNAPSHOT.headers),
+            200: Answer("The run that this key made first.", models.Run, (SSE, NDJSON)),
+        },
+        errors=(403, 404, 406, 409, 413, 415, 429, 503),
+    ),
+    Route(
+        "GET", "/api/runs", listing, "Runs, newest first.", "runs",
+        params=(
+            Param("status", "only these states, joined by commas", many=True),
+            Param("agent", "only runs with a channel of this agent"),
+            Param("thread", "only runs of this thread"),
+            Param("q", "full-text search in messages and outputs"),
+            Param("metadata.", "metadata.<key>=<value>: only runs with this metadata", prefix=True),
+            Param("starred", "only starred runs (1) or the others (0)", "boolean"),
+            Param("limit", "runs a page", "integer", schema={"minimum": 1, "maximum": MAX_LIST}),
+            Param("after", "`next` of the page before"),
+        ),
+        answers={200: Answer("A page of runs.", models.RunList)},
+        errors=(503,),
+    ),
+    Route(
+        "POST", "/api/runs/import", import_run, "Keep a run that was exported.", "runs",
+        raw_body="application/x-ndjson", answers={201: _SNAPSHOT}, errors=(403, 409, 413, 503),
+    ),
+    Route(
+        "GET", "/api/runs/{run}", show, "A run's snapshot, and the cursor to continue from.", "runs",
+        params=(RUN,), answers={200: Answer("The run as it stands.", models.Run)}, errors=(404, 503),
+    ),
+    Route(
+        "PATCH", "/api/runs/{run}", change, "Change title, star and metadata.", "runs",
+        params=(RUN,), body=PatchRun, answers={200: Answer("The run as it stands.", models.Run)},
+        errors=(403, 404, 413, 415, 503),
+    ),
+    Route(
+        "DELETE", "/api/runs/{run}", forget, "Forget a run.", "runs",
+        params=(RUN,), answers={204: Answer("It is forgotten.")}, errors=(403, 404, 409, 503),
+    ),
+    Route(
+        "GET", "/api/runs/{run}/export", export, "The run as one NDJSON file.", "runs",
+        params=(RUN,), answers={200: Answer("The file.", media=(NDJSON,))}, errors=(404, 503), stream=True,
+    ),
+    Route(
+        "POST", "/api/runs/{run}/cancel", cancel, "Stop all channels of a run.", "control",
+        params=(RUN,), body=CancelRequest, empty_body=True,
+        answers={202: Answer("It is being stopped.", models.Accepted)}, errors=(403, 404, 409, 415, 503),
+    ),
+    Route(
+        "POST", "/api/runs/{run}/channels/{channel}/cancel", cancel_channel, "Stop one channel.", "control",
+        params=(RUN, CHANNEL), body=CancelRequest, empty_body=True,
+        answers={202: Answer("It is being stopped.", models.Accepted)}, errors=(403, 404, 409, 415, 503),
+    ),
+    Route(
+        "POST", "/api/runs/{run}/channels", add_channel, "Add a channel to a running run.", "control",
+        params=(RUN,), body=AddChannel, answers={201: Answer("It was added.", models.ChannelMade)},
+        errors=(403, 404, 409, 413, 415, 429, 503),
+    ),
+    Route(
+        "POST", "/api/runs/{run}/channels/{channel}/retry", retry, "Do a channel again, beside the old one.",
+        "control", params=(RUN, CHANNEL), body=RetryRequest, empty_body=True,
+        answers={201: Answer("The new channel; on a finished run, of a new run.", models.ChannelMade)},
+        errors=(403, 404, 409, 415, 429, 503),
+    ),
+    Route(
+        "POST", "/api/runs/{run}/channels/{channel}/messages", steer, "Steer a running channel.", "control",
+        params=(RUN, CHANNEL), body=SteerRequest,
+        answers={202: Answer("It was accepted.", models.MessageAccepted)},
+        errors=(403, 404, 409, 413, 415, 503),
+    ),
+    Route(
+        "POST", "/api/runs/{run}/approvals/{call_id}", approve, "Decide about a call; the first answer wins.",
+        "control", params=(RUN, Param("call_id", "the call's id", place="path", required=True)),
+        body=ApprovalAnswer, answers={200: Answer("How it was decided.", models.ApprovalState)},
+        errors=(403, 404, 409, 413, 415, 503),
+    ),
+)  # fmt: skip
