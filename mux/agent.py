@@ -16,8 +16,10 @@ sets ``ctx.stopping``, which the agent looks at between its steps.
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import structlog
@@ -382,8 +384,13 @@ class Agent(Protocol):
     ``resumable`` (``"resume"`` | ``"restart"`` | ``"fail"``, the default: what to do after a crash).
     """
 
-    name: str
-    description: str
+    @property
+    def name(self) -> str:
+        """The name in the roster."""
+
+    @property
+    def description(self) -> str:
+        """One sentence for people and for agents that delegate."""
 
     def run(self, ctx: AgentContext) -> AsyncIterator[Draft]:
         """Do the task. Called once per attempt; iterated to its end or closed."""
@@ -423,3 +430,13 @@ def agent(
 
 
 ProgressFunction: TypeAlias = Callable[[str, float | None, str | None], Awaitable[None]]
+
+
+class _CallableModule(ModuleType):
+    """Lets ``@mux.agent(…)`` work although ``mux.agent`` is this module too, whichever was imported first."""
+
+    def __call__(self, **options: Any) -> Callable[[AgentFunction], FunctionAgent]:
+        return agent(**options)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -74,7 +74,7 @@ _ERROR = re.compile(
 )
 _HEADER = re.compile(r"^\[(\d{1,4})\] (.*?)(?: \(([^()\n]+?)(?:, lines [^()\n]*)?\))?$", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n(?=\s*(?:[-*#>|]|\d+\.|\n))")
-_MARKS = re.compile(r"^[#>\-*|\s]+|[*_`|]+")
+_MARKS = re.compile(r"^[#>\-*|\s]+|[*`|]+")
 
 
 def keywords(text: str, limit: int = 6) -> list[str]:

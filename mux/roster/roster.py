@@ -1,0 +1,265 @@
+"""The agents there are, by name; read again when a file changes."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from mux.agent import Agent
+from mux.errors import ConfigError, NotFound
+from mux.llm.agent import LlmAgent
+from mux.llm.setup import LlmRuntime
+from mux.roster.markdown import read_markdown
+from mux.roster.python import forget, read_python
+from mux.tools.base import Tool
+
+__all__ = ["Problem", "Roster"]
+
+_log = structlog.get_logger()
+_IGNORED = {"readme.md", "changelog.md", "license.md", "contributing.md"}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file that could not be loaded.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it.
+    """
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(slots=True)
+class _Loaded:
+    """One state of the roster, replaced as a whole when files change."""
+
+    agents: dict[str, Agent] = field(default_factory=dict)
+    sources: dict[str, Path] = field(default_factory=dict)
+    tools: dict[str, Tool] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class Roster:
+    """Loads agents from folders.
+
+    Args:
+        dirs: folders in order of precedence: ``./agents``, then every ``--agents DIR``.
+        runtime: what LLM agents run on; roster tools are added to its toolbox.
+        builtin: the folder of the built-in agents; it comes last.
+    """
+
+    def __init__(self, dirs: Sequence[Path], runtime: LlmRuntime, *, builtin: Path) -> None:
+        self._dirs = [*dict.fromkeys(Path(d).resolve() for d in dirs), builtin.resolve()]
+        self._dirs = list(dict.fromkeys(self._dirs))
+        self._builtin = builtin.resolve()
+        self._asked = {Path(d).resolve() for d in dirs}
+        self._runtime = runtime
+        self._state = _Loaded()
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self._lock = threading.Lock()  # refresh runs in threads
+
+    @property
+    def agents(self) -> Mapping[str, Agent]:
+        """All agents by name."""
+        return self._state.agents
+
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        """The tools that roster files define, by name."""
+        return self._state.tools
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Files that could not be loaded."""
+        return list(self._state.problems)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was left out of agents that run all the same."""
+        return list(self._state.warnings)
+
+    def get(self, name: str) -> Agent:
+        """An agent.
+
+        Raises:
+            NotFound: ``agent_unknown``, with near names.
+        """
+        agent = self._state.agents.get(name)
+        if agent is None:
+            near = difflib.get_close_matches(name, self._state.agents, n=3)
+            known = ", ".join(near or sorted(self._state.agents)) or "none"
+            lead = "Did you mean" if near else "Known agents"
+            raise NotFound("agent_unknown", f"There is no agent {name[:64]!r}. {lead}: {known}.")
+        return agent
+
+    # --- loading -----------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read every file. A file that fails is a problem and stops no other."""
+        with self._lock:
+            self._seen = self._scan()
+            self._load()
+
+    def refresh(self) -> bool:
+        """Read the files again if any was added, changed or removed. Running channels keep their agents.
+
+        Returns:
+            Whether anything changed. Touches the disk: call it in a thread.
+        """
+        with self._lock:
+            seen = self._scan()
+            if seen == self._seen:
+                return False
+            self._seen = seen
+            self._load()
+        return True
+
+    def _scan(self) -> dict[Path, tuple[int, int]]:
+        seen: dict[Path, tuple[int, int]] = {}
+        for path in self._files():
+            try:
+                stat = path.stat()
+            except OSError:  # removed since it was listed: the next look will not list it
+                continue
+            seen[path] = (stat.st_mtime_ns, stat.st_size)
+        return seen
+
+    def _files(self) -> Iterator[Path]:
+        for folder in self._dirs:
+            if not folder.is_dir():
+                continue
+            for path in sorted(folder.iterdir()):
+                hidden = path.name.startswith(("_", ".")) or path.name.lower() in _IGNORED
+                if path.suffix in (".md", ".py") and not hidden and path.is_file():
+                    yield path
+
+    def _load(self) -> None:
+        state = _Loaded()
+        for folder in self._dirs:
+            forget(folder)
+            if folder in self._asked and not folder.is_dir() and folder != Path.cwd() / "agents":
+                state.problems.append(Problem(folder, "there is no such folder"))
+        found: list[tuple[Agent, Path]] = []
+        for path in self._files():
+            try:
+                found.extend((agent, path) for agent in self._read(path, state))
+            except ConfigError as e:
+                state.problems.append(Problem(path, e.message))
+        for agent, path in found:
+            self._admit(agent, path, state)
+        self._state = state
+        _log.info(
+            "roster_loaded",
+            agents=sorted(state.agents),
+            folders=[str(d) for d in self._dirs if d.is_dir()],
+            problems=[str(p) for p in state.problems],
+            warnings=state.warnings,
+        )
+
+    def _read(self, path: Path, state: _Loaded) -> list[Agent]:
+        if path.suffix == ".md":
+            agent, warnings = read_markdown(path)
+            state.warnings.extend(f"{path}: {w}" for w in warnings)
+            return [agent]
+        value, tools = read_python(path)
+        for tool in tools:
+            state.tools.setdefault(tool.name, tool)
+        return [] if value is None else [value]
+
+    def _admit(self, agent: Agent, path: Path, state: _Loaded) -> None:
+        earlier = state.sources.get(agent.name)
+        if earlier is not None:
+            if earlier.parent == path.parent:
+                reason = f"{earlier.name} already defines an agent named {agent.name!r}"
+                state.problems.append(Problem(path, reason))
+            return  # an earlier folder replaces an agent of a later one: that is how one overrides
+        if isinstance(agent, LlmAgent):
+            agent = self._bound(agent, path, state)
+        state.agents[agent.name] = agent
+        state.sources[agent.name] = path
+
+    def _bound(self, agent: LlmAgent, path: Path, state: _Loaded) -> LlmAgent:
+        """The agent on our runtime, with its roster tools in place of their names."""
+        builtin = self._runtime.toolbox().tools
+        tools: list[Tool | str] = []
+        for tool in agent.tools:
+            if isinstance(tool, str) and tool not in builtin:
+                if tool in state.tools:
+                    tools.append(state.tools[tool])
+                    continue
+                if not self._may_come(tool):
+                    state.warnings.append(f"{path}: unknown tool {tool!r}; the agent runs without it")
+            tools.append(tool)
+        if agent.model is not None:
+            try:
+                self._runtime.providers.model(agent.model)
+            except ConfigError:
+                state.warnings.append(
+                    f"{path}: unknown model {agent.model!r}; the agent runs on the default model"
+                )
+        bound = LlmAgent(**{**_fields(agent), "tools": tuple(tools), "source": agent.source or str(path)})
+        return bound.bind(self._runtime)
+
+    def _may_come(self, tool: str) -> bool:
+        """Whether a tool belongs to a configured MCP server, which may not be connected yet."""
+        settings = self._runtime.settings
+        return any(tool.startswith(f"{server}_") for server in settings.mcp) or (
+            tool == "web_search" and not settings.web_search.url and not settings.web_search.mcp
+        )
+
+    # --- for people --------------------------------------------------------------------------------------
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The agents as ``GET /api/agents`` shows them, own ones first."""
+        return [self._described(name, agent) for name, agent in self._state.agents.items()]
+
+    def _described(self, name: str, agent: Agent) -> dict[str, Any]:
+        path = self._state.sources[name]
+        tools = agent.tool_names if isinstance(agent, LlmAgent) else getattr(agent, "tools", ())
+        known = {*self._runtime.toolbox().tools, *self._state.tools}
+        described: dict[str, Any] = {
+            "name": name,
+            "description": agent.description,
+            "model": self._model_of(agent),
+            "tools": [t for t in tools if not isinstance(agent, LlmAgent) or t in known or _own(agent, t)],
+            "source": "built-in" if path.parent == self._builtin else str(path),
+        }
+        budget = getattr(agent, "budget", None)
+        if budget is not None:
+            described["budget"] = budget.model_dump(exclude_none=True)
+        if examples := list(getattr(agent, "examples", ())):
+            described["examples"] = examples
+        return {k: v for k, v in described.items() if v is not None}
+
+    def _model_of(self, agent: Agent) -> str | None:
+        model = getattr(agent, "model", None)
+        if not isinstance(agent, LlmAgent):
+            return model if isinstance(model, str) else None
+        if agent.model is not None:
+            try:
+                self._runtime.providers.model(agent.model)
+            except ConfigError:
+                return self._runtime.settings.default_model()
+            return agent.model
+        return self._runtime.settings.default_model()
+
+
+def _own(agent: LlmAgent, name: str) -> bool:
+    return any(isinstance(t, Tool) and t.name == name for t in agent.tools)
+
+
+def _fields(agent: LlmAgent) -> dict[str, Any]:
+    return {name: getattr(agent, name) for name in LlmAgent.__dataclass_fields__}
