@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
-from mux.events import Event, ToolProgress, ToolResult, ToolStart
+from mux.events import Event, Refusal, RunFinished, Token, ToolProgress, ToolResult, ToolStart
 from mux.run import RunState
 
 __all__ = ["Renderer", "renderer", "show"]
@@ -58,8 +58,8 @@ async def show(events: AsyncIterable[Event], to: Renderer) -> str:
     with to:
         async for event in events:
             to.event(event)
-            if event.type == "run_finished":
-                status = event.body.status  # type: ignore[attr-defined] - RunFinished has a status
+            if isinstance(event.body, RunFinished):
+                status = event.body.status
     return status
 
 
@@ -96,11 +96,11 @@ class Lines(_Base):
     def event(self, event: Event) -> None:
         channel, body = event.channel, event.body
         if channel is None:
-            if event.type == "run_finished":
-                self.console.print(f"[dim]run {event.run}: {body.status}[/]")  # type: ignore[attr-defined]
+            if isinstance(body, RunFinished):
+                self.console.print(f"[dim]run {event.run}: {body.status}[/]")
             return
-        if event.type in ("token", "refusal"):
-            *lines, self._open[channel] = (self._open.get(channel, "") + body.content).split("\n")  # type: ignore[attr-defined]
+        if isinstance(body, Token | Refusal):
+            *lines, self._open[channel] = (self._open.get(channel, "") + body.content).split("\n")
             for line in lines:
                 self._print(channel, escape(line))
             return

@@ -25,7 +25,7 @@ import aiohttp
 
 from mux.client.follow import FIRST_DELAY_S, LAST_DELAY_S, Follower, problem
 from mux.errors import Unavailable
-from mux.events import Event
+from mux.events import Event, Token
 from mux.run import RunState
 
 __all__ = ["MuxClient", "Run"]
@@ -108,7 +108,10 @@ class MuxClient:
 
     async def runs(self, **filters: Any) -> dict[str, Any]:
         """One page of the list: ``{"runs": […], "next"?: …}``; filters as ``GET /api/runs`` takes them."""
-        return await self.request("GET", "/api/runs", params={k: str(v) for k, v in filters.items()})
+        page: dict[str, Any] = await self.request(
+            "GET", "/api/runs", params={k: str(v) for k, v in filters.items()}
+        )
+        return page
 
     async def agents(self) -> list[dict[str, Any]]:
         """The roster."""
@@ -223,8 +226,8 @@ class Run:
     async def text(self, channel: str) -> AsyncIterator[str]:
         """The channel's answer as it is written. After a reset of a step the pieces begin anew."""
         async for event in self.channel(channel, types=["token", "done"]):
-            if event.type == "token":
-                yield event.body.content  # type: ignore[attr-defined] - a token has content
+            if isinstance(event.body, Token):
+                yield event.body.content
 
     async def snapshot(self) -> dict[str, Any]:
         """States, texts, tool calls, usage and metrics as they stand, from the server."""

@@ -1,0 +1,169 @@
+"""The command line's own logic; whole commands are run in test_commands.py."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mux.cli import main
+from mux.cli.batch import read_prompts
+from mux.cli.parser import parse
+from mux.cli.render import Lines, show
+from mux.cli.replay import paced, read_file
+from mux.cli.run import request_from
+from mux.cli.serve import port_owner
+from mux.errors import BadRequest
+from mux.events import (
+    Body,
+    ChannelInfo,
+    ChannelStarted,
+    Done,
+    Event,
+    RunFinished,
+    RunStarted,
+    Token,
+    ToolResult,
+    ToolStart,
+)
+
+
+def recorded() -> list[Event]:
+    """A small run of two channels whose tokens interleave."""
+    numbered: list[Event] = []
+    cseq: dict[str | None, int] = {}
+
+    def add(channel: str | None, body: Body) -> None:
+        cseq[channel] = cseq.get(channel, 0) + 1
+        numbered.append(Event("r1", len(numbered) + 1, channel, cseq[channel], 1000 * len(numbered), body))
+
+    add(None, RunStarted(thread="t", channels=[ChannelInfo(id=c, agent=c) for c in "ab"]))
+    for channel in "ab":
+        add(channel, ChannelStarted(agent=channel, attempt=1))
+    add("a", Token(content="one "))
+    add("b", Token(content="first\nsec"))
+    add("a", Token(content="two"))
+    add("b", Token(content="ond"))
+    for channel in "ab":
+        add(channel, Done(status="completed", duration_ms=1, attempt=1))
+    add(None, RunFinished(status="completed", channels={"a": "completed", "b": "completed"}, duration_ms=1))
+    return numbered
+
+
+async def stream(events: list[Event]) -> AsyncIterator[Event]:
+    for event in events:
+        yield event
+
+
+def test_each_agent_may_have_a_task_of_its_own() -> None:
+    assert request_from(["a", "b=its own"], "shared") == {
+        "message": "shared",
+        "channels": [{"agent": "a"}, {"agent": "b", "message": "its own"}],
+    }
+    assert request_from(["b=only"], None) == {"channels": [{"agent": "b", "message": "only"}]}
+    assert request_from([], "hello", thread="t1") == {"message": "hello", "thread": "t1"}
+
+
+@pytest.mark.parametrize("agents", [[], ["a"], ["a", "b=task"]])
+def test_a_missing_task_is_a_clear_error(agents: list[str]) -> None:
+    with pytest.raises(BadRequest, match="mux run -a") as error:
+        request_from(agents, None)
+    assert error.value.code == "message_missing"
+
+
+def test_a_batch_takes_strings_and_requests_and_names_the_bad_line(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text('"one"\n\n{"message": "two", "agents": ["x"]}\n')
+    assert read_prompts(file, ["a"]) == [
+        {"message": "one", "agents": ["a"]},
+        {"message": "two", "agents": ["x"]},
+    ]
+    for text, hint in (('"ok"\n{', "line 2"), ("3", "line 1"), ("", "no lines")):
+        file.write_text(text)
+        with pytest.raises(BadRequest, match=hint):
+            read_prompts(file, [])
+    with pytest.raises(BadRequest, match="can't be read"):
+        read_prompts(tmp_path / "none", [])
+
+
+async def test_lines_are_whole_although_tokens_interleave() -> None:
+    out = io.StringIO()
+    status = await show(stream(recorded()), Lines(Console(file=out, width=200)))
+    lines = out.getvalue().splitlines()
+    assert status == "completed"
+    assert [line for line in lines if "│" in line and "done" not in line] == [
+        "b │ first",
+        "a │ one two",
+        "b │ second",
+    ]
+    assert lines[-1] == "run r1: completed"
+
+
+async def test_tools_are_told_in_one_line_each() -> None:
+    out = io.StringIO()
+    events = recorded()
+    events[3:7] = [
+        Event("r1", 4, "a", 2, 0, ToolStart(call_id="c", tool="calculator", arguments={"expression": "1+1"})),
+        Event("r1", 5, "a", 3, 0, ToolResult(call_id="c", tool="calculator", output="2\nmore")),
+    ]
+    await show(stream(events), Lines(Console(file=out, width=200)))
+    assert "a │ → calculator(expression=1+1)" in out.getvalue()
+    assert "a │ ✓ calculator: 2\n" in out.getvalue()
+
+
+async def test_a_replay_keeps_the_recorded_distances_divided_by_the_speed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    assert [e async for e in paced(stream(recorded()), 4.0)] == recorded()
+    assert slept == [0.25] * 9
+    slept.clear()
+    assert len([e async for e in paced(stream(recorded()), 0)]) == 10
+    assert slept == []
+
+
+async def test_an_exported_file_is_read_and_a_broken_line_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "run.ndjson"
+    lines = [json.dumps({"export": "mux", "version": 1}), *(e.to_json().decode() for e in recorded())]
+    file.write_text("\n".join(lines))
+    assert [e async for e in read_file(file)] == recorded()
+    file.write_text("\n".join([*lines, "{"]))
+    with pytest.raises(BadRequest, match=f"line {len(lines) + 1}"):
+        _ = [e async for e in read_file(file)]
+
+
+def test_the_owner_of_a_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        owner = port_owner(server.getsockname()[1])
+    assert owner is not None
+    assert f"process {os.getpid()} " in owner
+
+
+def test_a_settings_error_is_one_line_with_its_code(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["config", "--config", str(tmp_path / "none.toml")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "[config_missing]" in error
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse(["--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    for command in ("serve", "run", "agents", "replay", "doctor", "config"):
+        assert command in text
