@@ -1,0 +1,318 @@
+"""One channel while its run is live: it iterates its agent and offers what the agent says to the merge.
+
+Two tasks work on a channel. The *agent task* iterates the agent into the outbox; being cancelled is how an
+agent is stopped. The merger's pump reads :meth:`Channel.source`: outbox → guardrails → merge. A channel
+never writes to the log and never decides how it ends: the driver does, from ``ending`` (somebody stopped
+it), ``outcome`` (what the agent said) or the exception that came out of the source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from mux.agent import Agent, AgentContext, Draft, Nested, Outcome
+from mux.engine.host import ChannelHost
+from mux.engine.meter import Meter, stricter
+from mux.engine.outbox import Outbox
+from mux.engine.plan import PlannedChannel
+from mux.engine.task import Task, checked
+from mux.errors import AgentError, MuxError
+from mux.events import (
+    ApprovalRequested,
+    Body,
+    ChannelAdded,
+    ChannelStarted,
+    Done,
+    DoneStatus,
+    Error,
+    GuardrailHit,
+    Reasoning,
+    Refusal,
+    RunFinished,
+    RunStarted,
+    StepStarted,
+    Token,
+    ToolArgs,
+    ToolCall,
+    ToolProgress,
+    ToolResult,
+    ToolStart,
+)
+from mux.run import ChannelState, resume_point
+
+if TYPE_CHECKING:
+    from mux.agent import Message
+    from mux.engine.live import LiveRun
+
+__all__ = ["Channel"]
+
+_OUTBOX: Final = 64  # drafts; with the merger's own buffer of 64 the most that an agent is ahead of its log
+_RESERVED: Final = (ChannelAdded, ChannelStarted, Done, Error, RunFinished, RunStarted)  # the engine's own
+_COUNTED: Final = (Token, Reasoning, Refusal, ToolArgs)
+
+Barrier: TypeAlias = tuple[str, str]  # event type, call_id
+
+
+_agents: set[asyncio.Task[None]] = set()
+
+
+class _Stopped(Exception):
+    """The engine ends the agent at a step's border (graceful stop, or a budget that the agent ignored)."""
+
+
+class Channel:
+    """The engine's side of one channel.
+
+    Attributes:
+        ending: how it ends, decided by somebody other than its agent; the first decision stands.
+        outcome: what its agent yielded last.
+        rejecting: it broke the rules; whatever still comes from it is dropped.
+    """
+
+    def __init__(self, live: LiveRun, plan: PlannedChannel) -> None:
+        self.live = live
+        self.plan = plan
+        self.id = plan.id
+        self.host = ChannelHost(self)
+        self.meter = Meter(plan.budget, live.meter)
+        self.outbox = Outbox(_OUTBOX, self._stop_agent)
+        self.conversation: tuple[Message, ...] = ()  # what it began with, once it runs
+        self.ended = asyncio.Event()
+        self.ending: tuple[DoneStatus, MuxError | None] | None = None
+        self.outcome: Outcome | None = None
+        self.started = False  # its source is in the merge
+        self.rejecting = False
+        self.resuming = False
+        self.ttft_ms: int | None = None
+        self._agent_task: asyncio.Task[None] | None = None
+        self._barriers: dict[Barrier, asyncio.Future[None]] = {}
+        self._bytes = 0
+        self._begun = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self.log = live.log.bind(channel=plan.id, agent=plan.agent)
+
+    @property
+    def state(self) -> ChannelState:
+        """Its fold."""
+        return self.live.state.channels[self.id]
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over, as the log will have it."""
+        return self.state.done is not None
+
+    # --- stopping -------------------------------------------------------------------------------------------
+
+    def stop(self, status: DoneStatus, error: MuxError | None = None) -> None:
+        """End it now: the model's stream is closed and its tools are stopped. Idempotent."""
+        if self.done:
+            return
+        if self.ending is None and self.outcome is None:
+            self.ending = (status, error)
+        if self.started:
+            self.live.merger.cancel(self.id)
+
+    def reject(self, error: MuxError) -> None:
+        """It broke the order rules: fail it, and take nothing more from it."""
+        self.rejecting = True
+        self.ending = ("failed", error)
+        self.live.merger.cancel(self.id)
+
+    async def _stop_agent(self) -> None:
+        self.outbox.finish()
+        for barrier in self._barriers.values():
+            barrier.cancel()
+        self._barriers.clear()
+        task = self._agent_task
+        if task is not None and not task.done():
+            _agents.add(task)  # an agent that does not stop outlives its run; it must not be collected
+            task.add_done_callback(_agents.discard)
+            task.cancel()
+            await asyncio.wait([task])
+
+    @property
+    def cancelled_itself(self) -> bool:
+        """Its agent raised `CancelledError` though nobody stopped it."""
+        return self._agent_task is not None and self._agent_task.done() and self._agent_task.cancelled()
+
+    def release(self) -> None:
+        """Forget timers; called when it is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.host.release()
+
+    # --- running --------------------------------------------------------------------------------------------
+
+    async def source(self) -> AsyncIterator[Draft]:
+        """What the channel says, guarded. Raises what its agent raised, after everything that it said."""
+        agent = self.live.services.roster.get(self.plan.agent)
+        if not self.resuming:
+            model = self.plan.model or getattr(agent, "model", None)
+            yield ChannelStarted(agent=self.plan.agent, model=model, attempt=1)
+        guard = self.live.services.guard_for(agent, self.live.run, self.id)
+        task = await self.live.task_of(self)
+        safe, action, rules = await checked(task, guard)
+        if not self.resuming:
+            for rule in rules:
+                yield GuardrailHit(rule=rule, stage="input", action="masked" if safe else "blocked")
+        if safe is None:
+            text = self._refusal(rules)
+            yield Refusal(content=text)
+            yield Outcome(status="refused", output=text)
+            return
+        self.log.debug("channel task ready", input=action)
+        self.conversation = safe.messages
+        ctx = self._context(agent, safe)
+        ctx.guard = guard
+        self.host.guard = guard
+        self._agent_task = asyncio.create_task(
+            self._iterate(agent, ctx), name=f"agent-{self.live.run}-{self.id}"
+        )
+        self._watch_seconds()
+        try:
+            async for draft in guard.stream(self.outbox):
+                yield draft
+        finally:
+            await self._stop_agent()
+        if not self._agent_task.cancelled() and (error := self._agent_task.exception()) is not None:
+            raise error
+
+    def _refusal(self, rules: tuple[str, ...]) -> str:
+        settings = self.live.services.settings
+        own = (settings.guardrails[r].refusal for r in rules if r in settings.guardrails)
+        return next((text for text in own if text), settings.refusal)
+
+    def _context(self, agent: Agent, task: Task) -> AgentContext:
+        self.meter.budget = stricter(self.plan.budget, getattr(agent, "budget", None))
+        self.meter.start()
+        resume = None
+        if self.resuming and getattr(agent, "resumable", "fail") == "resume":
+            resume = resume_point(self.state)
+        return AgentContext(
+            run=self.live.run,
+            thread=self.live.row.thread,
+            channel=self.id,
+            agent=self.plan.agent,
+            task=task.text,
+            messages=task.messages,
+            host=self.host,
+            attempt=self.state.attempt or 1,
+            model=self.plan.model,
+            instructions=self.plan.instructions,
+            params=self.plan.params or {},
+            budget=self.meter.budget,
+            resume=resume,
+            log=self.log,
+        )
+
+    def _watch_seconds(self) -> None:
+        """Agents with steps end cleanly at the step's end; one without steps has none, and is stopped."""
+        limits = [
+            b.seconds for b in (self.meter.budget, self.live.plan.budget) if b and b.seconds is not None
+        ]
+        if limits:
+            self._timer = asyncio.get_running_loop().call_later(min(limits), self._seconds_over)
+
+    def _seconds_over(self) -> None:
+        if not self.state.steps and self.state.turn is None:
+            self.stop("budget_exceeded")
+
+    async def _iterate(self, agent: Agent, ctx: AgentContext) -> None:
+        """The agent task: the agent into the outbox."""
+        self._begun = time.monotonic()
+        drafts: AsyncIterator[Draft] | None = None
+        try:
+            drafts = agent.run(ctx)
+            async for draft in drafts:
+                await self.accept(draft)
+        except _Stopped:
+            pass
+        finally:
+            try:
+                aclose = getattr(drafts, "aclose", None)
+                if aclose is not None:
+                    await aclose()
+            finally:
+                self.outbox.finish()
+
+    async def accept(self, draft: Draft) -> None:
+        """Take one draft from the agent (or from beside it); waits while the channel is held back.
+
+        A `tool_start` returns only when it is in the log: a tool that may have begun is known to have, also
+        after a crash. The same for a request for approval.
+
+        Raises:
+            AgentError: ``agent_failed`` for what agents may not say, ``reply_too_large``, ``channel_ended``.
+        """
+        body: Draft = draft.body if isinstance(draft, Nested) else draft
+        if isinstance(body, _COUNTED):
+            self._count(body.content)
+        elif isinstance(body, Body):
+            await self._accept_other(draft, body)
+            return
+        elif not isinstance(body, Outcome):
+            raise AgentError(
+                "agent_failed", f"The agent yielded a {type(draft).__name__}, which is no event."
+            )
+        await self.outbox.put(draft)
+
+    async def _accept_other(self, draft: Draft, body: Body) -> None:
+        if isinstance(body, _RESERVED):
+            raise AgentError(
+                "agent_failed", f"The agent yielded {body.type!r}, which only the engine writes."
+            )
+        if isinstance(body, StepStarted) and draft is body:
+            self._step_border()
+            self._begun = time.monotonic()  # the request is being sent: ttft counts from here
+        if draft is body:
+            self.meter.see(body)
+        if isinstance(body, ToolCall) and self.ttft_ms is None:
+            self.ttft_ms = self._since_begun()
+        if isinstance(body, ToolStart | ApprovalRequested):
+            await self.put_logged(draft, (body.type, body.call_id))
+            return
+        if isinstance(body, ToolProgress | ToolResult):
+            self._count((body.content if isinstance(body, ToolProgress) else body.output) or "", text=False)
+        await self.outbox.put(draft)
+
+    def _step_border(self) -> None:
+        if self.host.stopping:
+            self.ending = self.ending or ("cancelled", None)
+        elif self.meter.exceeded() is not None:
+            self.ending = self.ending or ("budget_exceeded", None)
+        else:
+            return
+        raise _Stopped
+
+    def _count(self, content: str, *, text: bool = True) -> None:
+        if text and self.ttft_ms is None:
+            self.ttft_ms = self._since_begun()
+        self._bytes += len(content) if content.isascii() else len(content.encode())
+        limit_mb = self.live.services.settings.limits.max_reply_mb
+        if self._bytes > limit_mb * 1_048_576:
+            raise AgentError(
+                "reply_too_large", f"The reply was cut at {limit_mb:g} MiB (limits.max_reply_mb)."
+            )
+
+    def _since_begun(self) -> int:
+        return round((time.monotonic() - self._begun) * 1000)
+
+    # --- barriers -------------------------------------------------------------------------------------------
+
+    async def put_logged(self, draft: Draft, key: Barrier) -> None:
+        """Put a draft and wait until it is in the log."""
+        barrier = self._barriers[key] = asyncio.get_running_loop().create_future()
+        try:
+            await self.outbox.put(draft)
+            await barrier
+        finally:
+            self._barriers.pop(key, None)
+
+    def logged(self, key: Barrier) -> None:
+        """The driver has appended it."""
+        barrier = self._barriers.get(key)
+        if barrier is not None and not barrier.done():
+            barrier.set_result(None)

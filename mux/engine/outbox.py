@@ -1,0 +1,99 @@
+"""What an agent has said and nobody has taken yet: a bounded buffer with several writers and one reader.
+
+A full outbox pauses the agent (and with it, over TCP, its provider). It is the async iterator that the
+guardrails read, so closing it is how they stop an agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Self
+
+from mux.agent import Draft
+from mux.errors import AgentError
+
+__all__ = ["Outbox"]
+
+
+class Outbox:
+    """A bounded queue of drafts.
+
+    Args:
+        limit: drafts that may wait; then `put` waits.
+        on_close: stops whoever writes; awaited once, when the reader closes the outbox.
+    """
+
+    def __init__(self, limit: int, on_close: Callable[[], Awaitable[None]]) -> None:
+        self._limit = limit
+        self._on_close = on_close
+        self._items: deque[Draft] = deque()
+        self._getter: asyncio.Future[None] | None = None
+        self._putters: deque[asyncio.Future[None]] = deque()
+        self.closed = False
+
+    async def put(self, draft: Draft) -> None:
+        """Add a draft; waits while the outbox is full.
+
+        Raises:
+            AgentError: ``channel_ended``: the channel has ended meanwhile.
+        """
+        while len(self._items) >= self._limit and not self.closed:
+            putter = asyncio.get_running_loop().create_future()
+            self._putters.append(putter)
+            try:
+                await putter
+            except asyncio.CancelledError:
+                if putter.done() and not putter.cancelled():
+                    self._wake_putter()  # the place that was given to us is somebody else's now
+                raise
+        self.force(draft)
+
+    def force(self, draft: Draft) -> None:
+        """Add a draft without waiting; for the few that are bounded elsewhere."""
+        if self.closed:
+            raise AgentError("channel_ended", "The channel has ended; nothing can be added to it.")
+        self._items.append(draft)
+        self._wake_getter()
+
+    def finish(self) -> None:
+        """Nothing comes any more; the reader gets what is left, then the end."""
+        self.closed = True
+        self._wake_getter()
+        while self._putters:
+            self._wake_putter()
+
+    def _wake_getter(self) -> None:
+        if self._getter is not None and not self._getter.done():
+            self._getter.set_result(None)
+
+    def _wake_putter(self) -> None:
+        while self._putters:
+            putter = self._putters.popleft()
+            if not putter.done():
+                putter.set_result(None)
+                return
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Draft:
+        while not self._items:
+            if self.closed:
+                raise StopAsyncIteration
+            self._getter = asyncio.get_running_loop().create_future()
+            try:
+                await self._getter
+            finally:
+                self._getter = None
+        draft = self._items.popleft()
+        if self._putters:
+            self._wake_putter()
+        return draft
+
+    async def aclose(self) -> None:
+        """Stop the writers and drop what is left; idempotent."""
+        self.finish()
+        self._items.clear()
+        await self._on_close()

@@ -1,0 +1,278 @@
+"""From a request to a plan: which channels there are, what each is asked, and who waits for whom.
+
+The plan is what the run's row keeps (`RunRow.request`): enough to start, or to go on with, the run after a
+crash. Everything that can be refused is refused here, before anything was started.
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from mux.agent import Agent, Budget, ChannelRequest
+from mux.errors import BadRequest
+from mux.events import ChannelAdded, ChannelInfo
+from mux.log.base import RunRow
+from mux.requests import ChannelSpec, ChatMessage, Grace, StartRequest
+
+__all__ = ["Plan", "PlannedChannel", "RosterLike", "make_plan", "new_id", "plan_channel", "title_of"]
+
+_BASE36 = string.digits + string.ascii_lowercase
+_TITLE_CHARS = 80
+STREAM_GRACE_S = 15.0
+
+
+class RosterLike(Protocol):
+    """What the engine needs of the roster."""
+
+    @property
+    def agents(self) -> Mapping[str, Agent]:
+        """All agents by name."""
+
+    def get(self, name: str) -> Agent:
+        """Raises NotFound ``agent_unknown``, with near names."""
+
+
+class PlannedChannel(BaseModel):
+    """One channel of a plan: its request, completed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    agent: str
+    message: str | None = None
+    model: str | None = None
+    instructions: str | None = None
+    params: dict[str, Any] | None = None
+    depends_on: tuple[str, ...] = ()
+    when: Literal["all", "any", "settled"] = "settled"
+    inputs: tuple[str, ...] = ()
+    budget: Budget | None = None
+    title: str | None = None
+    retry_of: str | None = None
+    parent: str | None = None
+    added: bool = False
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """Channels of this run that must have ended before it starts."""
+        own = (i for i in self.inputs if "/" not in i)
+        return tuple(dict.fromkeys((*self.depends_on, *own)))
+
+    def info(self) -> ChannelInfo:
+        """As `run_started` announces it."""
+        return ChannelInfo(
+            id=self.id,
+            agent=self.agent,
+            title=self.title,
+            model=self.model,
+            depends_on=list(self.waits_for) or None,
+        )
+
+    def announcement(self) -> ChannelAdded:
+        """As `channel_added` announces it."""
+        return ChannelAdded(**self.info().model_dump(), retry_of=self.retry_of, parent=self.parent)
+
+
+class Plan(BaseModel):
+    """A run's request, completed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    channels: tuple[PlannedChannel, ...]
+    message: str | None = None
+    messages: tuple[ChatMessage, ...] | None = None
+    max_parallel: int | None = None
+    on_disconnect: Literal["continue", "cancel"] | Grace = "continue"
+    timeout_s: float | None = None
+    budget: Budget | None = None
+    history_before: str | None = None  # a retried run: history is what was said before that one
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON for the run's row."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def channel(self, channel: str) -> PlannedChannel | None:
+        """The channel of that id."""
+        return next((c for c in self.channels if c.id == channel), None)
+
+    def with_channel(self, channel: PlannedChannel) -> Plan:
+        """The plan with one channel more."""
+        return self.model_copy(update={"channels": (*self.channels, channel)})
+
+
+def new_id(prefix: str) -> str:
+    """An id of 16 characters: sorts by time (ms in base 36), and 36 random bits can't be guessed.
+
+    Args:
+        prefix: one letter: ``r`` for runs, ``t`` for threads, ``m`` for messages.
+    """
+    ms = time.time_ns() // 1_000_000
+    stamp = ""
+    for _ in range(8):
+        ms, digit = divmod(ms, 36)
+        stamp = _BASE36[digit] + stamp
+    return prefix + stamp + "".join(secrets.choice(_BASE36) for _ in range(7))
+
+
+def make_plan(
+    request: StartRequest,
+    roster: RosterLike,
+    *,
+    last: RunRow | None,
+    default_agents: Sequence[str],
+    max_channels: int,
+    streaming: bool,
+) -> Plan:
+    """Complete and check a request.
+
+    Args:
+        last: the newest run of the thread, whose channels are the default.
+        default_agents: used when there is no such run.
+        streaming: the request itself streams: then leaving means cancelling after a grace.
+
+    Raises:
+        BadRequest: with the place and what to do.
+        NotFound: ``agent_unknown``.
+    """
+    _check_message(request)
+    specs = _specs(request, last, default_agents)
+    if len(specs) > max_channels:
+        raise too_many_channels(max_channels)
+    channels: list[PlannedChannel] = []
+    taken = {s.id for s in specs if s.id is not None}
+    if len(taken) != sum(s.id is not None for s in specs):
+        raise BadRequest("channel_duplicate", "Two channels have the same id; ids must be unique in a run.")
+    for spec in specs:
+        roster.get(spec.agent)
+        channel_id = spec.id or free_id(spec.agent, taken)
+        taken.add(channel_id)
+        channels.append(PlannedChannel(**spec.model_dump(exclude={"id"}), id=channel_id))
+    _check_order(channels)
+    disconnect = request.on_disconnect or (Grace(grace_s=STREAM_GRACE_S) if streaming else "continue")
+    return Plan(
+        channels=tuple(channels),
+        message=request.message,
+        messages=tuple(request.messages) if request.messages else None,
+        max_parallel=request.max_parallel,
+        on_disconnect=disconnect,
+        timeout_s=request.timeout_s,
+        budget=request.budget,
+    )
+
+
+def _check_message(request: StartRequest) -> None:
+    texts = [request.message, *(c.message for c in request.channels or [])]
+    if any(t is not None and not t.strip() for t in texts):
+        raise BadRequest("message_empty", "The message is empty: say what the agents should do.")
+
+
+def _specs(request: StartRequest, last: RunRow | None, default: Sequence[str]) -> list[ChannelSpec]:
+    if request.channels:
+        return list(request.channels)
+    if request.agents:
+        return [ChannelSpec(agent=name) for name in request.agents]
+    if last is not None:
+        plan = Plan.model_validate(last.request)
+        keep = {
+            "id",
+            "agent",
+            "model",
+            "instructions",
+            "params",
+            "depends_on",
+            "when",
+            "inputs",
+            "budget",
+            "title",
+        }
+        return [
+            ChannelSpec.model_validate(c.model_dump(include=keep, mode="json"))
+            for c in plan.channels
+            if not c.added
+        ]
+    return [ChannelSpec(agent=name) for name in default]
+
+
+def free_id(agent: str, taken: Iterable[str], mark: str = ".") -> str:
+    """The agent's name, or ``gpt.2`` for a repeat (``gpt~2`` for a retry)."""
+    taken = set(taken)
+    base = "".join(c if c.isascii() and (c.isalnum() or c in "._~-") else "-" for c in agent)[:58]
+    if mark == "." and base not in taken:
+        return base
+    return next(name for n in range(2, len(taken) + 3) if (name := f"{base}{mark}{n}") not in taken)
+
+
+def _check_order(channels: Sequence[PlannedChannel]) -> None:
+    known = {c.id for c in channels}
+    for channel in channels:
+        _check_known(channel, known)
+    try:
+        TopologicalSorter({c.id: set(c.waits_for) for c in channels}).prepare()
+    except CycleError as e:
+        raise BadRequest(
+            "dependency_cycle", f"Channels wait for each other in a circle: {' → '.join(e.args[1])}."
+        ) from None
+
+
+def _check_known(channel: PlannedChannel, known: Iterable[str]) -> None:
+    unknown = sorted(set(channel.waits_for) - set(known))
+    if unknown:
+        raise BadRequest(
+            "dependency_unknown",
+            f"Channel {channel.id!r} waits for {', '.join(map(repr, unknown))}, which this run does not have. "
+            f"It has: {', '.join(sorted(known))}.",
+        )
+
+
+def plan_channel(
+    spec: ChannelSpec | ChannelRequest,
+    roster: RosterLike,
+    plan: Plan,
+    *,
+    parent: str | None = None,
+    retry_of: str | None = None,
+) -> PlannedChannel:
+    """Complete and check a channel that joins a running run.
+
+    Raises:
+        BadRequest, NotFound: as `make_plan`; `Conflict`-free: an id that is taken is a BadRequest.
+    """
+    roster.get(spec.agent)
+    taken = {c.id for c in plan.channels}
+    if spec.id is not None and spec.id in taken:
+        raise BadRequest("channel_duplicate", f"This run has a channel {spec.id!r} already.")
+    base = retry_of.partition("~")[0] if retry_of else None
+    channel_id = spec.id or (free_id(base, taken, "~") if base else free_id(spec.agent, taken))
+    channel = PlannedChannel(
+        **spec.model_dump(exclude={"id"}), id=channel_id, parent=parent, retry_of=retry_of, added=True
+    )
+    if channel.message is None and plan.message is None and plan.messages is None:
+        raise BadRequest("message_empty", "Say what the new channel should do: `message` is missing.")
+    _check_known(channel, taken)
+    return channel
+
+
+def too_many_channels(limit: int) -> BadRequest:
+    """The answer to one channel too many."""
+    return BadRequest("too_many_channels", f"A run may have {limit} channels (limits.max_channels).")
+
+
+def title_of(plan: Plan) -> str | None:
+    """The first line of the message, for lists."""
+    text = plan.message or next((c.message for c in plan.channels if c.message), None)
+    if text is None and plan.messages:
+        content = plan.messages[-1].content
+        text = content if isinstance(content, str) else _text(content)
+    line = (text or "").strip().partition("\n")[0].strip()
+    return (line if len(line) <= _TITLE_CHARS else line[: _TITLE_CHARS - 1].rstrip() + "…") or None
+
+
+def _text(parts: Sequence[Mapping[str, Any]] | None) -> str:
+    return "".join(str(p.get("text", "")) for p in parts or () if p.get("type") == "text")

@@ -1,0 +1,124 @@
+"""What a channel is asked: history of its lane on the thread, the messages given, outputs handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from mux.agent import Guard, Message, MessageCall
+from mux.engine.plan import Plan, PlannedChannel
+from mux.requests import ChatMessage
+
+__all__ = ["HandOver", "Task", "checked", "make_task"]
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """One channel's output as another channel gets it."""
+
+    name: str  # ``channel`` or ``run/channel``
+    agent: str
+    status: str
+    output: str
+    error: str | None = None
+
+    def block(self) -> str:
+        """The labelled block; a channel that failed is named as failed."""
+        head = f"<output channel={quoteattr(self.name)} agent={quoteattr(self.agent)} status={quoteattr(self.status)}>"
+        lines = [head]
+        if self.error:
+            lines.append(f"(This channel did not succeed: {self.error})")
+        if self.output:
+            lines.append(self.output)
+        return "\n".join([*lines, "</output>"])
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The conversation a channel begins with; ``new`` of its last messages belong to this run."""
+
+    text: str
+    messages: tuple[Message, ...]
+    new: int
+
+
+def make_task(
+    plan: Plan, channel: PlannedChannel, history: Sequence[Message], outputs: Iterable[HandOver]
+) -> Task:
+    """Put the pieces together: history, given messages, the task with the outputs handed over."""
+    blocks = "\n\n".join(o.block() for o in outputs)
+    if channel.message is not None or plan.messages is None:
+        given: list[Message] = []
+        last = Message(role="user", content=channel.message or plan.message or "")
+    else:
+        *given, last = [_message(m) for m in plan.messages]
+    if blocks:
+        last = _with_text(last, blocks)
+    messages = (*history, *given, last)
+    return Task(last.text, messages, len(given) + 1)
+
+
+def _with_text(message: Message, blocks: str) -> Message:
+    if isinstance(message.content, str):
+        return message.model_copy(update={"content": f"{message.content}\n\n{blocks}"})
+    return message.model_copy(
+        update={"content": [*message.content, {"type": "text", "text": "\n\n" + blocks}]}
+    )
+
+
+def _message(chat: ChatMessage) -> Message:
+    """A message of the chat format; ``developer`` is what providers call ``system`` today."""
+    extra: dict[str, Any] = chat.model_extra or {}
+    calls = []
+    for call in extra.get("tool_calls") or ():
+        function = call.get("function") or {} if isinstance(call, dict) else {}
+        if isinstance(call, dict) and call.get("id") and function.get("name"):
+            calls.append(
+                MessageCall(
+                    call_id=str(call["id"]),
+                    tool=str(function["name"]),
+                    arguments=str(function.get("arguments") or "{}"),
+                )
+            )
+    return Message(
+        role="system" if chat.role == "developer" else chat.role,
+        content=chat.content if chat.content is not None else "",
+        calls=tuple(calls),
+        call_id=str(extra["tool_call_id"]) if chat.role == "tool" and extra.get("tool_call_id") else None,
+    )
+
+
+async def checked(task: Task, guard: Guard) -> tuple[Task | None, str, tuple[str, ...]]:
+    """Run the input guardrails over what this run adds to the conversation.
+
+    Returns:
+        The task (cleaned if need be, ``None`` if blocked), the action, and the rules that fired.
+    """
+    new: list[Message] = []
+    rules: list[str] = []
+    for message in task.messages[len(task.messages) - task.new :]:
+        cleaned = await _checked_message(message, guard, rules)
+        if cleaned is None:
+            return None, "blocked", tuple(rules)
+        new.append(cleaned)
+    kept = task.messages[: len(task.messages) - task.new]
+    return Task(new[-1].text, (*kept, *new), task.new), "masked", tuple(rules)
+
+
+async def _checked_message(message: Message, guard: Guard, rules: list[str]) -> Message | None:
+    parts = [message.content] if isinstance(message.content, str) else message.content
+    cleaned: list[Any] = []
+    for part in parts:
+        text = part if isinstance(part, str) else part.get("text")
+        if not isinstance(text, str) or not text:
+            cleaned.append(part)
+            continue
+        verdict = await guard.input(text)
+        rules += [r for r in verdict.rules if r not in rules]
+        if verdict.action == "blocked":
+            return None
+        value = verdict.value if verdict.action == "masked" else text
+        cleaned.append(value if isinstance(part, str) else {**part, "text": value})
+    return message.model_copy(update={"content": cleaned[0] if isinstance(message.content, str) else cleaned})
