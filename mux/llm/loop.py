@@ -144,8 +144,9 @@ class Loop:
             UpstreamError: the model failed for good; its open calls are closed by then.
         """
         outcome: Outcome | None = None
-        if self.ctx.resume is not None and self.ctx.resume.step:
-            async with aclosing(self._resume(self.ctx.resume)) as bodies:
+        resume = self.ctx.resume
+        if resume is not None and (resume.step or resume.messages):
+            async with aclosing(self._resume(resume)) as bodies:
                 async for body in bodies:
                     yield body
             last = self.messages[-1]
@@ -171,7 +172,7 @@ class Loop:
                 outcome = self._between()
             else:
                 refused = turn.end.finish == "content_filter" or (turn.refusal and not turn.text)
-                text = "".join(turn.text) or "".join(turn.refusal)
+                text = "".join([*turn.text, *turn.refusal])
                 outcome = self._at_end("refused" if refused else "completed", text)
         yield outcome
 
@@ -312,7 +313,7 @@ class Loop:
     def _said(self, turn: Turn, end: TurnEnd, calls: list[Call]) -> Message:
         return Message(
             role="assistant",
-            content="".join(turn.text) or "".join(turn.refusal),
+            content="".join([*turn.text, *turn.refusal]),
             reasoning="".join(turn.reasoning) or None,
             calls=tuple(MessageCall(call_id=c.call_id, tool=c.tool, arguments=c.raw) for c in calls),
             provider_items=end.provider_items,

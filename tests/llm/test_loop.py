@@ -36,6 +36,7 @@ from mux.tools.base import Tool, ToolContext
 from mux.tools.decorator import tool
 from tests.support.fake_host import FakeHost, bodies_of, collect, context, outcome_of, runtime
 from tests.support.fake_model import FakeModel, call, says, turn
+from tests.support.legal import play
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -62,7 +63,11 @@ def agent(fake: FakeModel, *tools: Tool, options: dict[str, Any] | None = None, 
 
 
 async def drafts_of(bound: LlmAgent, **fields: Any) -> list[Draft]:
-    return await collect(bound.run(context(**fields)))
+    """All drafts; the run's transition table must allow them."""
+    drafts = await collect(bound.run(context(**fields)))
+    if "resume" not in fields:
+        play(drafts)
+    return drafts
 
 
 def types(drafts: Sequence[Draft]) -> list[str]:
@@ -79,6 +84,7 @@ async def until_failure(bound: LlmAgent, **fields: Any) -> tuple[list[Draft], Up
         async for draft in bound.run(context(**fields)):
             seen.append(draft)  # noqa: PERF401 - what came before the failure counts
     except UpstreamError as error:
+        play(seen, failed=True)
         return seen, error
     raise AssertionError("it did not fail")
 
@@ -575,6 +581,13 @@ async def test_a_resumed_channel_settles_its_open_calls_and_goes_on_with_the_nex
     assert only(drafts, StepStarted)[0].step == 3
     assert [m.call_id for m in model.requests[0].messages[-3:]] == ["c1", "c2", "c3"]
     assert outcome_of(drafts).usage == Usage(output_tokens=7)
+
+
+async def test_a_channel_that_had_only_been_steered_begins_with_what_it_was_told() -> None:
+    resume = Resume(step=0, messages=(Message(role="user", content="In French."),))
+    model = FakeModel(says("oui"))
+    await drafts_of(agent(model), resume=resume)
+    assert [m.text for m in model.requests[0].messages] == ["Do it.", "In French."]
 
 
 async def test_a_channel_whose_answer_was_complete_only_ends() -> None:
