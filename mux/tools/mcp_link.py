@@ -1,0 +1,66 @@
+"""Between the MCP SDK and us: knowing when a connection has ended, and why one could not be made."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mcp.client._transport import Transport, TransportStreams
+
+__all__ = ["Unconfigured", "watched", "why"]
+
+
+class Unconfigured(Exception):
+    """The configuration can't work as it is; tried again, since an environment may be mended."""
+
+
+def why(error: BaseException) -> str:
+    """The first cause inside the SDK's exception groups, in words without an upstream's own."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    if isinstance(error, FileNotFoundError):
+        return f"there is no program {error.filename!r}" if error.filename else "its program was not found"
+    if isinstance(error, Unconfigured):
+        return str(error)
+    return f"it could not be reached ({type(error).__name__})"
+
+
+class _WatchedRead:
+    """A read stream that says when it has ended."""
+
+    def __init__(self, stream: Any, ended: Callable[[], None]) -> None:
+        self._stream = stream
+        self._ended = ended
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __aiter__(self) -> _WatchedRead:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self._stream.__anext__()
+        except StopAsyncIteration:
+            self._ended()
+            raise
+
+    async def __aenter__(self) -> _WatchedRead:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: Any) -> bool | None:
+        closed: bool | None = await self._stream.__aexit__(*exc)
+        return closed
+
+
+@asynccontextmanager
+async def watched(transport: Transport, ended: Callable[[], None]) -> AsyncIterator[TransportStreams]:
+    """The transport, which calls ``ended`` when the server has closed its side."""
+    async with transport as (read, write):
+        reading: Any = _WatchedRead(read, ended)
+        yield reading, write

@@ -1,0 +1,248 @@
+"""Tools of real MCP servers, in child processes: our own over stdio and HTTP, and a published one."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from mux.settings import McpServer
+from mux.tools.base import Tool
+from mux.tools.mcp import McpManager
+from mux.tools.mcp_values import mcp_tool_names
+from tests.support import mcp_server
+from tests.support.tools import collect, until
+
+# Spawning a child stats and opens files; the SDK does it on the loop, once for each connection.
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.allow_blocking, pytest.mark.timeout(60)]
+
+SCRIPT = str(Path(mcp_server.__file__))
+
+
+def stdio(notes: Path, **more: Any) -> McpServer:
+    return McpServer(command=(sys.executable, SCRIPT, "stdio", str(notes)), timeout_s=20, **more)
+
+
+@asynccontextmanager
+async def connected(**servers: McpServer) -> AsyncIterator[McpManager]:
+    manager = McpManager(servers, backoff_s=0.05)
+    await manager.start()
+    try:
+        assert await manager.ready(30), manager.states()
+        yield manager
+    finally:
+        await manager.aclose()
+
+
+def named(manager: McpManager, name: str) -> Tool:
+    return next(t for t in manager.tools() if t.name == name)
+
+
+async def test_a_stdio_servers_tools_are_used_like_any_other(tmp_path: Path) -> None:
+    async with connected(calc=stdio(tmp_path / "n")) as manager:
+        add = named(manager, "calc_add")
+        assert add.source == "mcp:calc"
+        assert add.description == "Add two numbers."
+        assert set(add.parameters["properties"]) == {"a", "b"}
+        _, result = await collect(add, a=2, b=3)
+        assert (result.data, result.is_error) == ({"sum": 5}, False)
+        assert "5" in result.output
+        progress, result = await collect(named(manager, "calc_count"), n=3)
+        assert result.output == "counted to 3"
+        assert ("step 2", 2 / 3) in [(p.message, p.fraction) for p in progress]
+        assert manager.states() == {"calc": ("ready", "")}
+
+
+async def test_errors_of_a_tool_are_results_that_the_model_sees(tmp_path: Path) -> None:
+    async with connected(s=stdio(tmp_path / "n")) as manager:
+        _, result = await collect(named(manager, "s_fail"))
+        assert (result.is_error, result.error) == (True, "tool_failed")
+        assert "out of paper" in result.output
+        _, result = await collect(named(manager, "s_add"), a=1, b=2)
+        assert not result.is_error
+
+
+async def test_a_picture_is_described_and_kept_as_data(tmp_path: Path) -> None:
+    async with connected(s=stdio(tmp_path / "n")) as manager:
+        _, result = await collect(named(manager, "s_picture"))
+    assert "image/png" in result.output
+    assert result.data["content"][0]["data"] == "iVBORw=="
+
+
+async def test_a_timeout_or_cancel_reaches_the_server(tmp_path: Path) -> None:
+    notes = tmp_path / "n"
+    server = stdio(notes).model_copy(update={"timeout_s": 1.0})
+    async with connected(s=stdio(notes)) as manager:
+        hang = named(manager, "s_hang")
+        ready = asyncio.Event()
+
+        class Context:
+            async def progress(self, *_: Any) -> None:
+                ready.set()
+
+        call = asyncio.ensure_future(hang.handler({}, Context()))  # type: ignore[arg-type]
+        await ready.wait()
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await until(lambda: notes.exists() and "cancelled" in notes.read_text())
+        _, result = await collect(named(manager, "s_add"), a=1, b=1)
+        assert not result.is_error
+    async with connected(s=server) as manager:
+        _, result = await collect(named(manager, "s_hang"))
+        assert result.error == "timeout"
+
+
+async def test_a_server_that_dies_is_restarted_and_says_so(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        async with connected(s=stdio(tmp_path / "n")) as manager:
+            _, result = await collect(named(manager, "s_die"))
+            assert (result.is_error, result.error) == (True, "tool_failed")
+            assert "being restarted" in result.output
+            assert named(manager, "s_add")  # still listed meanwhile
+            _, result = await collect(named(manager, "s_add"), a=20, b=22)
+            assert result.data == {"sum": 42}
+    events = [e["event"] for e in logs if e["log_level"] != "debug"]
+    assert events == ["mcp server ready", "mcp server lost", "mcp server ready"]
+
+
+async def test_a_server_is_given_only_the_environment_that_is_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUX_TEST_SECRET", "not-for-servers")
+    monkeypatch.setenv("MUX_TEST_SHARED", "shared-value-1")
+    server = stdio(tmp_path / "n", env={"PLAIN": "1"}, env_from=("MUX_TEST_SHARED",))
+    async with connected(s=server) as manager:
+        _, result = await collect(named(manager, "s_environment"))
+    given = set(result.data["result"])
+    assert {"PLAIN", "MUX_TEST_SHARED", "PATH"} <= given
+    assert "MUX_TEST_SECRET" not in given
+    assert given <= {
+        "PLAIN", "MUX_TEST_SHARED", "HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LC_CTYPE",
+    }  # fmt: skip
+
+
+async def test_only_the_configured_tools_are_offered(tmp_path: Path) -> None:
+    server = stdio(tmp_path / "n", tools=("add", "gone"), approval="always", idempotent=True)
+    with capture_logs() as logs:
+        async with connected(s=server) as manager:
+            assert [t.name for t in manager.tools()] == ["s_add"]
+            assert (manager.tools()[0].approval, manager.tools()[0].idempotent) == ("always", True)
+    assert any(e.get("missing") == ["gone"] for e in logs)
+
+
+async def test_servers_that_never_answer_delay_neither_start_nor_stop(tmp_path: Path) -> None:
+    servers = {
+        "absent": McpServer(command=("no-such-program-here",)),
+        "mute": McpServer(command=(sys.executable, "-c", "import sys; sys.stdin.read()")),
+        "odd": McpServer(),
+        "keyless": McpServer(command=("x",), env_from=("MUX_TEST_UNSET",)),
+    }
+    manager = McpManager(servers, backoff_s=0.05)
+    async with asyncio.timeout(2):
+        await manager.start()
+    assert manager.tools() == []
+    await until(lambda: {s for s, (state, _) in manager.states().items() if state == "restarting"} >= {
+        "absent", "odd", "keyless"})  # fmt: skip
+    assert "MUX_TEST_UNSET" in manager.states()["keyless"][1]
+    async with asyncio.timeout(15):
+        await manager.aclose()
+
+
+async def test_a_call_while_the_server_is_away_says_so(tmp_path: Path) -> None:
+    manager = McpManager({"s": stdio(tmp_path / "n")}, backoff_s=30, patience_s=0.05)
+    await manager.start()
+    assert await manager.ready(30)
+    add = named(manager, "s_add")
+    await collect(named(manager, "s_die"))
+    await until(lambda: manager.states()["s"][0] == "restarting")
+    _, result = await collect(add, a=1, b=1)
+    assert result.is_error
+    assert "'s' is restarting (the connection was lost)" in result.output
+    await manager.aclose()
+
+
+async def test_without_the_extra_the_servers_are_unusable_and_the_log_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    manager = McpManager({"s": stdio(tmp_path / "n")})
+    await manager.start()
+    await until(lambda: manager.states()["s"][0] == "unusable")
+    assert "pip install 'mux-agents[mcp]'" in manager.states()["s"][1]
+    await manager.aclose()
+
+
+@asynccontextmanager
+async def http_server(notes: Path, port: int = 0) -> AsyncIterator[tuple[int, Callable[[], Any]]]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, SCRIPT, "http", str(notes), str(port), stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        await until(lambda: notes.exists() and "port" in notes.read_text(), 20)
+        yield _port(notes), process.kill
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_a_server_over_http_is_used_likewise_and_survives_its_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUX_TEST_TOKEN", "token-value-1")
+    async with http_server(tmp_path / "n") as (port, kill):
+        config = McpServer(
+            url=f"http://127.0.0.1:{port}/mcp", headers_env={"X-Token": "MUX_TEST_TOKEN"}, timeout_s=15
+        )
+        async with connected(web=config) as manager:
+            progress, result = await collect(named(manager, "web_count"), n=3)
+            assert result.output == "counted to 3"
+            assert "step 3" in [p.message for p in progress]
+            _, result = await collect(named(manager, "web_fail"))
+            assert "out of paper" in result.output
+            kill()
+            await until(lambda: not _listening(port), 10)
+            _, result = await collect(named(manager, "web_add"), a=1, b=1)
+            assert result.is_error
+            assert "restart" in result.output
+            async with http_server(tmp_path / "n2", port):
+                await until(lambda: manager.states()["web"][0] == "ready", 20)
+                _, result = await collect(named(manager, "web_add"), a=1, b=1)
+                assert result.data == {"sum": 2}
+
+
+def _port(notes: Path) -> int:
+    return int(notes.read_text().split()[1])
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def test_a_published_server_works() -> None:
+    """mcp-server-time from PyPI, on an SDK and a protocol version of its own choosing."""
+    server = McpServer(command=(sys.executable, "-m", "mcp_server_time"), timeout_s=20)
+    async with connected(time=server) as manager:
+        _, result = await collect(
+            named(manager, "time_convert_time"),
+            source_timezone="Europe/Berlin", time="12:00", target_timezone="Asia/Tokyo",
+        )  # fmt: skip
+        assert not result.is_error
+        assert "+09:00" in result.output
+        _, result = await collect(named(manager, "time_get_current_time"), timezone="Nowhere/None")
+        assert result.is_error
+
+
+def test_names_are_what_providers_accept_and_unique() -> None:
+    names = mcp_tool_names("my server", ["read.file", "read/file", "x" * 80, "x" * 90])
+    assert list(names.values())[:2] == ["my_server_read_file", "my_server_read_file_2"]
+    assert all(len(n) <= 64 for n in names.values())
+    assert len(set(names.values())) == 4
