@@ -93,7 +93,7 @@ async def _services(settings: Settings) -> list[Line]:
 
 
 async def _store(settings: Settings) -> Line:
-    store = open_store(settings)
+    store = open_store(settings.store, durability=settings.durability)
     try:
         await store.open()
     except MuxError as e:

@@ -8,7 +8,7 @@ from pathlib import Path
 from aiohttp import web
 
 from mux._paths import bundled
-from mux.http import agents, chat_stream, health, runs, streams
+from mux.http import agents, chat_stream, health, openai, runs, streams
 from mux.http.openapi import openapi
 from mux.http.pages import Pages
 from mux.http.problems import errors_become_problems
@@ -24,6 +24,7 @@ NATIVE: tuple[Route, ...] = (
     *streams.ROUTES,
     *chat_stream.ROUTES,
     *agents.ROUTES,
+    *openai.ROUTES,
     *health.ROUTES,
 )
 
@@ -51,7 +52,7 @@ def build_app(api: Api, *, static: Path | None = None) -> web.Application:
         static: the dashboard's folder; default the one that ships with the package.
     """
     app = web.Application(
-        middlewares=[errors_become_problems, guard],
+        middlewares=[openai.errors_in_openais_form, errors_become_problems, guard],
         client_max_size=int(api.settings.http.max_body_mb * 1024 * 1024),
     )
     app[API] = api

@@ -136,23 +136,25 @@ async def follow(
     status: int = 200,
     after: str | None = None,
     headers: dict[str, str] | None = None,
+    encoder: Encoder | None = None,
 ) -> web.StreamResponse:
     """Answer with the stream of these runs from the request's cursor on; 204 if nothing will ever come.
 
     Args:
+        encoder: a face of another protocol; it gets everything from the beginning, unfiltered.
         after: the cursor, where it is not the request's own.
         status: of the response, where it is not 200 (a run that was made by this request).
     """
     api = request.app[API]
     selection = selection_of(request)
-    encoder = encoder_for(request, selection, STREAM_MEDIA[:2] if vector else STREAM_MEDIA)
+    cursor = after or cursor_text(request) if encoder is None else None
+    if encoder is None:
+        encoder = encoder_for(request, selection, STREAM_MEDIA[:2] if vector else STREAM_MEDIA)
     observe = query(request, "observe", False)
     for run in runs:
         api.engine.viewer_joined(run, observe=observe)
     try:
-        viewer = await api.hub.open(
-            runs, after or cursor_text(request), encoder, selection, vector=vector, observe=observe
-        )
+        viewer = await api.hub.open(runs, cursor, encoder, selection, vector=vector, observe=observe)
         try:
             if viewer.ended:
                 return web.Response(status=204, headers={"Cache-Control": "no-store"})

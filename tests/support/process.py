@@ -36,7 +36,8 @@ def serving(
     """``mux serve --port 0`` in ``cwd``; gives its URL, and asserts that SIGTERM ends it with exit code 0."""
     process = subprocess.Popen(
         [*command, "serve", "--port", "0", *args],
-        cwd=cwd, env=dict(env or clean_env(cwd / "home")), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=cwd, env=dict(env or clean_env(cwd / "home")), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
     try:

@@ -1,0 +1,241 @@
+"""The OpenAI face over HTTP: ``POST /v1/chat/completions`` and ``GET /v1/models``.
+
+Only transport: the encoder is `mux.faces.openai_chat`. A request is a run whose agents are the ``model``'s;
+when the client hangs up, the run is cancelled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from mux.errors import BadRequest, NotFound
+from mux.events import Event, Record
+from mux.faces.base import dump
+from mux.faces.openai_chat import ChatCompletions, error_body
+from mux.http.replies import reply
+from mux.http.routes import BODY, Answer, Param, Route
+from mux.http.runs import idempotency_key, settled
+from mux.http.state import API, Api
+from mux.http.streams import SSE, follow
+from mux.requests import ChannelSpec, ChatMessage, StartRequest
+
+__all__ = ["ROUTES", "ChatEncoder", "errors_in_openais_form"]
+
+MAX_CHOICES = 32
+MAX_WAIT_S = 3600.0
+_PASSED_ON = (
+    "temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed", "presence_penalty",
+    "frequency_penalty", "reasoning_effort", "logit_bias",
+)  # fmt: skip
+
+
+class _Loose(BaseModel):
+    """Clients of this protocol send many members that have no meaning here; those are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class StreamOptions(_Loose):
+    """``stream_options``."""
+
+    include_usage: bool = False
+
+
+class CompletionRequest(_Loose):
+    """``POST /v1/chat/completions``: ``model`` is an agent, or several joined by ``+``."""
+
+    model: str = Field(min_length=1, max_length=2000)
+    messages: list[ChatMessage] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
+    tools: list[Any] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    reasoning_effort: str | None = None
+    logit_bias: dict[str, float] | None = None
+    metadata: dict[str, str] | None = None
+
+    @field_validator("tools")
+    @classmethod
+    def _no_tools(cls, value: list[Any] | None) -> list[Any] | None:
+        if value:
+            raise ValueError("agents bring their own tools and run them here; leave tools out")
+        return value
+
+
+class ModelCard(_Loose):
+    """One agent as a model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "mux"
+
+
+class ModelCards(_Loose):
+    """``GET /v1/models``."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class ChatEncoder:
+    """`ChatCompletions` as a face for viewers; belongs to one viewer.
+
+    Our cursors have no place in this protocol, so a stream that ends before its run (drain, rotation) is cut
+    with an error frame: the client knows that the answer is not whole.
+    """
+
+    name = "openai-chat"
+    media_type = SSE
+    shared = False
+    window_s = 0.0
+
+    def __init__(self, face: ChatCompletions) -> None:
+        self._face = face
+
+    def opening(self) -> bytes:
+        return b""
+
+    def events(self, records: Sequence[Record], prefix: bytes, suffix: bytes = b"") -> bytes:
+        return b"".join(frame for record in records for frame in self._face.feed(record.event()))
+
+    def control(self, frame: Mapping[str, object]) -> bytes:
+        if frame.get("type") not in ("stream_rotate", "stream_end", "stream_gap"):
+            return b""
+        return b"".join(
+            self._face.cut("The server ended this stream before the answer was complete; ask again.")
+        )
+
+    def heartbeat(self, cursor: bytes) -> bytes:
+        return b": keep-alive\n\n"
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """``POST /v1/chat/completions``."""
+    api: Api = request.app[API]
+    asked: CompletionRequest = request[BODY]
+    started = await settled(api.engine.start_run(_start(asked), key=idempotency_key(request), streaming=True))
+    row = started.row
+    snapshot = await api.engine.snapshot(row.run)
+    options = asked.stream_options
+    face = ChatCompletions(
+        id=f"chatcmpl-{row.run}",
+        model=asked.model,
+        created=row.created // 1000,
+        channels=[c["id"] for c in snapshot["channels"]],
+        include_usage=options is not None and options.include_usage,
+    )
+    headers = {"Mux-Run": row.run}
+    if asked.stream:
+        return await follow(request, [row.run], headers=headers, encoder=ChatEncoder(face))
+    api.engine.viewer_joined(row.run)  # this request is the run's viewer: when it goes, the run is cancelled
+    try:
+        await api.hub.wait_final(row.run, MAX_WAIT_S)
+    finally:
+        api.engine.viewer_left(row.run)
+    async for line in api.engine.export(row.run):
+        if b'"seq":' in line:
+            face.feed(Event.parse(line))
+    if (failure := face.failure) is not None:
+        return reply(error_body(failure.message, failure.code), 502, headers)
+    return reply(face.result(), headers=headers)
+
+
+def _start(asked: CompletionRequest) -> StartRequest:
+    names = [name.strip() for name in asked.model.split("+")] * asked.n
+    if not all(names) or len(names) > MAX_CHOICES:
+        raise BadRequest(
+            "request_invalid", f"model names an agent, or up to {MAX_CHOICES} of them joined by +."
+        )
+    params = {k: v for k in _PASSED_ON if (v := getattr(asked, k)) is not None}
+    return StartRequest(
+        messages=asked.messages,
+        channels=[ChannelSpec(agent=name, params=params or None) for name in names],
+        metadata=dict(asked.metadata or {}),
+        on_disconnect="cancel",
+    )
+
+
+async def models(request: web.Request) -> web.StreamResponse:
+    """``GET /v1/models``."""
+    return reply(ModelCards(data=_cards(request)).model_dump())
+
+
+async def model(request: web.Request) -> web.StreamResponse:
+    """``GET /v1/models/{model}``."""
+    name = request.match_info["model"]
+    for card in _cards(request):
+        if card.id == name:
+            return reply(card.model_dump())
+    raise NotFound("agent_unknown", f"There is no agent {name[:80]!r}; GET /v1/models lists them.")
+
+
+def _cards(request: web.Request) -> list[ModelCard]:
+    return [ModelCard(id=agent["name"]) for agent in request.app[API].roster.describe()]
+
+
+@web.middleware
+async def errors_in_openais_form(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Problem documents of ``/v1`` as what this protocol's clients understand; the outermost middleware."""
+    response = await handler(request)
+    is_problem = response.content_type == "application/problem+json"
+    if not (is_problem and request.path.startswith("/v1/") and isinstance(response, web.Response)):
+        return response
+    told = json.loads(response.body if isinstance(response.body, bytes) else b"{}")
+    fields = told.get("errors") or [{}]
+    kind = "invalid_request_error" if response.status < 500 and response.status != 429 else "server_error"
+    if response.status == 429:
+        kind = "rate_limit_error"
+    headers = {k: v for k, v in response.headers.items() if k in ("Retry-After", "Cache-Control", "Allow")}
+    body = error_body(told.get("detail", ""), told.get("code", ""), kind, fields[0].get("field"))
+    return web.Response(
+        status=response.status, body=dump(body), content_type="application/json", headers=headers
+    )
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/chat/completions",
+        completions,
+        "OpenAI's chat completions: `model` is an agent, or several joined by `+` (one choice each).",
+        "openai",
+        body=CompletionRequest,
+        answers={200: Answer("The completion, or its chunks.", media=("application/json", SSE))},
+        errors=(404, 409, 429, 502, 503),
+        stream=True,
+    ),
+    Route(
+        "GET",
+        "/v1/models",
+        models,
+        "The agents as models.",
+        "openai",
+        answers={200: Answer("The agents.", ModelCards)},
+    ),
+    Route(
+        "GET",
+        "/v1/models/{model}",
+        model,
+        "One agent as a model.",
+        "openai",
+        params=(Param("model", "the agent's name", place="path", required=True),),
+        answers={200: Answer("The agent.", ModelCard)},
+        errors=(404,),
+    ),
+)
