@@ -6,14 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from mux.engine.base import EngineBase
 from mux.engine.history import row_summary, summary_of
 from mux.engine.plan import new_id
 from mux.errors import BadRequest, MuxError
 from mux.events import Event, Record
-from mux.log.base import RunPage, RunQuery, RunRow
+from mux.log.base import RowStatus, RunPage, RunQuery, RunRow
 from mux.requests import PatchRun
 from mux.run import IllegalEvent, RunState
 
@@ -66,7 +66,8 @@ class Archive(EngineBase):
         live = self._live.get(row.run)
         if live is None or live.state.started is None:
             return row
-        return replace(row, status=live.state.status, summary=summary_of(live.state))
+        status = cast("RowStatus", live.state.status)
+        return replace(row, status=status, summary=summary_of(live.state))
 
     def summary(self, row: RunRow) -> dict[str, Any]:
         """A row as JSON for lists."""
@@ -173,8 +174,7 @@ class Archive(EngineBase):
             try:
                 if about is None:
                     about = json.loads(line)
-                    if not isinstance(about, dict) or about.get("type") != "mux_run":
-                        raise ValueError("the first line is not that of an exported run")
+                    _check_about(about)
                 else:
                     events.append(Event.parse(line))
             except (ValueError, RecursionError) as e:
@@ -195,7 +195,10 @@ class Archive(EngineBase):
             status=state.finished.status,
             created=state.first_ts,
             updated=state.last_ts,
-            request={"channels": [{"id": c.id, "agent": c.agent} for c in state.channels.values()]},
+            request={
+                "channels": [{"id": c.id, "agent": c.agent} for c in state.channels.values()],
+                "message": state.started.message if state.started else None,
+            },
             title=str(about["title"])[:500] if about.get("title") else None,
             starred=bool(about.get("starred")),
             metadata=metadata if isinstance(metadata, dict) else {},
@@ -247,3 +250,8 @@ async def _each(lines: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[
     else:
         for line in lines:
             yield line
+
+
+def _check_about(about: Any) -> None:
+    if not isinstance(about, dict) or about.get("type") != "mux_run":
+        raise ValueError("the first line is not that of an exported run")

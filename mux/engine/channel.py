@@ -149,13 +149,13 @@ class Channel:
     async def source(self) -> AsyncIterator[Draft]:
         """What the channel says, guarded. Raises what its agent raised, after everything that it said."""
         agent = self.live.services.roster.get(self.plan.agent)
-        if not self.resuming:
+        guard = self.host.guard = self.live.services.guard_for(agent, self.live.run, self.id)
+        if self.state.at == "announced":
             model = self.plan.model or getattr(agent, "model", None)
             yield ChannelStarted(agent=self.plan.agent, model=model, attempt=1)
-        guard = self.live.services.guard_for(agent, self.live.run, self.id)
         task = await self.live.task_of(self)
         safe, action, rules = await checked(task, guard)
-        if not self.resuming:
+        if not self._resumes(agent):  # they are in the log already
             for rule in rules:
                 yield GuardrailHit(rule=rule, stage="input", action="masked" if safe else "blocked")
         if safe is None:
@@ -167,7 +167,6 @@ class Channel:
         self.conversation = safe.messages
         ctx = self._context(agent, safe)
         ctx.guard = guard
-        self.host.guard = guard
         self._agent_task = asyncio.create_task(
             self._iterate(agent, ctx), name=f"agent-{self.live.run}-{self.id}"
         )
@@ -180,6 +179,9 @@ class Channel:
         if not self._agent_task.cancelled() and (error := self._agent_task.exception()) is not None:
             raise error
 
+    def _resumes(self, agent: Agent) -> bool:
+        return self.resuming and getattr(agent, "resumable", "fail") == "resume"
+
     def _refusal(self, rules: tuple[str, ...]) -> str:
         settings = self.live.services.settings
         own = (settings.guardrails[r].refusal for r in rules if r in settings.guardrails)
@@ -188,9 +190,6 @@ class Channel:
     def _context(self, agent: Agent, task: Task) -> AgentContext:
         self.meter.budget = stricter(self.plan.budget, getattr(agent, "budget", None))
         self.meter.start()
-        resume = None
-        if self.resuming and getattr(agent, "resumable", "fail") == "resume":
-            resume = resume_point(self.state)
         return AgentContext(
             run=self.live.run,
             thread=self.live.row.thread,
@@ -204,7 +203,7 @@ class Channel:
             instructions=self.plan.instructions,
             params=self.plan.params or {},
             budget=self.meter.budget,
-            resume=resume,
+            resume=resume_point(self.state) if self._resumes(agent) else None,
             log=self.log,
         )
 

@@ -131,6 +131,7 @@ class Driver:
         """
         live = self.live
         self._begun = True
+        live.meter.start()
         if self.journal.state.first_ts and self.journal.state.last_ts > self.journal.state.first_ts:
             live.start_timer((self.journal.state.last_ts - self.journal.state.first_ts) / 1000)
         else:
@@ -210,7 +211,10 @@ class Driver:
             return channel.ending
         if failure is None and channel.cancelled_itself and channel.outcome is None:
             failure = AgentError("agent_failed", "The agent cancelled itself.")
-        if failure is not None:
+        if failure is not None and channel.outcome is not None:
+            # it had said how it ended, and failed while it was closed
+            channel.log.warning("agent failed after its outcome", error=repr(failure))
+        elif failure is not None:
             if not isinstance(failure, MuxError):
                 channel.log.error("agent failed", exc_info=failure)
                 name = type(failure).__name__

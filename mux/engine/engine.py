@@ -97,7 +97,7 @@ class Engine(Controls, Archive):
             self._log.info("runs are left for recovery", runs=len(left))
 
     async def close(self) -> None:
-        """Stop everything at once. Unfinished runs get no last event: they are taken over later. Idempotent."""
+        """Stop everything at once. Unfinished runs get no last event: they are taken over later."""
         self.accepting = False
         for live in self._live.values():
             live.journal.abandon()
@@ -217,17 +217,30 @@ class Engine(Controls, Archive):
             if kept.run != run:
                 self._admission.leave(run)
                 return Started(kept, created=False)
-            failpoint("accept.after")
-            live = LiveRun(self.services, kept, plan, self._foreign_output)
+        except BaseException:
+            self._admission.leave(run)
+            raise
+        failpoint("accept.after")
+        live = LiveRun(self.services, kept, plan, self._foreign_output)
+        try:
             await live.journal.open(self.services.owner)
             await live.journal.write([(None, run_started(live))])
         except BaseException:
             self._admission.leave(run)
+            await self._take_back(run)
             raise
         if idempotency is not None:
             self._keys[idempotency.owner, idempotency.key] = (idempotency.body_hash, run)
         self._drive(live)
         return Started(live.row, created=True)
+
+    async def _take_back(self, run: str) -> None:
+        """The start failed and its caller is told so: the run must not begin by itself later."""
+        try:
+            await self.store.delete(run)
+        except MuxError as e:
+            self._log.warning("run was kept but could not be started", run=run, code=e.code)
+            self._in_background(self._retry_take_over(run))
 
     # --- driving ------------------------------------------------------------------------------------------
 
@@ -252,7 +265,7 @@ class Engine(Controls, Archive):
             live.log.warning("another process took the run over")
         except Exception as e:
             lost = e
-            live.log.error("run can't go on; it will be taken over", exc_info=e)
+            live.log.exception("run can't go on; it will be taken over")
         finally:
             await self._forget(live)
         if lost is not None:

@@ -226,8 +226,8 @@ def _check_known(channel: PlannedChannel, known: Iterable[str]) -> None:
     if unknown:
         raise BadRequest(
             "dependency_unknown",
-            f"Channel {channel.id!r} waits for {', '.join(map(repr, unknown))}, which this run does not have. "
-            f"It has: {', '.join(sorted(known))}.",
+            f"Channel {channel.id!r} waits for {', '.join(map(repr, unknown))}, which is not in "
+            f"this run. It has: {', '.join(sorted(known))}.",
         )
 
 

@@ -18,7 +18,7 @@ from mux.engine.history import Folder
 from mux.engine.journal import Item
 from mux.engine.live import LiveRun
 from mux.errors import AgentError, NotFound
-from mux.events import Body, ChannelStarted, StepReset
+from mux.events import Body, ChannelStarted, DoneStatus, StepReset
 
 __all__ = ["restore"]
 
@@ -60,7 +60,7 @@ def _continued(channel: Channel) -> Iterator[Body | Nested]:
     """What is written on a channel that was cut off, before its agent is run again (or is not)."""
     state = channel.state
     if state.at == "failing" and state.error is not None:
-        status = "timed_out" if state.error.code == "timed_out" else "failed"
+        status: DoneStatus = "timed_out" if state.error.code == "timed_out" else "failed"
         yield from closing(channel, status, None)  # only its `done` was missing
         return
     mode = _mode(channel)

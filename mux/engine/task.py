@@ -26,8 +26,8 @@ class HandOver:
 
     def block(self) -> str:
         """The labelled block; a channel that failed is named as failed."""
-        head = f"<output channel={quoteattr(self.name)} agent={quoteattr(self.agent)} status={quoteattr(self.status)}>"
-        lines = [head]
+        name, agent, status = map(quoteattr, (self.name, self.agent, self.status))
+        lines = [f"<output channel={name} agent={agent} status={status}>"]
         if self.error:
             lines.append(f"(This channel did not succeed: {self.error})")
         if self.output:

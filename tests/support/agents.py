@@ -168,7 +168,7 @@ async def harness(
         kept,
         roster,
         guard_for=guard_for or (lambda agent, run, channel: OpenGuard()),
-        publish=lambda run, head, records: box[0].publish(run, head, records),
+        publish=lambda run, head, records: box[0].publish(run, head, records),  # noqa: PLW0108 - made below
         **options,
     )
     box.append(Harness(engine, kept, roster))
