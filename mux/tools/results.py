@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
@@ -12,6 +13,11 @@ __all__ = ["as_output", "clean_text", "cut"]
 
 MAX_DATA = 1_000_000  # bytes of JSON: what a typed card can reasonably show
 _NO_OUTPUT = "(no output)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished(ToolOutput):
+    """An output that was brought within bounds already, in the tool's thread."""
 
 
 def clean_text(text: str) -> str:
@@ -35,16 +41,18 @@ def as_output(value: Any, max_output: int) -> ToolOutput:
 
     A string is the output; ``None`` is said as such; anything else becomes JSON, as text and as ``data``.
     """
+    if isinstance(value, _Finished):
+        return value
     if isinstance(value, ToolOutput):
         output = cut(clean_text(value.output), max_output)
-        return ToolOutput(output, _bounded(value.data), value.is_error, value.error)
+        return _Finished(output, _bounded(value.data), value.is_error, value.error)
     if value is None:
-        return ToolOutput(_NO_OUTPUT)
+        return _Finished(_NO_OUTPUT)
     if isinstance(value, str):
-        return ToolOutput(cut(clean_text(value), max_output) if value else _NO_OUTPUT)
+        return _Finished(cut(clean_text(value), max_output) if value else _NO_OUTPUT)
     data = _jsonable(value)
     text = _json_text(data)
-    return ToolOutput(cut(text, max_output), data if len(text) <= MAX_DATA else None)
+    return _Finished(cut(text, max_output), data if len(text) <= MAX_DATA else None)
 
 
 def _bounded(data: Any) -> Any:

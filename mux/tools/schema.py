@@ -133,7 +133,8 @@ def _from_fields(name: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], 
         schema = model.model_json_schema(schema_generator=_PlainSchema)
     except PydanticUserError as e:
         raise TypeError(f"tool {name!r}: {e.message}") from e
-    schema.pop("title", None)
+    for part in (schema, *schema.get("$defs", {}).values()):
+        part.pop("title", None)
     schema.setdefault("properties", {})
 
     def validate(raw: dict[str, Any]) -> dict[str, Any]:

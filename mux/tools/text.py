@@ -6,10 +6,12 @@ import io
 import logging
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import html_to_markdown
-import pypdf
-from pypdf.errors import PyPdfError
+
+if TYPE_CHECKING:
+    import pypdf
 
 __all__ = ["Extracted", "extract", "extract_html", "kind_of"]
 
@@ -107,6 +109,9 @@ def _decode(data: bytes, charset: str | None) -> str:
 
 
 def _pdf(data: bytes) -> Extracted:
+    import pypdf  # a third of a second to import: paid by who has a PDF, not by every start
+    from pypdf.errors import PyPdfError
+
     try:
         title, text = _pages(pypdf.PdfReader(io.BytesIO(data)))
     except (PyPdfError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as e:
