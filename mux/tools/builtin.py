@@ -12,6 +12,7 @@ from mux.tools.delegate import delegate_tools
 from mux.tools.documents import document_tools
 from mux.tools.fetch import fetch_tool
 from mux.tools.index import DocumentIndex
+from mux.tools.mcp import McpManager
 from mux.tools.roots import Roots
 from mux.tools.runtime import Toolbox
 from mux.tools.sandbox import Sandbox, sandbox_tool
@@ -45,16 +46,19 @@ class ToolResources:
             sandbox_tool(self._sandbox),
             *delegate_tools(),
         ]
+        self._mcp = McpManager(settings.mcp, reserved=[t.name for t in self._builtin])
 
     def toolbox(self) -> Toolbox:
         """All tools there are now: built-in ones, and those of the MCP servers that are connected."""
-        return Toolbox(self._builtin)
+        return Toolbox([*self._builtin, *self._mcp.tools()])
 
     async def start(self) -> None:
         """Begin to connect the MCP servers, in the background."""
+        await self._mcp.start()
 
     async def aclose(self) -> None:
         """Free threads, processes and connections."""
+        await self._mcp.aclose()
         await self._sandbox.aclose()
         await self._index.aclose()
 

@@ -13,7 +13,7 @@ import asyncio
 import importlib
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -48,6 +48,7 @@ class McpManager:
 
     Args:
         servers: ``[mcp.NAME]`` by name.
+        reserved: names that other tools have already.
         on_change: called when the tools have changed.
         backoff_s: seconds before the first restart; doubles with each failure up to a minute.
         patience_s: seconds that a call waits for a server that is connecting.
@@ -57,10 +58,12 @@ class McpManager:
         self,
         servers: Mapping[str, McpServer],
         *,
+        reserved: Iterable[str] = (),
         on_change: Callable[[], None] | None = None,
         backoff_s: float = 0.5,
         patience_s: float = 5.0,
     ) -> None:
+        self._reserved = dict.fromkeys(reserved, "built-in")
         self._on_change = on_change
         self._servers = {
             name: _Server(name, config, self._changed, backoff_s, patience_s)
@@ -84,13 +87,16 @@ class McpManager:
 
     def tools(self) -> list[Tool]:
         """The tools of all servers that were reached so far, under ``<server>_<tool>``."""
-        tools: dict[str, Tool] = {}
+        tools: list[Tool] = []
+        taken = dict(self._reserved)
         for server in self._servers.values():
             for tool in server.tools:
-                if tool.name in tools:  # servers "a" and "a_b" can make the same name
-                    server.warn_clash(tool.name, tools[tool.name].source)
-                tools.setdefault(tool.name, tool)
-        return list(tools.values())
+                if tool.name in taken:  # servers "a" and "a_b" can make the same name
+                    server.warn_clash(tool.name, taken[tool.name])
+                    continue
+                taken[tool.name] = tool.source
+                tools.append(tool)
+        return tools
 
     def states(self) -> dict[str, tuple[McpState, str]]:
         """How each server stands, and why it is not ready."""

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from mux.settings import McpServer
+from mux.settings import McpServer, Settings
+from mux.tools import ToolResources
 from mux.tools.base import Tool
 from mux.tools.mcp import McpManager
 from mux.tools.mcp_values import mcp_tool_names
@@ -239,6 +240,25 @@ async def test_a_published_server_works() -> None:
         assert "+09:00" in result.output
         _, result = await collect(named(manager, "time_get_current_time"), timezone="Nowhere/None")
         assert result.is_error
+
+
+async def test_a_tool_whose_name_is_taken_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    manager = McpManager({"s": stdio(tmp_path / "n", tools=("add", "fail"))}, reserved=["s_add"])
+    await manager.start()
+    assert await manager.ready(30)
+    with capture_logs() as logs:
+        assert [t.name for t in manager.tools()] == ["s_fail"]
+        manager.tools()
+    assert [e["tool"] for e in logs] == ["s_add"]
+    await manager.aclose()
+
+
+async def test_the_tool_resources_offer_them_beside_the_built_in_ones(tmp_path: Path) -> None:
+    resources = ToolResources(Settings(mcp={"s": stdio(tmp_path / "n")}))
+    await resources.start()
+    await until(lambda: "s_add" in resources.toolbox().tools, 30)
+    assert "calculator" in resources.toolbox().tools
+    await resources.aclose()
 
 
 def test_names_are_what_providers_accept_and_unique() -> None:
