@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -18,7 +17,7 @@ __all__ = ["ROUTES"]
 async def agents(request: web.Request) -> web.StreamResponse:
     """``GET /api/agents``; changed files are read again first."""
     roster = request.app[API].roster
-    await asyncio.to_thread(roster.refresh)
+    await request.app[API].refresh()
     return reply(
         {
             "agents": roster.describe(),

@@ -30,6 +30,7 @@ async def chat_stream(request: web.Request) -> web.StreamResponse:
     start = _start_request(request)
     connection = query(request, "connection_id")
     key = f"chat:{connection}" if connection else None
+    await request.app[API].refresh()
     started = await settled(request.app[API].engine.start_run(start, key=key, streaming=True))
     run = started.row.run
     return await follow(request, [run], headers={"Location": f"/api/runs/{run}"})

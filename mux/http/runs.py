@@ -67,6 +67,7 @@ async def start(request: web.Request) -> web.StreamResponse:
     wait_s = _wait_s(request)
     if media != "application/json":
         encoder_for(request, selection_of(request))  # what can't be streamed must not be started
+    await api.refresh()
     started = await settled(
         api.engine.start_run(
             request[BODY], key=idempotency_key(request), streaming=media != "application/json"

@@ -91,13 +91,18 @@ async def _no_checks() -> Mapping[str, str]:
     return {}
 
 
+async def _no_refresh() -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
     """Everything that a handler may need.
 
     Attributes:
         checks: for ``/readyz``: what is wrong, by part; empty = ready.
-        public_url: the server's own address once it is bound, for documents that name it.
+        refresh: sees to it that changed roster files are read again.
+        extra_hosts: names that it answers for, besides those of the settings.
     """
 
     engine: EngineLike
@@ -106,6 +111,7 @@ class Api:
     roster: RosterLike
     providers: ProvidersLike
     checks: Callable[[], Awaitable[Mapping[str, str]]] = _no_checks
+    refresh: Callable[[], Awaitable[None]] = _no_refresh
     extra_hosts: tuple[str, ...] = field(default=())
 
 

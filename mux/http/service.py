@@ -1,0 +1,237 @@
+"""The composition root: builds every part of the server, starts them in order, and stops them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from aiohttp import web
+
+from mux._paths import bundled
+from mux.agent import Agent, Guard
+from mux.engine import Engine
+from mux.errors import MuxError
+from mux.guardrails import Rules
+from mux.http.app import build_app
+from mux.http.security import check_address
+from mux.http.state import Api
+from mux.llm.providers import Providers
+from mux.llm.rehearsal import RehearsalModel
+from mux.llm.setup import LlmRuntime
+from mux.log import Store, open_store
+from mux.roster import Roster
+from mux.run import TERMINAL
+from mux.settings import Settings
+from mux.telemetry import get_logger
+from mux.tools.builtin import ToolResources
+from mux.viewers import Hub
+
+__all__ = ["Service", "load_roster"]
+
+# Longer than any sane header or URL, so that an 8 KiB cursor is answered by us and not by the parser.
+MAX_LINE = 64 * 1024
+ROSTER_CHECK_S = 1.0  # how old the last look at the roster's files may be when a run starts
+CLOSE_S = 2.0  # how long open requests may take after the drain
+
+
+class Service:
+    """One server.
+
+    Args:
+        settings: everything that can be configured.
+
+    Attributes:
+        url: the server's own address, without a slash at its end; empty before `start`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.url = ""
+        self.providers, self.tools, self.roster = _agents(settings)
+        self.store: Store = open_store(settings.store, durability=settings.durability)
+        base = settings.config_path.parent if settings.config_path else Path()
+        self._rules = Rules.compile(settings.guardrails, base=base)
+        self._socket: socket.socket | None = None
+        self._runner: web.AppRunner | None = None
+        self._engine: Engine | None = None
+        self._hub: Hub | None = None
+        self._hurry = asyncio.Event()
+        self._stopping: asyncio.Task[None] | None = None
+        self._roster_checked = 0.0
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, once it was started."""
+        assert self._engine is not None, "start the service first"
+        return self._engine
+
+    @property
+    def hub(self) -> Hub:
+        """The viewers, once the service was started."""
+        assert self._hub is not None, "start the service first"
+        return self._hub
+
+    # --- lifecycle ---------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bind the port, open the store, take unfinished runs over, serve.
+
+        Raises:
+            ConfigError: the address may not be served, or an agent or rule can't be used.
+            OSError: the port is taken; nothing was opened.
+            StoreError: the store is locked (``extra["url"]`` names its server) or broken.
+        """
+        check_address(self.settings)
+        self._socket = _listen(self.settings.host, self.settings.port)
+        self.url = _url(self._socket)
+        await self.store.open(url=self.url)
+        await asyncio.to_thread(self.roster.load)
+        http, limits = self.settings.http, self.settings.limits
+        self._hub = Hub(
+            self.store,
+            describe=self._channels,
+            max_viewers=limits.max_viewers,
+            heartbeat_s=http.heartbeat_s,
+            write_timeout_s=http.write_timeout_s,
+            rotate_s=http.rotate_s,
+        )
+        self._engine = Engine(
+            self.settings, self.store, self.roster, guard_for=self._guard, publish=self._hub.publish
+        )
+        await self.tools.start()
+        await self._engine.start()
+        await self._serve()
+        get_logger().info("serving", url=self.url, store=self.store.info.url)
+
+    async def _serve(self) -> None:
+        api = Api(
+            engine=self.engine,
+            hub=self.hub,
+            settings=self.settings,
+            roster=self.roster,
+            providers=self.providers,
+            checks=self._checks,
+            refresh=self._refresh_roster,
+        )
+        app = await asyncio.to_thread(build_app, api)  # lists the dashboard's folder
+        self._runner = web.AppRunner(
+            app,
+            handle_signals=False,
+            access_log=None,
+            handler_cancellation=True,  # a viewer's leaving is noticed at once, not at its next heartbeat
+            shutdown_timeout=CLOSE_S,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_LINE,
+        )
+        await self._runner.setup()
+        assert self._socket is not None
+        await web.SockSite(self._runner, self._socket, backlog=2048).start()
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Drain and close everything; a second call hurries the first.
+
+        Args:
+            grace_s: how long running runs may take to finish, in seconds; what is left then is taken over
+                at the next start.
+        """
+        if grace_s <= 0 or self._stopping is not None:
+            self._hurry.set()
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(grace_s), name="stop")
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, grace_s: float) -> None:
+        if self._hub is not None:
+            self._hub.drain()
+        if self._engine is not None:
+            draining = asyncio.create_task(self._engine.drain(grace_s))
+            hurry = asyncio.create_task(self._hurry.wait())
+            await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (draining, hurry):
+                task.cancel()
+            await asyncio.gather(draining, hurry, return_exceptions=True)
+        if self._runner is not None:
+            await self._runner.cleanup()
+        elif self._socket is not None:
+            self._socket.close()
+        if self._engine is not None:
+            await self._engine.close()
+        await self.tools.aclose()
+        await self.providers.aclose()
+        if self._hub is not None:
+            await self._hub.close()
+        await self.store.close()
+        get_logger().info("stopped")
+
+    # --- what the parts need of each other ---------------------------------------------------------------
+
+    def _guard(self, agent: Agent, run: str, channel: str) -> Guard:
+        rules = self._rules.with_agent(getattr(agent, "guardrails", None) or ())
+        log = get_logger(run=run, channel=channel)
+        return rules.guard(run=run, channel=channel, log=log, refusal=self.settings.refusal)
+
+    async def _channels(self, run: str) -> dict[str, bool]:
+        snapshot = await self.engine.snapshot(run)
+        return {c["id"]: c["status"] in TERMINAL for c in snapshot["channels"]}
+
+    async def _refresh_roster(self) -> None:
+        now = time.monotonic()
+        if now - self._roster_checked >= ROSTER_CHECK_S:
+            self._roster_checked = now
+            await asyncio.to_thread(self.roster.refresh)
+
+    async def _checks(self) -> Mapping[str, str]:
+        """Whether the store answers."""
+        try:
+            async with asyncio.timeout(2.0):
+                await self.store.unfinished()
+        except MuxError as e:
+            return {"store": e.message}
+        except TimeoutError:
+            return {"store": "does not answer"}
+        return {}
+
+    def describe(self) -> list[str]:
+        """What was loaded from where, as lines for a person."""
+        info = self.store.info
+        survives = {"no": "nothing survives a restart", "process": "survives a crash of the process"}
+        kept = survives.get(info.durable, "survives a loss of power")
+        lines = [
+            f"agents: {', '.join(sorted(self.roster.agents)) or 'none'}",
+            f"model: {self.settings.default_model()}",
+            f"store: {info.url} ({kept}{'; ' + info.note if info.note else ''})",
+        ]
+        lines += [f"not loaded: {problem.path}: {problem.reason}" for problem in self.roster.problems]
+        lines += [f"warning: {warning}" for warning in (*self.roster.warnings, *self._rules.warnings)]
+        return lines
+
+
+def load_roster(settings: Settings) -> Roster:
+    """The roster alone, loaded, without a server (``mux agents``, ``mux doctor``)."""
+    roster = _agents(settings)[2]
+    roster.load()
+    return roster
+
+
+def _agents(settings: Settings) -> tuple[Providers, ToolResources, Roster]:
+    providers = Providers(settings)
+    providers.register("rehearsal", RehearsalModel())
+    tools = ToolResources(settings)
+    runtime = LlmRuntime(providers, tools.toolbox, settings)
+    dirs = [Path("agents"), *settings.agents]
+    return providers, tools, Roster(dirs, runtime, builtin=bundled("agents"))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.create_server((host, port), family=family, backlog=2048, reuse_port=False)
+    sock.setblocking(False)
+    return sock
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
