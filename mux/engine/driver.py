@@ -340,3 +340,4 @@ class Driver:
             ),
         )
         live.merger.close()
+        live.on_finished()

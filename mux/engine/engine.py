@@ -246,6 +246,9 @@ class Engine(Controls, Archive):
 
     def _drive(self, live: LiveRun) -> None:
         self._live[live.run] = live
+        live.on_finished = lambda: self._admission.leave(
+            live.run
+        )  # also of a run that still waits for a slot
         driver = Driver(live)
         self._tasks[live.run] = asyncio.get_running_loop().create_task(
             self._run(live, driver), name=f"run-{live.run}"

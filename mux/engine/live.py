@@ -60,6 +60,7 @@ class LiveRun:
         self.presence = Presence(plan.on_disconnect, self._everybody_left)
         self.ended = asyncio.Event()
         self.settle: Callable[[], Awaitable[None]] = _no_driver  # set by the driver
+        self.on_finished: Callable[[], None] = lambda: None  # its last event is on its way: free its slot
         self._foreign_output = foreign_output
         self._adding = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()

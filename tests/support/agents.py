@@ -27,7 +27,7 @@ from mux.log.memory import MemoryStore
 from mux.run import RunState
 from mux.settings import Limits, Settings
 
-__all__ = ["FakeRoster", "Harness", "Scripted", "echo", "harness", "says", "waits"]
+__all__ = ["FakeRoster", "Harness", "Scripted", "echo", "harness", "says", "types", "until", "waits"]
 
 
 @dataclass
@@ -179,3 +179,10 @@ async def harness(
         await engine.close()
         if store is None:
             await kept.close()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Wait until it holds, looking again after every turn of the loop that could have changed it."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.001)

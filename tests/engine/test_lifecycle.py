@@ -1,0 +1,189 @@
+"""Limits, queue, idempotency, leaving viewers, drain, and a store that fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from mux.errors import BadRequest, Conflict, Overloaded, StoreError, Unavailable
+from mux.events import Record
+from mux.log.memory import MemoryStore
+from mux.requests import Grace, StartRequest
+from tests.support.agents import echo, harness, says, types, until, waits
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+async def test_above_max_runs_runs_wait_in_order_and_above_the_queue_they_are_refused() -> None:
+    agent = waits("w")
+    async with harness(agent, echo("e"), max_runs=1, max_queue=2) as h:
+        first = (await h.engine.start_run(StartRequest(message="1", agents=["w"]))).row.run
+        second = (await h.engine.start_run(StartRequest(message="2", agents=["e"]))).row.run
+        third = (await h.engine.start_run(StartRequest(message="3", agents=["e"]))).row.run
+        with pytest.raises(Overloaded) as e:
+            await h.engine.start_run(StartRequest(message="4", agents=["e"]))
+        assert e.value.status == 429
+        assert e.value.retry_after is not None
+        snapshot = await h.engine.snapshot(third)
+        assert snapshot["status"] == "queued"
+        assert snapshot["queue_position"] == snapshot["channels"][0]["queue_position"] == 2
+        await h.engine.cancel(second)  # a run that waits can be cancelled, and makes room
+        assert (await h.finished(second))["status"] == "cancelled"
+        assert (await h.engine.snapshot(third))["queue_position"] == 1
+        await agent.started.wait()
+        agent.release.set()
+        await h.finished(first)
+        assert (await h.finished(third))["status"] == "completed"
+        assert h.engine.stats() | {"running": 0, "queued": 0} == h.engine.stats()
+
+
+async def test_the_same_idempotency_key_gives_the_same_run_and_another_body_conflicts() -> None:
+    agent = waits("w")
+    async with harness(agent) as h:
+        request = StartRequest(message="x", agents=["w"])
+        starts = await asyncio.gather(*(h.engine.start_run(request, key="k") for _ in range(5)))
+        assert len({s.row.run for s in starts}) == 1
+        assert sum(s.created for s in starts) == 1
+        with pytest.raises(Conflict):
+            await h.engine.start_run(StartRequest(message="y", agents=["w"]), key="k")
+        assert (await h.engine.start_run(request, key="k", owner="other")).created
+        await agent.started.wait()
+        agent.release.set()
+        await h.finished(starts[0].row.run)
+        assert not (await h.engine.start_run(request, key="k")).created  # also when it is over
+        with pytest.raises(Conflict):
+            await h.engine.start_run(StartRequest(message="y", agents=["w"]), key="k")
+
+
+async def test_when_the_last_viewer_has_been_gone_for_the_grace_everything_is_freed_within_a_second() -> None:
+    agent = waits("w")
+    async with harness(agent) as h:
+        request = StartRequest(message="x", agents=["w"], on_disconnect=Grace(grace_s=0.1))
+        run = (await h.engine.start_run(request)).row.run
+        await agent.started.wait()
+        for _ in range(2):
+            h.engine.viewer_joined(run)
+        h.engine.viewer_joined(run, observe=True)
+        h.engine.viewer_left(run)
+        await asyncio.sleep(0.15)
+        assert not agent.stopped.is_set()
+        h.engine.viewer_left(run)
+        h.engine.viewer_joined(run)  # comes back within the grace
+        await asyncio.sleep(0.15)
+        assert not agent.stopped.is_set()
+        h.engine.viewer_left(run)  # an observer is still there, and does not count
+        await asyncio.wait_for(agent.stopped.wait(), 1.1)
+        assert (await h.finished(run, 1))["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(("streaming", "stays"), [(False, True), (True, False)])
+async def test_runs_without_a_stream_go_on_when_their_viewers_leave(streaming: bool, stays: bool) -> None:
+    async with harness(says("a", "x")) as h:
+        started = await h.engine.start_run(StartRequest(message="x"), streaming=streaming)
+        assert (started.row.request.get("on_disconnect", "continue") == "continue") is stays
+        await h.finished(started.row.run)
+
+
+async def test_drain_refuses_new_runs_lets_running_ones_end_and_leaves_the_rest_without_a_last_event() -> (
+    None
+):
+    quick, slow = waits("quick"), waits("slow")
+    store = MemoryStore()
+    async with harness(quick, slow, store=store) as h:
+        ends = (await h.engine.start_run(StartRequest(message="x", agents=["quick"]))).row.run
+        stays = (await h.engine.start_run(StartRequest(message="x", agents=["slow"]))).row.run
+        await quick.started.wait()
+        await slow.started.wait()
+        draining = asyncio.create_task(h.engine.drain(0.3))
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await h.engine.start_run(StartRequest(message="x"))
+        quick.release.set()
+        await draining
+        assert types(await h.events(ends))[-1] == "run_finished"
+        await h.engine.close()
+        assert slow.stopped.is_set()
+        assert types(await h.events(stays)) == ["run_started"]
+        assert "done" not in types(await h.events(stays), "slow")
+        assert (await store.get(stays)).status == "running"
+
+
+class Flaky(MemoryStore):
+    """Fails appends while it is told to."""
+
+    failing: StoreError | None = None
+    tries = 0
+
+    async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
+        if self.failing is not None:
+            self.tries += 1
+            raise self.failing
+        await super().append(run, fence, records)
+
+
+async def test_a_store_that_recovers_loses_nothing() -> None:
+    agent, store = waits("w"), Flaky()
+    async with harness(agent, store=store) as h:
+        run = (await h.engine.start_run(StartRequest(message="x"))).row.run
+        await agent.started.wait()
+        store.failing = StoreError("store_full", "The disk is full.")
+        agent.release.set()
+        await until(lambda: store.tries >= 2)
+        store.failing = None
+        assert (await h.finished(run))["channels"][0]["text"] == "thinking done"
+        assert types(await h.events(run), "w")[-1] == "done"
+
+
+async def test_a_store_that_stays_broken_stops_the_run_which_is_taken_over_when_it_works_again() -> None:
+    agent, store = waits("w"), Flaky()
+    async with harness(agent, store=store) as h:
+        run = (await h.engine.start_run(StartRequest(message="x"))).row.run
+        await agent.started.wait()
+        store.failing = StoreError("store_readonly", "The file is read-only.", retryable=False)
+        agent.release.set()
+        await asyncio.wait_for(agent.stopped.wait(), 2)
+        await until(lambda: run not in h.engine._live)
+        with pytest.raises(Unavailable):
+            await h.engine.cancel(run)
+        store.failing = None
+        await until(lambda: run in h.engine._live or any(r.type == "run_finished" for r in h.published[run]))
+        snapshot = await h.finished(run)
+        assert snapshot["channels"][0]["error"]["code"] == "interrupted"
+        assert types(await h.events(run))[-1] == "run_finished"
+
+
+async def test_a_start_that_could_not_be_kept_is_refused_and_leaves_nothing() -> None:
+    store = Flaky()
+    async with harness(says("a", "x"), store=store) as h:
+        store.failing = StoreError("store_readonly", "The file is read-only.", retryable=False)
+        with pytest.raises(StoreError):
+            await h.engine.start_run(StartRequest(message="x"))
+        assert not await store.unfinished()
+        assert h.engine.stats()["running"] == 0
+
+
+async def test_an_owner_that_was_fenced_off_stops_at_once() -> None:
+    agent, store = waits("w"), MemoryStore()
+    async with harness(agent, store=store) as h:
+        run = (await h.engine.start_run(StartRequest(message="x"))).row.run
+        await agent.started.wait()
+        await store.claim(run, "another process")
+        agent.release.set()
+        await until(lambda: run not in h.engine._live)
+        assert "done" not in types(await h.events(run), "w")
+
+
+async def test_ids_sort_by_time_and_are_short() -> None:
+    async with harness(says("a", "x")) as h:
+        runs = []
+        for _ in range(3):
+            runs.append((await h.engine.start_run(StartRequest(message="x"))).row.run)
+            await asyncio.sleep(0.002)
+        assert runs == sorted(runs)
+        assert all(len(run) <= 16 for run in runs)
+        for run in runs:
+            await h.finished(run)
+        with pytest.raises(BadRequest):
+            await h.engine.start_run(StartRequest(message="\n "))
