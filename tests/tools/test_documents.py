@@ -1,0 +1,281 @@
+"""Searching, listing and reading documents, as numbered sources."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pypdf
+import pytest
+from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
+
+from mux.tools import Toolbox, ToolProblem
+from mux.tools.documents import document_tools
+from mux.tools.index import DocumentIndex
+from mux.tools.roots import Roots
+from mux.tools.sources import Sources
+from tests.support.tools import call, collect, context
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+Make = Callable[..., Toolbox]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    opened: list[DocumentIndex] = []
+
+    def build(*folders: Path) -> Toolbox:
+        roots = Roots(folders)
+        opened.append(DocumentIndex(roots))
+        return Toolbox(document_tools(roots, opened[-1], Sources()))
+
+    yield build
+    for index in opened:
+        await index.aclose()
+
+
+def _pdf(text: str) -> bytes:
+    """A PDF of one page with this text, made by hand: pypdf writes no text."""
+    writer = pypdf.PdfWriter()
+    page = writer.add_blank_page(300, 300)
+    font = DictionaryObject(
+        {
+            NameObject("/Type"): NameObject("/Font"),
+            NameObject("/Subtype"): NameObject("/Type1"),
+            NameObject("/BaseFont"): NameObject("/Helvetica"),
+        }
+    )
+    fonts = DictionaryObject({NameObject("/F1"): font})
+    page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
+    stream = DecodedStreamObject()
+    stream.set_data(f"BT /F1 12 Tf 20 200 Td ({text}) Tj ET".encode())
+    page[NameObject("/Contents")] = stream
+    writer.add_metadata({"/Title": "A paper"})
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()
+
+
+async def test_a_word_just_written_is_found_and_not_found_once_the_file_is_gone(
+    make: Make, tmp_path: Path
+) -> None:
+    box = make(tmp_path)
+    search = box.tools["search_docs"]
+    assert (await call(search, query="zanzibarite")).data["sources"] == []
+    file = tmp_path / "new.md"
+    file.write_text("Today we found zanzibarite.")
+    assert "we found zanzibarite" in (await call(search, query="zanzibarite")).output
+    file.write_text("Today we found nothing.  ..")  # the same length as before
+    assert (await call(search, query="zanzibarite")).data["sources"] == []
+    file.write_text("More zanzibarite!")
+    assert (await call(search, query="zanzibarite")).data["sources"] != []
+    file.unlink()
+    result = await call(search, query="zanzibarite")
+    assert result.data["sources"] == []
+    assert "Nothing in the 0 documents" in result.output
+
+
+async def test_text_markdown_html_and_pdf_are_searched_and_read(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("plain granite")
+    (tmp_path / "b.md").write_text("# Stones\n\nmarked granite\n")
+    page = (
+        "<html><head><title>Rocks &amp; co</title><script>granite()</script></head><body><p>web granite</p>"
+    )
+    (tmp_path / "c.html").write_text(page)
+    (tmp_path / "d.pdf").write_bytes(_pdf("paper granite"))
+    box = make(tmp_path)
+    result = await call(box.tools["search_docs"], query="granite")
+    found = {s["path"]: s["title"] for s in result.data["sources"]}
+    assert found == {"a.txt": "a.txt", "b.md": "Stones", "c.html": "Rocks & co", "d.pdf": "A paper"}
+    assert "granite()" not in result.output
+    for name, text in (("a.txt", "plain"), ("c.html", "web granite"), ("d.pdf", "paper granite")):
+        assert text in (await call(box.tools["read_doc"], path=name)).output
+
+
+async def test_search_always_reports_progress(make: Make, tmp_path: Path) -> None:
+    progress, _ = await collect(make(tmp_path).tools["search_docs"], query="nothing")
+    assert [p.fraction for p in progress] == [0.0, 1.0]
+
+
+async def test_numbers_are_stable_on_a_channel_and_start_again_on_another(make: Make, tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / f"{name}.txt").write_text(f"{name} stone")
+    box = make(tmp_path)
+    search, read = box.tools["search_docs"], box.tools["read_doc"]
+    assert (await call(search, query="two")).data["sources"][0]["n"] == 1
+    assert (await call(search, query="three")).data["sources"][0]["n"] == 2
+    both = (await call(search, query="stone")).data["sources"]
+    assert {s["path"]: s["n"] for s in both} == {"two.txt": 1, "three.txt": 2, "one.txt": 3}
+    assert (await call(read, path="[2]")).data["sources"][0]["path"] == "three.txt"
+    other = context(channel="b")
+    assert (await call(search, other, query="three")).data["sources"][0]["n"] == 1
+    assert "no source 9" in (await call(read, path="9")).output
+
+
+async def test_all_words_are_preferred_to_some_and_parts_of_words_are_a_last_resort(
+    make: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "both.txt").write_text("red apples")
+    (tmp_path / "one.txt").write_text("red wine")
+    (tmp_path / "日本.txt").write_text("東京都の天気は晴れです")
+    search = make(tmp_path).tools["search_docs"]
+    paths = [s["path"] for s in (await call(search, query="red apple")).data["sources"]]
+    assert paths == ["both.txt"]
+    assert (await call(search, query="wine cheese")).data["sources"][0]["path"] == "one.txt"
+    assert (await call(search, query="天気")).data["sources"][0]["path"] == "日本.txt"
+    for query in ('"', "AND OR NOT", "a* NEAR(", "100%", "'; DROP TABLE files; --", "red:apples", ""):
+        assert not (await call(search, query=query)).is_error
+
+
+async def test_a_document_is_read_by_line_ranges(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("\n".join(f"line {i}" for i in range(1, 101)))
+    read = make(tmp_path).tools["read_doc"]
+    result = await call(read, path="long.txt", first_line=10, last_line=12)
+    assert result.output.endswith("line 10\nline 11\nline 12")
+    assert "lines 10-12 of 100" in result.output
+    assert (await call(read, path="long.txt", first_line=200)).is_error
+    assert (await call(read, path="long.txt", first_line=5, last_line=2)).error == "invalid_arguments"
+    (tmp_path / "huge.txt").write_text("\n".join("x" * 100 for _ in range(5_000)))
+    result = await call(read, path="huge.txt")
+    assert "cut here; go on with first_line=" in result.output
+    assert len(result.output) < 50_000
+
+
+async def test_documents_are_listed_with_titles_and_why_some_can_not_be_read(
+    make: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.md").write_text("# Alpha\n")
+    (tmp_path / "b.bin").write_bytes(bytes(range(256)))
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 nothing more")
+    (tmp_path / ".hidden").write_text("secret")
+    listing = make(tmp_path).tools["list_docs"]
+    result = await call(listing)
+    assert "- sub/a.md: Alpha (2 lines)" in result.output
+    assert "b.bin (can't be read: it is not a text document)" in result.output
+    assert "broken.pdf (can't be read:" in result.output
+    assert ".hidden" not in result.output
+    assert "1 documents with 'alpha'" in (await call(listing, contains="alpha")).output
+
+
+async def test_several_roots_are_told_apart_by_name(make: Make, tmp_path: Path) -> None:
+    for folder in ("x/docs", "y/docs"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "same.txt").write_text(f"from {folder}")
+    box = make(tmp_path / "x" / "docs", tmp_path / "y" / "docs")
+    assert "docs/same.txt" in (await call(box.tools["list_docs"])).output
+    assert "from y/docs" in (await call(box.tools["read_doc"], path="docs-2/same.txt")).output
+
+
+async def test_a_folder_that_does_not_exist_is_empty_and_is_used_once_it_exists(
+    make: Make, tmp_path: Path
+) -> None:
+    folder = tmp_path / "later"
+    search = make(folder).tools["search_docs"]
+    assert (await call(search, query="stone")).data["sources"] == []
+    folder.mkdir()
+    (folder / "a.txt").write_text("a stone")
+    assert (await call(search, query="stone")).data["sources"] != []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret.txt",
+        "sub/../../secret.txt",
+        "link.txt",
+        "linked/secret.txt",
+        "/etc/passwd",
+        "/proc/self/environ",
+        "sub/\0",
+        ".env",
+        ".git/config",
+        "pipe",
+        "sub",
+        "",
+        "a" * 5_000,
+        "missing.txt",
+    ],
+)
+async def test_nothing_outside_the_roots_can_be_read(make: Make, tmp_path: Path, path: str) -> None:
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / ".git").mkdir()
+    (root / ".git" / "config").write_text("secret")
+    (root / ".env").write_text("KEY=secret")
+    (tmp_path / "secret.txt").write_text("secret")
+    (root / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (root / "linked").symlink_to(tmp_path)
+    os.mkfifo(root / "pipe")
+    box = make(root)
+    result = await call(box.tools["read_doc"], path=path)
+    assert result.is_error
+    assert "secret" not in result.output.replace(path, "")
+    assert (await call(box.tools["search_docs"], query="secret")).data["sources"] == []
+
+
+async def test_links_inside_the_roots_and_absolute_names_of_their_files_work(
+    make: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "real.txt").write_text("a stone")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    read = make(tmp_path).tools["read_doc"]
+    assert "a stone" in (await call(read, path="link.txt")).output
+    assert "a stone" in (await call(read, path=str(tmp_path / "real.txt"))).output
+
+
+def test_a_file_that_became_a_link_after_it_was_checked_is_not_read(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "secret").write_text("secret")
+    (root / "a.txt").write_text("a")
+    roots = Roots([root])
+    found = roots.locate("a.txt")
+    (root / "a.txt").unlink()
+    (root / "a.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match="symbolic links"):
+        roots.read(found)
+    with pytest.raises(ToolProblem):
+        roots.locate("a.txt")
+
+
+async def test_a_large_folder_is_indexed_off_the_loop_and_only_once(make: Make, tmp_path: Path) -> None:
+    for i in range(1_000):
+        (tmp_path / f"{i}.txt").write_text(f"number{i} " + "filler words of a document " * 60)
+    search = make(tmp_path).tools["search_docs"]
+    task = asyncio.create_task(collect(search, query="number777"))
+    worst = 0.0
+    while not task.done():
+        before = time.monotonic()
+        await asyncio.sleep(0.001)
+        worst = max(worst, time.monotonic() - before)
+    progress, result = await task
+    assert result.data["sources"][0]["path"] == "777.txt"
+    assert worst < 0.3  # shared machine; the interpreter is given up every 5 ms
+    assert any("of 1000" in (p.message or "") for p in progress)
+    _, again = await collect(search, query="number42")
+    assert again.elapsed_ms < result.elapsed_ms / 2
+
+
+async def test_a_cancelled_search_leaves_the_index_usable(make: Make, tmp_path: Path) -> None:
+    for i in range(300):
+        (tmp_path / f"{i}.txt").write_text(f"number{i} " + "filler words of a document " * 100)
+    search = make(tmp_path).tools["search_docs"]
+    task = asyncio.create_task(call(search, query="number7"))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await call(search, query="number299")).data["sources"][0]["path"] == "299.txt"
+
+
+async def test_searches_of_many_channels_at_once_agree(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one stone")
+    search = make(tmp_path).tools["search_docs"]
+    results = await asyncio.gather(*(call(search, context(channel=str(i)), query="stone") for i in range(16)))
+    assert {len(r.data["sources"]) for r in results} == {1}
