@@ -251,7 +251,7 @@ class ChatParser:
     def _tool_calls(self, fragments: list[ToolCall]) -> None:
         of = len(fragments)
         for position, f in enumerate(fragments):
-            function = f.function or Function()
+            function = f.function or Function(f.name, f.arguments)
             text = function.arguments
             if text is None:
                 text = ""

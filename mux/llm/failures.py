@@ -220,7 +220,7 @@ def unreachable(error: BaseException, place: str) -> UpstreamError:
     elif any(isinstance(c, socket.gaierror) for c in causes) or "DNS" in names:
         reason = f"the host name of {place} can't be resolved"
     elif any(isinstance(c, ConnectionRefusedError) for c in causes) or errno.ECONNREFUSED in numbers:
-        reason = f"{place} refused the connection: is it running?"
+        reason = f"{place} refused the connection (is it running?)"
     elif "Disconnected" in names or any(isinstance(c, ConnectionResetError) for c in causes):
         reason = f"{place} closed the connection without an answer"
     elif "Timeout" in names and "ConnectTimeout" not in names:

@@ -38,6 +38,8 @@ class ToolCall(msgspec.Struct):
     index: int | None = None
     id: str | None = None
     function: Function | None = None
+    name: str | None = None  # some send name and arguments beside the id, without "function"
+    arguments: str | dict[str, Any] | None = None
     extra_content: Any = None  # Gemini: {"google": {"thought_signature": …}}
     thought_signature: Any = None
     provider_specific_fields: Any = None  # LiteLLM
@@ -159,7 +161,6 @@ def _lenient_call(value: dict[str, Any]) -> ToolCall:
     return ToolCall(
         index=_whole_number(value.get("index")),
         id=scrub_all(str(id)) if isinstance(id, str | int) and not isinstance(id, bool) else None,
-        # some send name and arguments beside the id, without "function"
         function=_lenient_function(function if isinstance(function, dict) else value),
         **{k: value.get(k) for k in CALL_EXTRAS},
     )

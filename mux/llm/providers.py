@@ -10,7 +10,6 @@ from typing import Any
 
 from mux.errors import ConfigError, UpstreamError
 from mux.llm.model import Model
-from mux.llm.prices import library_price
 from mux.llm.upstream import HttpModel
 from mux.settings import Price, Provider, Settings
 
@@ -90,14 +89,9 @@ class Providers:
         return provider
 
     def price(self, spec: str) -> Price | None:
-        """What a model costs: from ``prices``, else from an installed price library, else ``None``."""
-        if (price := self._settings.prices.get(spec)) is not None:
-            return price
-        name, _, model = spec.partition(":")
-        provider = self._settings.providers.get(name)
-        if provider is None or not model:
-            return None
-        return library_price(provider.base_url, model)
+        """What a model costs by ``prices``. Where it names none, the turn's usage may carry its cost already:
+        reported by the endpoint, or by the price library (see :mod:`mux.llm.prices`)."""
+        return self._settings.prices.get(spec)
 
     def states(self) -> dict[str, str]:
         """The circuit of each endpoint in use: ``closed``, ``open`` or ``half_open``."""
@@ -124,7 +118,8 @@ class Providers:
     def _endpoint(self, name: str, provider: Provider) -> HttpModel:
         model = self._models.get(name)
         if model is None:
-            model = self._models[name] = HttpModel(name, provider)
+            own = frozenset(s.partition(":")[2] for s in self._settings.prices if s.startswith(f"{name}:"))
+            model = self._models[name] = HttpModel(name, provider, priced=own)
         return model
 
     async def _offered(self, name: str) -> list[dict[str, Any]]:

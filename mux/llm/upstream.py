@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -20,83 +20,25 @@ from mux.llm.chat import ChatParser
 from mux.llm.circuit import Circuit
 from mux.llm.failures import broken, rejected, unreachable
 from mux.llm.model import Delta, ModelRequest, TurnEnd
+from mux.llm.prices import library_cost, preload
 from mux.llm.prompt import chat_body, responses_body
 from mux.llm.responses import ResponsesParser
+from mux.llm.watchdog import Watch
 from mux.llm.wire import TurnReader
-from mux.settings import Provider, Timeouts
+from mux.settings import Provider
 from mux.telemetry import get_logger, register_secret
 
 if TYPE_CHECKING:
     import httpx2
     from openai import AsyncOpenAI
 
-__all__ = ["HttpModel", "Watch"]
+__all__ = ["HttpModel"]
 
-LINGER_S: Final = 5.0  # how long to wait for [DONE] or the end once the turn is over
 DRAIN_S: Final = 0.05  # how long to wait for the end after [DONE], so that the connection can be used again
 PEEK_BYTES: Final = 16_384  # of a failed answer's body, to find a well-known error code in it
 PEEK_S: Final = 2.0
 
 _HEADERS: Final = {"Accept": "text/event-stream, application/json", "Accept-Encoding": "identity"}
-
-
-class Watch:
-    """The watchdogs of one turn. Time during which the consumer holds the stream does not count.
-
-    Args:
-        timeouts: limits in seconds.
-        clock: monotonic seconds.
-    """
-
-    def __init__(self, timeouts: Timeouts, clock: Callable[[], float]) -> None:
-        self._timeouts = timeouts
-        self._clock = clock
-        self._started = clock()
-        self._held = 0.0
-        self.first: float | None = None  # when the first progress was made
-        self.last = 0.0  # when the last was
-
-    def now(self) -> float:
-        """Seconds since the request was sent, without those that the consumer took."""
-        return self._clock() - self._started - self._held
-
-    def progress(self) -> None:
-        self.last = self.now()
-        if self.first is None:
-            self.first = self.last
-
-    def held(self, seconds: float) -> None:
-        self._held += seconds
-
-    def left(self, *, terminal: bool) -> float:
-        """Seconds until something has to happen; not positive when it is overdue."""
-        now = self.now()
-        turn = self._timeouts.turn_s - now
-        if self.first is None:
-            return min(turn, self._timeouts.first_byte_s - now)
-        quiet = min(self._timeouts.progress_s, LINGER_S) if terminal else self._timeouts.progress_s
-        return min(turn, self.last + quiet - now)
-
-    def overdue(self) -> UpstreamError:
-        """The error for a deadline that has passed."""
-        t = self._timeouts
-        if self.now() >= t.turn_s and (self.first is not None or t.turn_s <= t.first_byte_s):
-            return UpstreamError(
-                "turn_timeout",
-                f"The turn took longer than {t.turn_s:g} s (timeouts.turn_s).",
-                retryable=False,
-            )
-        if self.first is None:
-            return UpstreamError(
-                "upstream_unavailable",
-                f"The endpoint sent nothing for {t.first_byte_s:g} s (timeouts.first_byte_s).",
-                retryable=True,
-            )
-        return UpstreamError(
-            "upstream_stall",
-            f"The endpoint went silent for {t.progress_s:g} s in mid-answer (timeouts.progress_s).",
-            retryable=True,
-        )
 
 
 class HttpModel:
@@ -105,6 +47,7 @@ class HttpModel:
     Args:
         name: the provider's name in the configuration.
         provider: its settings.
+        priced: models whose price is configured: the price library is not asked for them.
         env: where keys are read from.
         clock: monotonic seconds.
     """
@@ -114,11 +57,13 @@ class HttpModel:
         name: str,
         provider: Provider,
         *,
+        priced: Collection[str] = (),
         env: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.provider = provider
+        self._priced = frozenset(priced)
         self.circuit = Circuit(clock=clock)
         self._clock = clock
         self._log = get_logger(provider=name)
@@ -127,10 +72,12 @@ class HttpModel:
         self._opening = asyncio.Lock()
         self._closed = False
         self._key = _clean(env.get(provider.api_key_env)) if provider.api_key_env else None
+        self._extra_headers: dict[str, Any] = dict(_HEADERS)
         self._headers = {h: v for h, e in provider.headers_env.items() if (v := _clean(env.get(e)))}
         for secret in (self._key, *self._headers.values()):
             register_secret(secret)
         address = urlsplit(provider.base_url)
+        register_secret(address.password)
         self._place = f"{address.hostname}:{address.port}" if address.port else str(address.hostname)
 
     def stream(self, request: ModelRequest) -> AsyncIterator[Delta]:
@@ -204,12 +151,22 @@ class HttpModel:
                     watch.progress()
                 before = self._clock()
                 for delta in deltas:
-                    yield _timed(delta, watch) if isinstance(delta, TurnEnd) else delta
+                    yield self._ended(delta, request, watch) if isinstance(delta, TurnEnd) else delta
                 watch.held(self._clock() - before)
                 if reader.failure is not None:
                     raise reader.failure
             if reader.done:
                 await _drain(chunks)
+
+    def _ended(self, end: TurnEnd, request: ModelRequest, watch: Watch) -> TurnEnd:
+        """The turn's end with its times, and its cost where the price library knows it."""
+        usage = end.usage
+        if usage is not None and request.model not in self._priced:
+            usage = library_cost(self.provider.base_url, request.model, usage)
+        if watch.first is None:
+            return replace(end, usage=usage)
+        ttft, generation = round(watch.first * 1000), round((watch.last - watch.first) * 1000)
+        return replace(end, usage=usage, ttft_ms=ttft, generation_ms=generation)
 
     def _parser(self, request: ModelRequest) -> ChatParser | ResponsesParser:
         known = [t.name for t in request.tools]
@@ -263,9 +220,12 @@ class HttpModel:
         return chunks
 
     def _unreachable(self, error: BaseException | None) -> UpstreamError:
-        failure = unreachable(error or TimeoutError(), self._place)
-        self._log.debug("unreachable", error=type(error).__name__)
-        return failure
+        error = error or TimeoutError()
+        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("openai", "httpx2"):
+            self._log.debug("unreachable", error=type(error).__name__)
+        else:  # not what the SDK reports when it can't connect: perhaps a defect of ours
+            self._log.warning("request_failed", error=type(error).__name__, exc_info=error)
+        return unreachable(error, self._place)
 
     def _send(self, client: AsyncOpenAI, request: ModelRequest) -> Any:
         """The SDK's request, not yet sent. The body goes in whole: its own transforms cost and change it."""
@@ -273,10 +233,10 @@ class HttpModel:
         body = build(request, provider=self.name, params=self.provider.params)
         if self.provider.api == "responses":
             return client.responses.with_streaming_response.create(
-                model=request.model, input=[], stream=True, extra_body=body, extra_headers=_HEADERS
+                model=request.model, input=[], stream=True, extra_body=body, extra_headers=self._extra_headers
             )
         return client.chat.completions.with_streaming_response.create(
-            model=request.model, messages=[], stream=True, extra_body=body, extra_headers=_HEADERS
+            model=request.model, messages=[], stream=True, extra_body=body, extra_headers=self._extra_headers
         )
 
     # --- the client -----------------------------------------------------------------------------------------
@@ -293,11 +253,15 @@ class HttpModel:
         import httpx2
         from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient, Omit
 
+        preload()
         timeout = httpx2.Timeout(None, connect=self.provider.timeouts.first_byte_s)
         http = DefaultAioHttpClient(
             timeout=timeout, follow_redirects=False, event_hooks={"response": [self._refuse]}
         )
         headers: dict[str, Any] = dict(self._headers)
+        if self._key is None and not any(h.lower() in ("authorization", "api-key") for h in headers):
+            # local servers need no key; left out by each request, which is where the SDK looks for it
+            self._extra_headers = {**_HEADERS, "Authorization": Omit(), "api-key": Omit()}
         common: dict[str, Any] = {"max_retries": 0, "timeout": timeout, "http_client": http}
         if self.provider.azure_api_version:
             return AsyncAzureOpenAI(
@@ -307,8 +271,6 @@ class HttpModel:
                 default_headers=headers,
                 **common,
             )
-        if self._key is None and not any(h.lower() == "authorization" for h in headers):
-            headers["Authorization"] = Omit()  # local servers need no key, and another provider's must not go
         if urlsplit(self.provider.base_url).hostname != "api.openai.com":
             headers = {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit(), **headers}
         return AsyncOpenAI(
@@ -338,9 +300,9 @@ class HttpModel:
             UpstreamError: it did not answer in time, or not with a list.
         """
         try:
+            client = await self._opened()
             async with asyncio.timeout(deadline_s):
-                client = await self._opened()
-                response = await client.models.with_raw_response.list()
+                response = await client.models.with_raw_response.list(extra_headers=self._extra_headers)
                 listed = response.http_response.json()
         except UpstreamError as e:
             raise self._named(e) from None
@@ -372,14 +334,6 @@ def _model_entry(model: Mapping[str, Any]) -> dict[str, Any]:
             entry["context"] = value
             break
     return entry
-
-
-def _timed(end: TurnEnd, watch: Watch) -> TurnEnd:
-    if watch.first is None:
-        return end
-    return replace(
-        end, ttft_ms=round(watch.first * 1000), generation_ms=round((watch.last - watch.first) * 1000)
-    )
 
 
 async def _drain(chunks: AsyncGenerator[bytes, None]) -> None:

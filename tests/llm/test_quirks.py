@@ -120,7 +120,7 @@ def check_calls(expected: list[dict[str, Any]], heard: Heard) -> None:
             assert sha in {hashlib.sha256(t.encode()).hexdigest() for t in (call.raw, found)}
         else:
             assert call.arguments == want["arguments"]
-        if want["arguments"] if "arguments" in want else True:
+        if want.get("arguments", True) is not None:
             assert call.error is None
         elif want.get("error") == "invalid_json":
             assert call.error in ("invalid_json", "truncated")
@@ -132,7 +132,9 @@ def check_calls(expected: list[dict[str, Any]], heard: Heard) -> None:
 
 
 def read(case: Case, pieces: list[bytes]) -> tuple[list[Delta], str | None]:
-    parser = ResponsesParser(case.spec["tools"]) if case.api == "responses" else ChatParser(case.spec["tools"])
+    parser = (
+        ResponsesParser(case.spec["tools"]) if case.api == "responses" else ChatParser(case.spec["tools"])
+    )
     reader = TurnReader(parser)
     deltas: list[Delta] = []
     for piece in pieces:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -34,7 +34,7 @@ class Case:
         return expect
 
     @property
-    def api(self) -> str:
+    def api(self) -> Literal["chat", "responses"]:
         return "responses" if self.spec["api"] == "responses" else "chat"
 
     def wire_bytes(self) -> bytes:
