@@ -55,7 +55,7 @@ def read_python(path: Path) -> tuple[Agent | None, list[Tool]]:
     """
     module = _execute(path)
     tools = [
-        replace(value, source=str(path)) if value.source == "built-in" else value
+        replace(value, source=str(path)) if value.source == module.__name__ else value
         for value in vars(module).values()
         if isinstance(value, Tool)
     ]
@@ -100,7 +100,10 @@ def _failure(error: BaseException, path: Path) -> str:
 
 
 def _checked(value: Any) -> Agent:
-    agent = adapt(value)
+    try:
+        agent = adapt(value)
+    except (MuxError, ImportError) as e:  # an adapter whose framework is missing or of another version
+        raise _invalid(str(e)) from e
     name, run = getattr(agent, "name", None), getattr(agent, "run", None)
     if isinstance(agent, type) or not isinstance(name, str) or not callable(run):
         raise _invalid(

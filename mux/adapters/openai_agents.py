@@ -1,0 +1,367 @@
+"""Agents written with the OpenAI Agents SDK, as channels beside ours.
+
+Optional: ``pip install "mux-agents[openai-agents]"``. The SDK's own tracing, which sends prompts to another
+service, is off unless it is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Literal
+
+from mux.agent import AgentContext, Draft, Message, Nested, Outcome
+from mux.errors import AgentError, ConfigError, MuxError, UpstreamError
+from mux.events import Body, DoneStatus, GuardrailHit, Refusal, ToolResult
+
+try:
+    import openai
+    from agents import Agent as SdkAgent
+    from agents import ModelSettings, RunConfig, Runner
+    from agents.exceptions import (
+        InputGuardrailTripwireTriggered,
+        MaxTurnsExceeded,
+        OutputGuardrailTripwireTriggered,
+    )
+    from agents.result import RunResultStreaming
+    from agents.stream_events import StreamEvent
+except ImportError as e:
+    raise ConfigError(
+        "extra_missing",
+        'The OpenAI Agents SDK is not installed: pip install "mux-agents[openai-agents]".',
+    ) from e
+
+from mux.adapters._openai_agents_events import OpenCall, Translator, sdk_name
+
+__all__ = ["OpenAIAgentsAgent"]
+
+_HEARTBEAT_S = 1.5  # the promise is progress every 2 s while a tool runs
+_STOP_S = 5.0  # for the SDK's own clean-up after a cancel
+_BAD_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+_REFUSED = "A guardrail of this agent stopped the reply."
+
+
+class OpenAIAgentsAgent:
+    """An agent of the OpenAI Agents SDK as one of ours.
+
+    Args:
+        agent: the SDK's agent.
+        name: its name in the roster; default: its own, with what a name may not have replaced by ``-``.
+        description: default: its ``handoff_description``, else the first line of its instructions.
+        context: handed to its tools as the SDK's run context.
+        max_turns: model calls at most.
+        run_config: the SDK's run configuration; tracing in it stays as it is.
+        tracing: let the SDK send traces, where no ``run_config`` is given.
+        resumable: what happens to its channel after a crash of the server: begin again, or fail.
+    """
+
+    def __init__(
+        self,
+        agent: SdkAgent[Any],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        context: Any = None,
+        max_turns: int = 24,
+        run_config: RunConfig | None = None,
+        tracing: bool = False,
+        resumable: Literal["restart", "fail"] = "fail",
+    ) -> None:
+        self.name = name or _BAD_NAME.sub("-", sdk_name(agent)).strip("-")[:64] or "agent"
+        self.description = description or _description(agent)
+        self.tools = tuple(str(getattr(t, "name", type(t).__name__)) for t in agent.tools)
+        self.model = _model_name(agent.model)
+        self.resumable = resumable
+        self._agent = agent
+        self._context = context
+        self._max_turns = max_turns
+        self._config = run_config or RunConfig(tracing_disabled=not tracing)
+
+    def run(self, ctx: AgentContext) -> AsyncIterator[Draft]:
+        """Do the task.
+
+        Raises:
+            UpstreamError: the model's endpoint failed.
+            AgentError: ``agent_failed``: anything else went wrong in the SDK or in a tool.
+        """
+        return _Channel(self, ctx).run()
+
+    def start(self, ctx: AgentContext, given: str | list[Any], agent: SdkAgent[Any]) -> RunResultStreaming:
+        """Start the SDK's run, with the request's overrides."""
+        config = self._config
+        if ctx.model is not None or ctx.params:
+            known = {k: v for k, v in ctx.params.items() if k in ModelSettings.__dataclass_fields__}
+            settings = ModelSettings(**known).resolve(config.model_settings)
+            config = replace(config, model=ctx.model or config.model, model_settings=settings)
+        return Runner.run_streamed(
+            agent, given, context=self._context, max_turns=self._max_turns, run_config=config
+        )
+
+    def first(self, ctx: AgentContext) -> SdkAgent[Any]:
+        """The SDK's agent to begin with."""
+        if ctx.instructions is None:
+            return self._agent
+        return self._agent.clone(instructions=ctx.instructions)
+
+
+class _Stopped(Exception):
+    """A guardrail of ours stopped the run."""
+
+
+class _Channel:
+    """One channel: one run of the SDK, and another for each message that came while it ran."""
+
+    def __init__(self, owner: OpenAIAgentsAgent, ctx: AgentContext) -> None:
+        self._owner = owner
+        self._ctx = ctx
+        self._agent = owner.first(ctx)
+        self._seen = Translator(ctx.new_call_id, sdk_name(self._agent), ctx.model or owner.model)
+        self._stop: DoneStatus | None = None
+
+    async def run(self) -> AsyncGenerator[Draft, None]:
+        given: str | list[Any] = _input(self._ctx.messages)
+        agent = self._agent
+        while True:
+            result = self._owner.start(self._ctx, given, agent)
+            try:
+                async with aclosing(self._drafts(result)) as drafts:
+                    async for draft in drafts:
+                        yield draft
+            except _Stopped:
+                for draft in self._seen.close("blocked", "A guardrail of this server stopped the run."):
+                    yield draft
+                yield Refusal(content=_REFUSED)
+                yield self._outcome("refused", _REFUSED)
+                return
+            except Exception as error:
+                self._ctx.log.warning("sdk_agent_failed", error=type(error).__name__)
+                for draft in self._seen.close("interrupted", "The agent failed before this call was done."):
+                    yield draft
+                final = self._ended_by(error)
+                if isinstance(final, MuxError):
+                    raise final from error
+                yield final
+                return
+            for draft in self._seen.close("interrupted", "The run ended before this call was done."):
+                yield draft
+            if self._stop is None:
+                late = self._ctx.host.take_messages(at_end=True)
+                if late:
+                    said = [{"role": "user", "content": m.content} for m in late]
+                    given, agent = [*result.to_input_list(), *said], result.last_agent
+                    continue
+            yield self._outcome(self._stop or "completed", _text(result.final_output))
+            return
+
+    async def _drafts(self, result: RunResultStreaming) -> AsyncGenerator[Draft, None]:
+        """The run's drafts; closing this cancels the run and waits until it has stopped."""
+        for draft in self._seen.begin():
+            yield draft
+        stream = result.stream_events()
+        try:
+            async with aclosing(self._with_heartbeat(stream)) as events:
+                async for event in events:
+                    if event is None:
+                        for draft in self._seen.progress():
+                            yield draft
+                        continue
+                    for draft in self._seen.drafts(event):
+                        for checked in await self._checked(draft):
+                            yield checked
+                    for call in self._seen.waiting:
+                        for draft in await self._admitted(call):
+                            yield draft
+                    self._wind_down(result)
+        finally:
+            await _stopped(result, stream)
+
+    async def _with_heartbeat(
+        self, stream: AsyncIterator[StreamEvent]
+    ) -> AsyncGenerator[StreamEvent | None, None]:
+        """The SDK's events, with ``None`` whenever tools have been running silently for a while."""
+        waiting: asyncio.Task[StreamEvent] | None = None
+        try:
+            while True:
+                if not self._seen.open:
+                    try:
+                        yield await anext(stream)
+                    except StopAsyncIteration:
+                        return
+                    continue
+                waiting = asyncio.ensure_future(_next(stream))
+                while not (await asyncio.wait({waiting}, timeout=_HEARTBEAT_S))[0]:
+                    yield None
+                try:
+                    event = waiting.result()
+                except _Ended:
+                    return
+                finally:
+                    waiting = None
+                yield event
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+                await asyncio.wait({waiting})
+
+    def _wind_down(self, result: RunResultStreaming) -> None:
+        """End after this turn, where that is asked for or a budget is reached."""
+        if self._stop is not None or self._seen.in_turn:
+            return
+        if self._ctx.stopping:
+            self._stop = "cancelled"
+        elif self._seen.open and self._ctx.host.budget_exceeded() is not None:
+            self._stop = "budget_exceeded"
+        else:
+            return
+        result.cancel(mode="after_turn")
+
+    # --- guardrails --------------------------------------------------------------------------------------
+
+    async def _admitted(self, call: OpenCall) -> list[Draft]:
+        """The start of a call. The SDK runs it at the same time, so a block ends the whole run."""
+        arguments = call.arguments()
+        if arguments is None:
+            call.started = True  # the SDK answers the model; no start is shown for what can't run
+            return []
+        verdict = await self._ctx.guard.tool_input(call.tool, arguments)
+        if verdict.action == "blocked":
+            for rule in verdict.rules:
+                await self._ctx.emit(GuardrailHit(rule=rule, stage="tool_input", action="blocked"))
+            raise _Stopped
+        return self._seen.started(call, verdict.value)
+
+    async def _checked(self, draft: Draft) -> Sequence[Draft]:
+        """A tool's result as the log may show it."""
+        body = getattr(draft, "body", draft)
+        if not isinstance(body, ToolResult):
+            return [draft]
+        verdict = await self._ctx.guard.tool_output(body.tool, body.output, body.data)
+        if verdict.action == "pass":
+            return [draft]
+        blocked = verdict.action == "blocked"
+        output, data = ("A guardrail withheld this result.", None) if blocked else verdict.value
+        changed = {"output": output, "data": data}
+        if blocked:
+            changed |= {"is_error": True, "error": "blocked"}
+        hits: list[Draft] = [
+            GuardrailHit(rule=r, stage="tool_output", action="blocked" if blocked else "masked")
+            for r in verdict.rules
+        ]
+        shown: Body = body.model_copy(update=changed)
+        return [*hits, _like(draft, shown)]
+
+    # --- ends --------------------------------------------------------------------------------------------
+
+    def _outcome(self, status: DoneStatus, output: str | None = None) -> Outcome:
+        return Outcome(status, output, self._seen.usage, self._seen.ttft_ms)
+
+    def _ended_by(self, error: Exception) -> Outcome | MuxError:
+        """What an exception of the SDK means; its own words stay out, since they can quote an endpoint."""
+        match error:
+            case MuxError():
+                return error
+            case MaxTurnsExceeded():
+                return self._outcome("budget_exceeded")
+            case InputGuardrailTripwireTriggered() | OutputGuardrailTripwireTriggered():
+                return self._outcome("refused", "".join(self._seen.text) or _REFUSED)
+            case openai.RateLimitError():
+                return UpstreamError("rate_limited", "The endpoint limits requests (429).", retryable=True)
+            case openai.APITimeoutError():
+                return UpstreamError("upstream_stall", "The endpoint did not answer in time.", retryable=True)
+            case openai.APIConnectionError():
+                return UpstreamError("upstream_unavailable", "The endpoint can't be reached.", retryable=True)
+            case openai.APIStatusError():
+                rejected = error.status_code < 500
+                code = "upstream_rejected" if rejected else "upstream_error"
+                text = f"The endpoint {'rejected the request' if rejected else 'failed'}"
+                return UpstreamError(code, f"{text} (HTTP {error.status_code}).", retryable=not rejected)
+            case openai.OpenAIError():
+                return UpstreamError("upstream_error", "The endpoint reported an error.")
+            case _:
+                return AgentError(
+                    "agent_failed", f"The agent {self._owner.name} failed: {type(error).__name__}."
+                )
+
+
+class _Ended(Exception):
+    """The SDK's stream is at its end (a task can't carry StopAsyncIteration)."""
+
+
+async def _next(stream: AsyncIterator[StreamEvent]) -> StreamEvent:
+    try:
+        return await anext(stream)
+    except StopAsyncIteration:
+        raise _Ended from None
+
+
+async def _stopped(result: RunResultStreaming, stream: AsyncIterator[StreamEvent]) -> None:
+    """Cancel what still runs of an SDK run, and wait for it, but not for ever."""
+    task = result.run_loop_task
+    if task is not None and not task.done():
+        result.cancel(mode="immediate")
+        await asyncio.wait({task}, timeout=_STOP_S)
+    close = getattr(stream, "aclose", None)
+    if close is not None:
+        try:
+            await close()
+        except Exception as error:
+            if task is None or task.cancelled() or task.exception() is None:
+                raise AgentError("agent_failed", f"The SDK's stream could not be closed: {error}") from error
+
+
+def _like(draft: Draft, body: Body) -> Draft:
+    return Nested(draft.path, body) if isinstance(draft, Nested) else body
+
+
+def _description(agent: SdkAgent[Any]) -> str:
+    if agent.handoff_description:
+        return agent.handoff_description
+    instructions = agent.instructions if isinstance(agent.instructions, str) else ""
+    return instructions.strip().partition("\n")[0][:200]
+
+
+def _model_name(model: Any) -> str | None:
+    if isinstance(model, str):
+        return model
+    name = getattr(model, "model", None)
+    return str(name) if name else None
+
+
+def _text(output: Any) -> str | None:
+    if output is None or isinstance(output, str):
+        return output
+    dump = getattr(output, "model_dump_json", None)
+    return str(dump()) if callable(dump) else str(output)
+
+
+def _input(messages: Sequence[Message]) -> list[Any]:
+    """Our conversation as the SDK's input items."""
+    items: list[Any] = []
+    for message in messages:
+        if message.role == "tool":
+            items.append({"type": "function_call_output", "call_id": message.call_id, "output": message.text})
+            continue
+        if message.content or not message.calls:
+            items.append({"role": message.role, "content": _content(message)})
+        items.extend(
+            {"type": "function_call", "call_id": c.call_id, "name": c.tool, "arguments": c.arguments}
+            for c in message.calls
+        )
+    return items
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    if isinstance(message.content, str) or message.role != "user":
+        return message.text
+    parts: list[dict[str, Any]] = []
+    for part in message.content:
+        if part.get("type") == "text":
+            parts.append({"type": "input_text", "text": part.get("text", "")})
+        elif part.get("type") == "image_url":
+            image = part.get("image_url")
+            url = image.get("url") if isinstance(image, dict) else image
+            parts.append({"type": "input_image", "image_url": url, "detail": "auto"})
+    return parts
