@@ -1,0 +1,50 @@
+/**
+ * What a screen reader is told: boundaries only ("B finished, 412 tokens, 6 s"), at most one sentence in two
+ * seconds, bursts merged. Approvals and failures are told at once.
+ */
+import { metrics, seconds } from "./lanestate.js";
+import { serverNow } from "./state.js";
+import { t } from "./i18n.js";
+
+const INTERVAL_MS = 2000;
+/** @type {string[]} */
+let waiting = [];
+let timer = 0;
+
+/** @param {string} text */
+export function polite(text) {
+  waiting.push(text);
+  if (timer) return;
+  timer = window.setTimeout(() => {
+    timer = 0;
+    const many = waiting.length > 4;
+    put("announce-polite", many ? t("announce.many", { n: waiting.length, last: waiting.at(-1) ?? "" }) : waiting.join(". "));
+    waiting = [];
+  }, INTERVAL_MS);
+}
+
+/** @param {string} text */
+export function assertive(text) {
+  put("announce-assertive", text);
+}
+
+/** @param {string} id @param {string} text */
+function put(id, text) {
+  const node = document.getElementById(id);
+  if (node) node.textContent = text;
+}
+
+/** @param {import("./store.js").Lane} lane @param {import("./stream.js").MuxEvent} event */
+export function announceLane(lane, event) {
+  if (event.type === "approval_requested") assertive(t("announce.approval", { lane: lane.id, tool: event.tool }));
+  else if (event.type === "error") assertive(t("announce.failed", { lane: lane.id, message: event.message }));
+  else if (event.type === "done" && event.status !== "failed") {
+    const m = metrics(lane, serverNow());
+    polite(t("announce.done", { lane: lane.id, status: t(`status.${event.status}`), n: m.output ?? 0, time: seconds(m.elapsed ?? 0) }));
+  }
+}
+
+/** @param {import("./store.js").Run} run */
+export function announceRun(run) {
+  polite(t("announce.run", { status: t(`status.${run.status}`) }));
+}

@@ -1,0 +1,38 @@
+/** Starts the page. */
+import { render } from "preact";
+import { html } from "./html.js";
+import { api } from "./api.js";
+import { agents, fatal, layout, models, order, railOpen, saved, theme } from "./state.js";
+import { loadLanguage, t } from "./i18n.js";
+import { applyTheme } from "./theme.js";
+import { route } from "./actions.js";
+import { listenKeys } from "./keys.js";
+import { App } from "./views/app.js";
+import { watchTitle } from "./title.js";
+
+async function roster() {
+  try {
+    agents.value = await api.agents();
+    models.value = await api.models().catch(() => []);
+  } catch (error) {
+    agents.value = [];
+    fatal.value = { title: t("error.unreachable"), detail: /** @type {Error} */ (error).message, action: "reload" };
+  }
+}
+
+async function start() {
+  theme.value = saved.get("theme", "auto");
+  layout.value = saved.get("layout", "grid");
+  order.value = saved.get("order", []);
+  railOpen.value = saved.get("rail", true) && !matchMedia("(max-width: 800px)").matches;
+  applyTheme();
+  await loadLanguage(saved.get("language", navigator.language.slice(0, 2)));
+  render(html`<${App} />`, /** @type {Element} */ (document.getElementById("app")));
+  listenKeys();
+  watchTitle();
+  window.addEventListener("popstate", () => void route());
+  window.addEventListener("hashchange", () => void route());
+  await Promise.all([roster(), route()]);
+}
+
+void start();

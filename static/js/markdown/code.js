@@ -1,0 +1,58 @@
+/** Colours for a closed code block: lowlight's tree → spans. Loaded with the first closed fence, one language at a time. */
+import { el } from "./render.js";
+
+const LANGUAGES = new Set("bash c cpp css diff go ini java javascript json markdown python rust sql typescript xml yaml".split(" "));
+/** @type {Record<string, string>} */
+const ALIASES = {
+  sh: "bash", shell: "bash", zsh: "bash", console: "bash", h: "c", "c++": "cpp", cc: "cpp", hpp: "cpp", golang: "go", toml: "ini",
+  js: "javascript", jsx: "javascript", mjs: "javascript", jsonc: "json", md: "markdown", py: "python", python3: "python",
+  rs: "rust", ts: "typescript", tsx: "typescript", html: "xml", svg: "xml", yml: "yaml", patch: "diff",
+};
+const MAX_CODE = 60_000;
+
+/** @type {Promise<any>|null} */
+let core = null;
+/** @type {Map<string, Promise<boolean>>} */
+const loaded = new Map();
+
+/** @param {string} language */
+async function grammar(language) {
+  core ??= import("lowlight").then((module) => module.createLowlight());
+  const lowlight = await core;
+  if (!loaded.has(language)) {
+    loaded.set(language, import(`highlight.js/languages/${language}.js`).then((module) => {
+      lowlight.register(language, module.default);
+      return true;
+    }));
+  }
+  await loaded.get(language);
+  return lowlight;
+}
+
+/** Colour the code inside `block` (a rendered figure), once. @param {Element} block @returns {Promise<void>} */
+export async function highlight(block) {
+  const code = /** @type {HTMLElement|null} */ (block.querySelector("pre > code"));
+  const name = code?.dataset.lang?.toLowerCase() ?? "";
+  const language = ALIASES[name] ?? name;
+  const text = code?.textContent ?? "";
+  if (!code || !LANGUAGES.has(language) || text.length > MAX_CODE || code.dataset.done) return;
+  code.dataset.done = "1";
+  const lowlight = await grammar(language);
+  await idle();
+  if (code.isConnected) code.replaceChildren(...lowlight.highlight(language, text).children.map(toNode));
+  else delete code.dataset.done;
+}
+
+/** @param {any} tree @returns {Node} */
+function toNode(tree) {
+  if (tree.type === "text") return document.createTextNode(tree.value);
+  return el("span", (tree.properties?.className ?? []).join(" "), ...tree.children.map(toNode));
+}
+
+/** @returns {Promise<void>} */
+function idle() {
+  return new Promise((resolve) => {
+    if ("requestIdleCallback" in globalThis) requestIdleCallback(() => resolve(), { timeout: 1000 });
+    else setTimeout(resolve, 0);
+  });
+}

@@ -1,0 +1,172 @@
+/**
+ * The scrolling part of a pane: the turns of one lane, oldest first. It follows the end until the reader scrolls up
+ * by a pixel, and again when he is back at the end.
+ *
+ * @typedef {import("../conversation.js").Entry} Entry
+ * @typedef {import("../conversation.js").Turn} Turn
+ */
+import { el } from "../markdown/render.js";
+import { visible } from "../markdown/safe.js";
+import { attempts, panes, scheduler } from "../state.js";
+import { shownAttempt } from "../conversation.js";
+import { t } from "../i18n.js";
+import { probe } from "../probe.js";
+import { TranscriptView } from "./transcript-view.js";
+
+const NEAR = 24;
+const LINE = 20;
+
+export class PaneBody {
+  /** @param {HTMLElement} scroller @param {HTMLElement} pill @param {any} ctx */
+  constructor(scroller, pill, ctx) {
+    this.scroller = scroller;
+    this.pill = pill;
+    this.ctx = ctx;
+    this.content = el("div", "pane-content");
+    scroller.append(this.content);
+    this.pinned = true;
+    this.visible = true;
+    this.heightWhenLeft = 0;
+    this.lastTop = 0;
+    /** @type {Map<string, {box: HTMLElement, view: TranscriptView, key: string, drawable: any}>} by run */
+    this.turns = new Map();
+    this.#listen();
+  }
+
+  #listen() {
+    this.scroller.addEventListener("wheel", (event) => event.deltaY < 0 && this.#unpin(), { passive: true });
+    this.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    this.resize = new ResizeObserver(() => this.pinned && this.#toEnd());
+    this.resize.observe(this.scroller);
+    this.resize.observe(this.content);
+    this.seen = new IntersectionObserver(([entry]) => {
+      this.visible = entry.isIntersecting;
+      if (this.visible) for (const turn of this.turns.values()) scheduler.request(turn.drawable);
+    });
+    this.seen.observe(this.scroller);
+  }
+
+  #unpin() {
+    if (!this.pinned || this.scroller.scrollHeight <= this.scroller.clientHeight) return;
+    this.pinned = false;
+    this.heightWhenLeft = this.content.offsetHeight;
+  }
+
+  #scrolled() {
+    const { scrollTop, scrollHeight, clientHeight } = this.scroller;
+    const fromEnd = scrollHeight - clientHeight - scrollTop;
+    if (scrollTop < this.lastTop - 1 && fromEnd > NEAR) this.#unpin();
+    else if (fromEnd <= 2 || (fromEnd <= NEAR && scrollTop > this.lastTop)) this.#pin();
+    this.lastTop = scrollTop;
+    if (!this.pinned) this.#mountAbove();
+  }
+
+  #mountAbove() {
+    const above = this.scroller.getBoundingClientRect().top - 800;
+    for (const { view } of this.turns.values()) if (view.mountAbove(above)) return;
+  }
+
+  #pin() {
+    this.pinned = true;
+    this.pill.hidden = true;
+  }
+
+  /** Follow the end again. */
+  follow() {
+    this.#pin();
+    this.#toEnd();
+  }
+
+  #toEnd() {
+    this.scroller.scrollTop = this.scroller.scrollHeight;
+    this.lastTop = this.scroller.scrollTop;
+  }
+
+  /** Show these turns. @param {Entry} entry */
+  show(entry) {
+    const wanted = new Set();
+    entry.turns.forEach((turn, index) => {
+      const lane = shownAttempt(turn, attempts.value);
+      wanted.add(turn.run.id);
+      const old = this.turns.get(turn.run.id);
+      if (old?.view.lane === lane) {
+        this.#prompt(old.box, turn, lane, index);
+        return;
+      }
+      if (old) this.#forget(turn.run.id);
+      this.#add(turn, lane, index);
+    });
+    for (const id of [...this.turns.keys()]) if (!wanted.has(id)) this.#forget(id);
+  }
+
+  /** @param {Turn} turn @param {import("../store.js").Lane} lane @param {number} index */
+  #add(turn, lane, index) {
+    const transcript = el("div", "transcript");
+    const box = el("section", "turn", el("div", "prompt-slot"), transcript);
+    const next = this.content.children[index] ?? null;
+    this.content.insertBefore(box, next);
+    this.#prompt(box, turn, lane, index);
+    const view = new TranscriptView(transcript, lane, this.ctx);
+    const key = `${turn.run.id}/${lane.id}`;
+    const drawable = {
+      flush: (/** @type {number} */ now) => {
+        if (!this.visible) return true; // counts only; drawn when it comes into view
+        const all = view.flush(now);
+        probe.drawn(key);
+        return all;
+      },
+      settle: () => this.#settle(view),
+    };
+    // A lane that was drawn before (another attempt, a new layout) is drawn from its beginning.
+    lane.transcripts.touched.clear();
+    this.turns.set(turn.run.id, { box, view, key, drawable });
+    panes.set(key, drawable);
+    scheduler.request(drawable);
+  }
+
+  /** @param {string} run */
+  #forget(run) {
+    const turn = this.turns.get(run);
+    if (!turn) return;
+    turn.box.remove();
+    scheduler.forget(turn.drawable);
+    if (panes.get(turn.key) === turn.drawable) panes.delete(turn.key);
+    this.turns.delete(run);
+  }
+
+  /** @param {HTMLElement} box @param {Turn} turn @param {import("../store.js").Lane} lane @param {number} index */
+  #prompt(box, turn, lane, index) {
+    const own = turn.run.metadata?.lanes?.[lane.id]?.message ?? turn.run.metadata?.lanes?.[lane.id.replace(/~\d+$/, "")]?.message;
+    const text = own ?? turn.run.message;
+    const slot = /** @type {HTMLElement} */ (box.firstChild);
+    if (slot.dataset.text === text) return;
+    slot.dataset.text = text;
+    if (!text) return slot.replaceChildren();
+    const who = el("span", "prompt-who", own ? t("pane.ownPrompt") : index ? t("pane.turn", { n: index + 1 }) : t("pane.prompt"));
+    const first = el("span", "prompt-line", visible(text.split("\n")[0].slice(0, 200)));
+    const full = el("div", "prompt-full", visible(text));
+    full.dir = first.dir = "auto";
+    slot.replaceChildren(el("details", "prompt", el("summary", "", who, first), full));
+  }
+
+  /** @param {TranscriptView} view */
+  #settle(view) {
+    if (this.pinned) {
+      view.trim();
+      this.#toEnd();
+      return;
+    }
+    const lines = Math.max(0, Math.round((this.content.offsetHeight - this.heightWhenLeft) / LINE));
+    if (!lines) return;
+    this.pill.hidden = false;
+    const text = t("pane.newLines", { n: lines });
+    if (this.pill.textContent !== text) this.pill.textContent = text;
+  }
+
+  close() {
+    this.resize?.disconnect();
+    this.seen?.disconnect();
+    for (const id of [...this.turns.keys()]) this.#forget(id);
+    this.content.remove();
+  }
+}

@@ -1,0 +1,174 @@
+/**
+ * One small view for each kind of item in a transcript. A view has a node and an `update` that returns whether all
+ * is drawn. Buttons carry `data-action`; the pane handles the clicks.
+ *
+ * @typedef {import("../transcript.js").Item} Item
+ * @typedef {import("../store.js").Lane} Lane
+ * @typedef {import("./transcript-view.js").ItemView} ItemView
+ */
+import { MarkdownStream } from "../markdown/stream.js";
+import { el } from "../markdown/render.js";
+import { visible } from "../markdown/safe.js";
+import { count, metrics, money, seconds } from "../lanestate.js";
+import { serverNow } from "../state.js";
+import { t } from "../i18n.js";
+import { toolCard } from "./toolcard.js";
+
+/** @param {string} action @param {string} label @param {string} [className] @param {Record<string, string>} [data] */
+export function button(action, label, className = "", data = {}) {
+  const node = /** @type {HTMLButtonElement} */ (el("button", `btn ${className}`, label));
+  node.type = "button";
+  Object.assign(node.dataset, { action, ...data });
+  return node;
+}
+
+/** @param {Item} item @param {Lane} lane @param {any} ctx @returns {ItemView|null} */
+export function makeItem(item, lane, ctx) {
+  return MAKERS[item.kind]?.(item, lane, ctx) ?? null;
+}
+
+/** @type {Record<string, (item: Item, lane: Lane, ctx: any) => ItemView|null>} */
+const MAKERS = {
+  text: (_item, _lane, ctx) => markdownView("item text", ctx),
+  refusal(_item, _lane, ctx) {
+    const head = el("div", "card-head", el("span", "glyph", "⊘"), t("item.refusal"));
+    const view = markdownView("card refusal", ctx);
+    view.node.prepend(head);
+    return view;
+  },
+  reasoning: (item, _lane, ctx) => reasoningView(item, ctx),
+  tool: (item, lane, ctx) => toolCard(item, lane, ctx),
+  nest(item) {
+    const into = el("div", "nest-body");
+    const head = el("summary", "nest-head", el("span", "glyph", "↳"), el("strong", "", item.nested?.name ?? ""), el("span", "muted", t("item.nested")));
+    const node = /** @type {HTMLDetailsElement} */ (el("details", "nest", head, into));
+    node.open = true;
+    return { node, into, update: () => true };
+  },
+  guardrail: (item) => line("shield", t(`guardrail.${item.event.action}`, { rule: item.event.rule, stage: t(`stage.${item.event.stage}`) })),
+  retry: (item) =>
+    line("retry", t("item.retry", { attempt: item.event.attempt, reason: t(`error.${item.event.reason}`), delay: seconds(item.event.delay_ms) })),
+  note: (item) => line("note", t(`item.${item.value}`)),
+  custom: (item) => line("note", `${item.event.name}: ${visible(JSON.stringify(item.event.value ?? null)).slice(0, 500)}`),
+  message: () => messageView(),
+  error: (item, lane) => fixed(errorCard(item, lane)),
+  end: (_item, lane) => fixed(endCard(lane)),
+};
+
+/** @param {HTMLElement} node @returns {ItemView} */
+const fixed = (node) => ({ node, update: () => true });
+
+/** @param {string} kind @param {string} text */
+const line = (kind, text) => fixed(el("p", `line line-${kind}`, text));
+
+/** @param {string} className @param {any} ctx @returns {ItemView} */
+function markdownView(className, ctx) {
+  const body = el("div", "md");
+  const node = el("div", className, body);
+  const markdown = new MarkdownStream(body, ctx.markdown ?? {});
+  return {
+    node,
+    markdown: () => markdown,
+    update(item, now) {
+      const text = item.text ?? "";
+      if (!item.open) {
+        markdown.finish(text);
+        return true;
+      }
+      return markdown.update(text, now);
+    },
+  };
+}
+
+/** Folded by default with its last line as a ticker; the reader's choice is final. @param {Item} item @param {any} ctx @returns {ItemView} */
+function reasoningView(item, ctx) {
+  const title = el("span", "fold-title");
+  const ticker = el("span", "fold-ticker");
+  const body = el("div", "md md-reasoning");
+  const node = /** @type {HTMLDetailsElement} */ (el("details", "fold reasoning", el("summary", "", el("span", "glyph", "◔"), title, ticker), body));
+  /** @type {MarkdownStream|null} */
+  let markdown = null;
+  let length = 0;
+  const draw = (/** @type {number} */ now) => {
+    if (!node.open) return true;
+    markdown ??= new MarkdownStream(body, ctx.markdown ?? {});
+    if (item.open) return markdown.update(item.text ?? "", now);
+    markdown.finish(item.text ?? "");
+    return true;
+  };
+  node.addEventListener("toggle", () => draw(performance.now()));
+  return {
+    node,
+    update(_item, now) {
+      const text = item.text ?? "";
+      const spent = item.endTs ? seconds(item.endTs - item.ts) : "";
+      const word = item.open ? t("item.thinking") : t("item.thought", { time: spent });
+      if (title.textContent !== word) title.textContent = word;
+      if (text.length !== length) {
+        length = text.length;
+        ticker.textContent = item.open ? lastLine(text) : "";
+      }
+      if (!item.open) ticker.textContent = "";
+      return draw(now);
+    },
+  };
+}
+
+/** @param {string} text */
+function lastLine(text) {
+  const end = text.slice(-240).trimEnd();
+  return visible(end.slice(end.lastIndexOf("\n") + 1)).slice(-120);
+}
+
+/** @returns {ItemView} */
+function messageView() {
+  const who = el("span", "message-who");
+  const text = el("div", "message-text");
+  const node = el("div", "message", who, text);
+  text.dir = "auto";
+  return {
+    node,
+    update(item) {
+      node.dataset.state = item.value;
+      who.textContent = t(`message.${item.value}`, { mode: t(`mode.${item.event.mode}`) });
+      if (item.event.content) text.textContent = visible(item.event.content);
+      return true;
+    },
+  };
+}
+
+/** @param {Item} item @param {Lane} lane */
+function errorCard(item, lane) {
+  const event = item.event;
+  const card = el("section", "card error", el("div", "card-head", el("span", "glyph", "✕"), t("error.title"), el("code", "", event.code)));
+  card.append(el("p", "", visible(event.message)));
+  const hint = t(`hint.${event.code}`);
+  if (hint !== `hint.${event.code}`) card.append(el("p", "muted", hint));
+  const row = el("div", "row", button("retry", t("lane.retry")), button("swap", t("lane.swap")));
+  row.append(button("raw-event", t("lane.raw"), "quiet", { seq: String(event.seq) }));
+  if (event.retryable) row.prepend(el("span", "tag", t("error.retryable")));
+  card.append(row);
+  card.dataset.lane = lane.id;
+  return card;
+}
+
+/** @param {Lane} lane */
+function endCard(lane) {
+  const m = metrics(lane, serverNow());
+  const status = lane.status;
+  const totals = [
+    m.elapsed !== undefined ? seconds(m.elapsed) : "",
+    m.output !== undefined ? t("item.tokens", { n: m.output, text: `${m.estimated ? "~" : ""}${count(m.output)}` }) : "",
+    m.cost !== undefined ? money(m.cost, m.currency) : "",
+  ].filter(Boolean);
+  const finish = el("span", "muted", totals.join(" · "));
+  const head = el("div", "end-head", el("span", `chip hue-${status === "completed" ? "green" : "grey"}`, t(`status.${status}`)), finish);
+  const row = el("div", "end-actions");
+  row.append(
+    button("copy", t("lane.copy"), "quiet"),
+    button("export-lane", t("lane.export"), "quiet"),
+    button("use-as-prompt", t("lane.asPrompt"), "quiet"),
+    button("retry", t("lane.retry"), "quiet"),
+  );
+  return el("footer", "end", head, row);
+}

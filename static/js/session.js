@@ -1,0 +1,203 @@
+/**
+ * Keeps the runs on screen up to date: exactly one stream per tab, whatever it shows. Every event reaches the
+ * folded state at once; drawing is the scheduler's.
+ */
+import { follow, StreamError } from "./stream.js";
+import { api, BASE } from "./api.js";
+import { Run } from "./store.js";
+import { t } from "./i18n.js";
+import {
+  clock, connection, fatal, focus, laneSignal, loading, offlineSince, panes, runs, scheduler, shown, structure, toast, unread,
+} from "./state.js";
+import { baseOf } from "./conversation.js";
+import { announceLane, announceRun } from "./announce.js";
+import { probe } from "./probe.js";
+
+/** @type {AbortController|null} */
+let stream = null;
+let structureDue = false;
+/** Runs whose beginning is being replayed: nothing of it is announced. @type {Set<string>} */
+const replaying = new Set();
+let epoch = 0;
+
+/** @param {string} id */
+export function runOf(id) {
+  let run = runs.get(id);
+  if (!run) runs.set(id, (run = new Run(id)));
+  return run;
+}
+
+function bumpStructure() {
+  if (structureDue) return;
+  structureDue = true;
+  queueMicrotask(() => {
+    structureDue = false;
+    structure.value += 1;
+  });
+}
+
+/** Show these runs (turns of one thread, oldest first) and follow those that still go on. @param {string[]} ids */
+export function show(ids) {
+  shown.value = ids;
+  bumpStructure();
+  connect();
+}
+
+/** (Re)open the one stream over every shown run that is not finished. */
+export function connect() {
+  stream?.abort();
+  const open = shown.value.filter((id) => !runs.get(id)?.finished);
+  if (!open.length) {
+    connection.value = "idle";
+    offlineSince.value = 0;
+    return;
+  }
+  stream = new AbortController();
+  void read(open, stream.signal);
+}
+
+/** @param {string[]} ids @param {AbortSignal} signal */
+async function read(ids, signal) {
+  for (const id of ids) if (!runOf(id).cursor) replaying.add(id);
+  const cursors = ids.map((id) => runOf(id).cursor).filter(Boolean);
+  const options = {
+    base: BASE, runs: ids, after: cursors.length ? cursors.join(",") : undefined, compact: true, compactMs: 60_000, signal, onState,
+  };
+  try {
+    for await (const part of follow(options)) {
+      if (signal.aborted) return;
+      take(part, ids);
+    }
+    if (!signal.aborted) connection.value = "idle";
+  } catch (error) {
+    if (!signal.aborted) await failed(error, ids);
+  }
+}
+
+/** @param {"connecting"|"open"|"waiting"} state */
+function onState(state) {
+  connection.value = state;
+  if (state === "open") offlineSince.value = 0;
+  else if (state === "waiting" && !offlineSince.value) offlineSince.value = Date.now();
+}
+
+/** @param {import("./stream.js").Part} part @param {string[]} ids */
+function take(part, ids) {
+  const arrived = performance.now();
+  for (const event of part.events) fold(event);
+  if (part.cursor) remember(part.cursor, ids);
+  if (part.control?.type === "stream_live") for (const id of ids) settle(id);
+  if (part.control?.type === "stream_gap") for (const id of ids) void seed(id);
+  probe.arrived(part, arrived);
+}
+
+/** The position of each run: one cursor, or several joined by commas. @param {string} cursor @param {string[]} ids */
+function remember(cursor, ids) {
+  if (ids.length === 1) runOf(ids[0]).cursor = cursor;
+  else for (const one of cursor.split(",")) {
+    const run = runs.get(one.split(".")[0]);
+    if (run) run.cursor = one;
+  }
+}
+
+/** @param {string} id */
+function settle(id) {
+  replaying.delete(id);
+  for (const lane of runOf(id).lanes.values()) laneSignal(`${id}/${lane.id}`).value += 1;
+}
+
+/** @param {import("./stream.js").MuxEvent} event */
+export function fold(event) {
+  const run = runOf(event.run);
+  const before = run.rev;
+  const known = event.channel === null ? undefined : run.lanes.get(event.channel);
+  const rev = known?.rev ?? -1;
+  const lane = run.apply(event);
+  if (!replaying.has(run.id)) {
+    const ahead = event.ts - Date.now();
+    if (!clock.skew || ahead > clock.skew) clock.skew = ahead;
+  }
+  if (run.rev !== before) bumpStructure();
+  if (event.type === "run_finished") {
+    replaying.delete(run.id);
+    announceRun(run);
+    document.dispatchEvent(new CustomEvent("mux:finished", { detail: run.id }));
+  }
+  if (lane) changed(run, lane, event, rev);
+}
+
+/** @param {Run} run @param {import("./store.js").Lane} lane @param {import("./stream.js").MuxEvent} event @param {number} rev */
+function changed(run, lane, event, rev) {
+  const key = `${run.id}/${lane.id}`;
+  const pane = panes.get(key);
+  if (pane) scheduler.request(pane);
+  if (lane.rev === rev) return;
+  laneSignal(key).value += 1;
+  if (replaying.has(run.id)) return;
+  announceLane(lane, event);
+  const entry = baseOf(lane.id);
+  if (event.type === "done" && focus.value !== entry) unread.value = { ...unread.value, [entry]: true };
+}
+
+/** The log's beginning is gone: begin with the snapshot. @param {string} id */
+async function seed(id) {
+  try {
+    runOf(id).seed(await api.run(id));
+    bumpStructure();
+    for (const [key, pane] of panes) if (key.startsWith(`${id}/`)) scheduler.request(pane);
+  } catch {
+    toast(t("error.partial"), { bad: true });
+  }
+}
+
+/** @param {unknown} error @param {string[]} ids */
+async function failed(error, ids) {
+  if (!(error instanceof StreamError)) throw error;
+  if (error.status === 409 || error.status === 400) {
+    epoch += 1;
+    if (epoch < 5) return restart(ids); // the log is another one than before: read it from its beginning
+  }
+  connection.value = "idle";
+  const gone = error.status === 404;
+  fatal.value = { title: t(gone ? "error.gone" : "error.stream"), detail: error.message, action: gone ? "new" : "reload" };
+}
+
+/** @param {string[]} ids */
+function restart(ids) {
+  for (const id of ids) {
+    const old = runs.get(id);
+    const fresh = new Run(id);
+    if (old) fresh.describe({ title: old.title, starred: old.starred, metadata: old.metadata });
+    runs.set(id, fresh);
+  }
+  bumpStructure();
+  connect();
+}
+
+/**
+ * Open a run and the turns before it.
+ * @param {string} id
+ */
+export async function open(id) {
+  fatal.value = null;
+  if (shown.value.includes(id)) return;
+  loading.value = true;
+  try {
+    const snapshot = await api.run(id);
+    const run = runOf(id);
+    run.describe(snapshot);
+    const page = await api.runs({ thread: snapshot.thread, limit: "30" });
+    const earlier = page.runs.filter((/** @type {any} */ r) => r.created <= snapshot.created && r.run !== id);
+    for (const row of earlier) runOf(row.run).describe(row);
+    const later = page.runs.filter((/** @type {any} */ r) => r.created > snapshot.created && r.run !== id);
+    for (const row of later) runOf(row.run).describe(row);
+    show([...earlier.reverse().map((/** @type {any} */ r) => r.run), id, ...later.reverse().map((/** @type {any} */ r) => r.run)].slice(-12));
+  } catch (error) {
+    const gone = /** @type {any} */ (error).status === 404;
+    fatal.value = {
+      title: t(gone ? "error.gone" : "error.unreachable"), detail: /** @type {Error} */ (error).message, action: gone ? "new" : "reload",
+    };
+  } finally {
+    loading.value = false;
+  }
+}

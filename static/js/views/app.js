@@ -1,0 +1,58 @@
+/** The page's frame. */
+import { html } from "../html.js";
+import { dialog, dismiss, fatal, layout, loading, maximised, railOpen, shown, toasts } from "../state.js";
+import { t } from "../i18n.js";
+import { newRun } from "../actions.js";
+import { TopBar } from "./topbar.js";
+import { Rail } from "./rail.js";
+import { Strip } from "./strip.js";
+import { Grid } from "./grid.js";
+import { Composer } from "./composer.js";
+import { Welcome } from "./welcome.js";
+import { Dialogs } from "./dialogs.js";
+
+export function App() {
+  const running = shown.value.length > 0;
+  return html`
+    <div class=${`frame${railOpen.value ? "" : " no-rail"}`} data-layout=${layout.value} data-max=${maximised.value ? "1" : undefined}>
+      <a class="skip" href="#composer-text">${t("skip")}</a>
+      <${TopBar} />
+      <${Rail} />
+      <main class="stage" aria-label=${t("region.lanes")} tabindex="-1" data-region>
+        ${fatal.value ? html`<${Fatal} />` : running ? html`<${Strip} /><${Grid} />` : loading.value ? html`<p class="empty muted">${t("loading")}</p>` : html`<${Welcome} />`}
+      </main>
+      <${Composer} />
+      <${Toasts} />
+      ${dialog.value ? html`<${Dialogs} ...${dialog.value} />` : null}
+    </div>
+  `;
+}
+
+function Fatal() {
+  const problem = fatal.value;
+  if (!problem) return null;
+  const act = () => (problem.action === "new" ? newRun() : location.reload());
+  return html`
+    <div class="empty" role="alert">
+      <h2>${problem.title}</h2>
+      <p class="muted">${problem.detail}</p>
+      <button class="btn primary" onClick=${act}>${t(`fatal.${problem.action ?? "reload"}`)}</button>
+    </div>
+  `;
+}
+
+function Toasts() {
+  return html`
+    <div class="toasts">
+      ${toasts.value.map(
+        (item) => html`
+          <div key=${item.id} class=${`toast${item.bad ? " is-bad" : ""}`} role=${item.bad ? "alert" : "status"}>
+            <span>${item.text}</span>
+            ${item.action ? html`<button class="btn quiet" onClick=${() => { item.action?.run(); dismiss(item.id); }}>${item.action.label}</button>` : null}
+            <button class="btn icon-only quiet" aria-label=${t("close")} onClick=${() => dismiss(item.id)}>×</button>
+          </div>
+        `,
+      )}
+    </div>
+  `;
+}

@@ -1,0 +1,56 @@
+/** The first screen: three example sets that run with one click and no key, and what is in the roster. */
+import { html } from "../html.js";
+import { agents } from "../state.js";
+import { startRun } from "../actions.js";
+import { newDraft, newLane, requestOf } from "../compose.js";
+import { changeDraft } from "./composer.js";
+import { t } from "../i18n.js";
+
+const EXAMPLES = [
+  { id: "compare", agents: ["assistant", "researcher", "analyst"], mode: "parallel" },
+  { id: "research", agents: ["researcher", "analyst"], mode: "parallel", synthesis: true },
+  { id: "relay", agents: ["researcher", "critic"], mode: "sequential" },
+];
+
+/** @param {typeof EXAMPLES[number]} example */
+function run(example) {
+  const known = new Set((agents.value ?? []).map((a) => a.name));
+  let names = example.agents.filter((name) => known.has(name));
+  if (!names.length) names = [...known].slice(0, 3);
+  const draft = newDraft();
+  draft.lanes = names.map(newLane);
+  draft.mode = /** @type {any} */ (example.mode);
+  draft.synthesis.on = Boolean(example.synthesis) && known.has("synthesizer");
+  changeDraft(draft);
+  void startRun(/** @type {object} */ (requestOf(draft, t(`example.${example.id}.prompt`), { t })));
+}
+
+export function Welcome() {
+  const list = agents.value;
+  return html`
+    <div class="welcome">
+      <h2>${t("welcome.title")}</h2>
+      <p class="muted lead">${t("welcome.lead")}</p>
+      <div class="examples">
+        ${EXAMPLES.map((example) => html`
+          <button key=${example.id} class="example" data-example=${example.id} disabled=${!list?.length} onClick=${() => run(example)}>
+            <span class="example-lanes" aria-hidden="true">${example.agents.map((_, i) => html`<span class=${`swatch lane-${i}`}>${String.fromCharCode(65 + i)}</span>`)}${example.synthesis ? html`<span class="swatch sigma">Σ</span>` : null}</span>
+            <strong>${t(`example.${example.id}.title`)}</strong>
+            <span class="muted">${t(`example.${example.id}.prompt`)}</span>
+            <span class="example-go">${t("example.run")}</span>
+          </button>`)}
+      </div>
+      ${list === null ? null : list.length ? html`<${Roster} list=${list} />` : html`<p class="bad">${t("welcome.noAgents")}</p>`}
+    </div>
+  `;
+}
+
+/** @param {{list: any[]}} props */
+function Roster({ list }) {
+  return html`
+    <h3 class="label">${t("welcome.roster")}</h3>
+    <ul class="roster">
+      ${list.map((agent) => html`<li key=${agent.name}><strong>${agent.name}</strong><span class="muted">${agent.description}</span></li>`)}
+    </ul>
+  `;
+}
