@@ -7,9 +7,9 @@ from pathlib import Path
 __all__ = ["bundled"]
 
 _PACKAGE = Path(__file__).resolve().parent
+_IN_A_WHEEL = (_PACKAGE / "_static").is_dir()  # looked up once, and not on the event loop
 
 
 def bundled(name: str) -> Path:
-    """The folder ``agents`` or ``static`` as shipped: ``mux/_<name>`` in a wheel, ``<name>`` in a checkout."""
-    installed = _PACKAGE / f"_{name}"
-    return installed if installed.is_dir() else _PACKAGE.parent / name
+    """The folder ``agents`` or ``static``: ``mux/_<name>`` in a wheel, ``<name>`` in a checkout."""
+    return _PACKAGE / f"_{name}" if _IN_A_WHEEL else _PACKAGE.parent / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ def make_settings(**changes: Any) -> Settings:
 @asynccontextmanager
 async def serving(settings: Settings | None = None, **changes: Any) -> AsyncIterator[Service]:
     """The server itself, started; stopped without a grace at the end."""
-    service = Service(settings or make_settings(**changes))
+    service = await asyncio.to_thread(Service, settings or make_settings(**changes))  # looks at files
     try:
         await service.start()
         yield service
