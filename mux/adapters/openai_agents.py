@@ -7,6 +7,7 @@ service, is off unless it is asked for.
 from __future__ import annotations
 
 import asyncio
+import copy
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -92,19 +93,30 @@ class OpenAIAgentsAgent:
     def start(self, ctx: AgentContext, given: str | list[Any], agent: SdkAgent[Any]) -> RunResultStreaming:
         """Start the SDK's run, with the request's overrides."""
         config = self._config
-        if ctx.model is not None or ctx.params:
+        if ctx.params:
             known = {k: v for k, v in ctx.params.items() if k in ModelSettings.__dataclass_fields__}
-            settings = ModelSettings(**known).resolve(config.model_settings)
-            config = replace(config, model=ctx.model or config.model, model_settings=settings)
+            settings = ModelSettings(**known)
+            given_settings = config.model_settings
+            config = replace(
+                config, model_settings=given_settings.resolve(settings) if given_settings else settings
+            )
+        if ctx.model is not None and isinstance(agent.model, str | None):
+            config = replace(config, model=ctx.model)
         return Runner.run_streamed(
             agent, given, context=self._context, max_turns=self._max_turns, run_config=config
         )
 
     def first(self, ctx: AgentContext) -> SdkAgent[Any]:
-        """The SDK's agent to begin with."""
-        if ctx.instructions is None:
-            return self._agent
-        return self._agent.clone(instructions=ctx.instructions)
+        """The SDK's agent to begin with, with the request's overrides."""
+        changes: dict[str, Any] = {}
+        if ctx.instructions is not None:
+            changes["instructions"] = ctx.instructions
+        if ctx.model is not None and not isinstance(self._agent.model, str | None):
+            # a model object has its own client: keep that, or the SDK asks OpenAI with its own key
+            model: Any = copy.copy(self._agent.model)
+            model.model = ctx.model
+            changes["model"] = model
+        return self._agent.clone(**changes) if changes else self._agent
 
 
 class _Stopped(Exception):
