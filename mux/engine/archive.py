@@ -187,13 +187,13 @@ class Archive(EngineBase):
         self, run: str, owner: str, about: dict[str, Any], state: RunState, records: list[Record]
     ) -> None:
         assert state.finished is not None
-        metadata = about.get("metadata")
+        metadata, created = about.get("metadata"), about.get("created")
         row = RunRow(
             run=run,
             thread=new_id("t"),
             owner=owner,
             status=state.finished.status,
-            created=state.first_ts,
+            created=created if isinstance(created, int) and created > 0 else state.first_ts,
             updated=state.last_ts,
             request={
                 "channels": [{"id": c.id, "agent": c.agent} for c in state.channels.values()],

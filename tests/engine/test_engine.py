@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 
+from mux.agent import AgentContext, Draft
 from mux.errors import BadRequest, NotFound
+from mux.events import Token
 from mux.requests import StartRequest
-from tests.support.agents import echo, harness, says, types, waits
+from tests.support.agents import Scripted, echo, harness, says, types, waits
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -45,11 +49,9 @@ async def test_cancel_now_closes_the_open_call_and_frees_the_agent() -> None:
 
 
 async def test_a_failing_agent_ends_its_own_channel_only() -> None:
-    async def broken(ctx):  # type: ignore[no-untyped-def]
+    async def broken(ctx: AgentContext) -> AsyncIterator[Draft]:
+        yield Token(content="so far")
         raise RuntimeError("secret detail")
-        yield
-
-    from tests.support.agents import Scripted
 
     async with harness(Scripted("bad", broken), says("good", "fine")) as h:
         run = (await h.engine.start_run(StartRequest(message="hi", agents=["bad", "good"]))).row.run

@@ -146,7 +146,7 @@ async def test_a_thread_of_another_owner_is_not_found() -> None:
 async def test_messages_of_the_chat_format_become_history_and_task() -> None:
     agent = echo("e")
     async with harness(agent) as h:
-        parts = [
+        parts: list[dict[str, Any]] = [
             {"type": "text", "text": "what is this?"},
             {"type": "image_url", "image_url": {"url": "data:"}},
         ]

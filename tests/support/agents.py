@@ -184,5 +184,5 @@ async def harness(
 async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
     """Wait until it holds, looking again after every turn of the loop that could have changed it."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - any condition, of things that have no event
             await asyncio.sleep(0.001)
