@@ -253,7 +253,7 @@ class FakeServer:
         add = app.router.add_route
         add("GET", "/", self._index)
         add("POST", "/csp", self._csp)
-        add("GET", "/static/{path:.*}", self._static)
+        add("GET", "/{path:(js|css|vendor|i18n)/.*|icon.svg}", self._static)
         add("GET", "/api/agents", self._agents)
         add("GET", "/api/models", self._models)
         add("POST", "/api/runs", self._start)
