@@ -123,8 +123,9 @@ class Heads:
         for future in self._waiting.pop(run, ()):
             _finish(future)
 
-    def wake_all(self) -> None:
-        """The store is being closed."""
+    def clear(self) -> None:
+        """The store is closed: whoever waits asks it, and is told so."""
+        self._known.clear()
         for run in list(self._waiting):
             self.wake(run)
 
@@ -198,7 +199,8 @@ MAX_WORDS = 32
 
 def search_words(q: str) -> list[str]:
     """A query's phrases and words, all of which must be found; quotes hold a phrase together."""
-    found = ((m[1] if m[1] is not None else m[2]).replace('"', " ").strip() for m in _QUERY.finditer(q))
+    clean = q.replace("\x00", " ").encode("utf-8", "replace").decode()  # what sqlite takes for text
+    found = ((m[1] if m[1] is not None else m[2]).replace('"', " ").strip() for m in _QUERY.finditer(clean))
     return [word for word in found if any(c.isalnum() for c in word)][:MAX_WORDS]
 
 

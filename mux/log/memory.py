@@ -90,8 +90,8 @@ class MemoryStore:
 
     async def close(self) -> None:
         """Forget everything."""
-        self._heads.wake_all()
         self._runs.clear()
+        self._heads.clear()
         self._keys.clear()
         self._conversations.clear()
         self._size = 0

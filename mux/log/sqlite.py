@@ -95,8 +95,8 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See `mux.log.base.Store.close`."""
-        self._heads.wake_all()
         pool, self._pool = self._pool, None
+        self._heads.clear()
         if pool is not None:
             await asyncio.to_thread(pool.shutdown)
             for reader in self._readers:
@@ -106,7 +106,7 @@ class SqliteStore:
         await self._writer.stop()
         await asyncio.to_thread(self._lock.release)
 
-    # --- the file, on the writer's thread ---------------------------------------------------------------------
+    # --- the file, on the writer's thread -------------------------------------------------------------------
 
     def _open_file(self) -> Session:
         db = connect(self.path, readonly=False, busy_s=self._busy_s)
@@ -128,9 +128,8 @@ class SqliteStore:
         # A copy or a restored backup is another file: what happened since is not in it.
         mark = f"{boot}/{self.path.stat().st_ino}" if boot else ""
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
-        proven = (
-            meta.get("closed", "1") == "1" or meta.get("full") == "1" or (mark and mark == meta.get("mark"))
-        )
+        in_order = meta.get("closed", "1") == "1"
+        proven = in_order or meta.get("full") == "1" or (mark != "" and mark == meta.get("mark"))
         db.execute("BEGIN IMMEDIATE")
         if not proven:
             db.execute(
@@ -149,7 +148,7 @@ class SqliteStore:
         session.db.execute("PRAGMA optimize")
         session.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    # --- reading, on the readers' threads ----------------------------------------------------------------------
+    # --- reading, on the readers' threads -------------------------------------------------------------------
 
     async def _query(self, work: Callable[[sqlite3.Connection], R]) -> R:
         if self._pool is None:
@@ -186,7 +185,8 @@ class SqliteStore:
 
     async def head(self, run: str) -> Head:
         """See `mux.log.base.EventLog.head`."""
-        return self._heads.get(run) or await self._query(lambda db: _head(db, run)[1])
+        known = self._heads.get(run)
+        return known if known is not None else (await self._query(lambda db: _head(db, run)))[1]
 
     async def wait(self, run: str, after: int, timeout_s: float) -> Head:
         """See `mux.log.base.EventLog.wait`."""

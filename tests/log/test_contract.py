@@ -1,0 +1,548 @@
+"""What every backend promises, in one suite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mux.errors import BadRequest, Conflict, Fenced, NotFound, StoreError
+from mux.events import Record
+from mux.log import Head, Idempotency, MemoryStore, RunQuery, SqliteStore, Store
+from tests.support.stores import records, row
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+BACKENDS = ["memory", "sqlite", "sqlite full"]
+FAR = 1 << 52
+
+
+def make_store(backend: str, folder: Path) -> Store:
+    if backend == "memory":
+        return MemoryStore()
+    return SqliteStore(folder / "mux.db", durability="full" if "full" in backend else "normal")
+
+
+@pytest.fixture(params=BACKENDS)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    made = make_store(request.param, tmp_path)
+    await made.open(url="http://127.0.0.1:1")
+    yield made
+    await made.close()
+
+
+async def started(store: Store, run: str = "r1", events: int = 0, **fields: Any) -> int:
+    """Make a run with some events and claim it; returns the fence."""
+    await store.create(row(run, **fields))
+    fence = await store.claim(run, "me")
+    if events:
+        await store.append(run, fence, records(run, 1, events))
+    return fence
+
+
+async def read_all(store: Store, run: str = "r1", after: int = 0) -> list[Record]:
+    got: list[Record] = []
+    while page := (await store.read(run, after, limit=7)).records:
+        got += page
+        after = page[-1].seq
+    return got
+
+
+# --- the log ------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_appended_is_read_back_byte_for_byte(store: Store) -> None:
+    fence = await started(store)
+    batch = records("r1", 1, 20)
+    odd = [
+        Record(21, "a.b~2", 7, "custom", 5, '{"x":"\u2028 é 😀 \\ud800 \\u0000"}'.encode()),
+        Record(22, None, 1, "run_finished", 0, b"{}"),
+        Record(23, "x" * 64, 2**40, "token", 2**50, b"\x00\xff not even text"),
+    ]
+    await store.append("r1", fence, batch)
+    await store.append("r1", fence, odd)
+    assert await read_all(store) == batch + odd
+    assert await store.head("r1") == Head(1, 1, 23)
+
+
+@pytest.mark.parametrize("after", [0, 1, 499, 511, 512, 513, 1499, 1500, FAR])
+async def test_reading_begins_after_any_position(store: Store, after: int) -> None:
+    await started(store, events=1500)
+    page = await store.read("r1", after, limit=3)
+    assert [r.seq for r in page.records] == list(range(1, 1501))[after:][:3]
+    assert page.at == Head(1, 1, 1500)
+
+
+async def test_a_page_stops_at_its_bounds_but_has_one_record(store: Store) -> None:
+    fence = await started(store)
+    big = [Record(seq, "a", seq, "token", 0, b"x" * 1000) for seq in range(1, 11)]
+    await store.append("r1", fence, big)
+    assert len((await store.read("r1", 0, max_bytes=3500)).records) == 3
+    assert len((await store.read("r1", 0, max_bytes=10)).records) == 1
+    assert len((await store.read("r1", 0, limit=4)).records) == 4
+    assert (await store.read("r1", 10)).records == []
+
+
+@pytest.mark.parametrize("seqs", [[1], [3], [5], [4, 6], [4, 4], [4, 5, 4]])
+async def test_a_batch_with_a_gap_or_an_overlap_is_refused_whole(store: Store, seqs: list[int]) -> None:
+    fence = await started(store, events=3)
+    bad = [records("r1", 1, 1)[0]._replace(seq=seq) for seq in seqs]
+    with pytest.raises(Conflict) as caught:
+        await store.append("r1", fence, bad)
+    assert caught.value.code == "seq_conflict"
+    assert (await store.head("r1")).head == 3
+    await store.append("r1", fence, records("r1", 4, 2))
+    assert [r.seq for r in await read_all(store)] == [1, 2, 3, 4, 5]
+
+
+async def test_an_empty_batch_changes_nothing(store: Store) -> None:
+    fence = await started(store, events=2)
+    await store.append("r1", fence, [])
+    assert (await store.head("r1")).head == 2
+
+
+async def test_appends_of_a_former_owner_are_refused(store: Store) -> None:
+    old = await started(store, events=2)
+    new = await store.claim("r1", "other")
+    assert new > old
+    with pytest.raises(Fenced):
+        await store.append("r1", old, records("r1", 3, 1))
+    with pytest.raises(Fenced):
+        await store.append("r1", new + 1, records("r1", 3, 1))
+    await store.append("r1", new, records("r1", 3, 1))
+    assert [r.seq for r in await read_all(store)] == [1, 2, 3]
+
+
+async def test_concurrent_appends_to_many_runs_keep_each_in_order(store: Store) -> None:
+    async def drive(run: str) -> None:
+        fence = await started(store, run)
+        for n in range(20):
+            await store.append(run, fence, records(run, 1 + 3 * n, 3))
+
+    runs = [f"r{n}" for n in range(12)]
+    await asyncio.gather(*map(drive, runs))
+    for run in runs:
+        assert await read_all(store, run) == records(run, 1, 60)
+
+
+@given(sizes=st.lists(st.integers(1, 700), min_size=1, max_size=6), data=st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+def test_any_sequence_of_batches_reads_and_trims_is_exact(
+    tmp_path_factory: pytest.TempPathFactory, backend: str, sizes: list[int], data: st.DataObject
+) -> None:
+    async def check() -> None:
+        store = make_store(backend, tmp_path_factory.mktemp("log"))
+        await store.open()
+        try:
+            fence = await started(store)
+            kept: list[Record] = []
+            first = 1
+            for size in sizes:
+                head = kept[-1].seq if kept else first - 1
+                batch = records("r1", head + 1, size)
+                await store.append("r1", fence, batch)
+                kept += batch
+                before = data.draw(st.integers(0, head + size + 3), label="trim before")
+                at = await store.trim("r1", before)
+                first = max(first, min(before, head + size + 1))
+                assert at == Head(1, first, head + size)
+                kept = [r for r in kept if r.seq >= first] or kept[-1:]
+                after = data.draw(st.integers(0, head + size + 3), label="after")
+                page = await store.read("r1", after, limit=5)
+                expected = [r for r in kept if r.seq > after and r.seq >= first]
+                assert page.records == expected[:5]
+        finally:
+            await store.close()
+
+    asyncio.run(check())
+
+
+async def test_trimming_is_idempotent_and_never_touches_later_records(store: Store) -> None:
+    fence = await started(store, events=1000)
+    for _ in range(2):
+        assert await store.trim("r1", 700) == Head(1, 700, 1000)
+    assert await store.trim("r1", 5) == Head(1, 700, 1000)
+    assert [r.seq for r in (await store.read("r1", 10, limit=2)).records] == [700, 701]
+    assert await store.trim("r1", FAR) == Head(1, 1001, 1000)
+    assert (await store.read("r1", 0)).records == []
+    assert await store.head("r1") == Head(1, 1001, 1000)
+    await store.append("r1", fence, records("r1", 1001, 1))
+    assert [r.seq for r in await read_all(store)] == [1001]
+
+
+async def test_wait_returns_at_once_when_there_is_something(store: Store) -> None:
+    await started(store, events=3)
+    assert (await store.wait("r1", 2, 60)).head == 3
+
+
+async def test_wait_returns_as_soon_as_something_is_appended(store: Store) -> None:
+    fence = await started(store, events=3)
+    waiting = [asyncio.create_task(store.wait("r1", after, 60)) for after in (3, 3, 4)]
+    await asyncio.sleep(0)
+    await store.append("r1", fence, records("r1", 4, 1))
+    assert [at.head for at in await asyncio.gather(*waiting[:2])] == [4, 4]
+    assert not waiting[2].done()
+    await store.append("r1", fence, records("r1", 5, 1))
+    assert (await waiting[2]).head == 5
+
+
+async def test_wait_gives_up_after_its_time(store: Store) -> None:
+    await started(store, events=3)
+    assert (await store.wait("r1", 3, 0.01)).head == 3
+    assert (await store.wait("r1", 3, 0)).head == 3
+
+
+async def test_wait_never_misses_an_append_under_any_schedule(store: Store) -> None:
+    fence = await started(store)
+
+    async def follow() -> list[int]:
+        seen: list[int] = []
+        while len(seen) < 60:
+            at = await store.wait("r1", len(seen), 60)
+            seen += [r.seq for r in (await store.read("r1", len(seen))).records]
+            assert at.head <= 60
+        return seen
+
+    followers = [asyncio.create_task(follow()) for _ in range(5)]
+    for seq in range(1, 61):
+        await store.append("r1", fence, records("r1", seq, 1))
+        if seq % 7 == 0:
+            await asyncio.sleep(0)
+    assert await asyncio.gather(*followers) == [list(range(1, 61))] * 5
+
+
+async def test_a_cancelled_wait_leaves_nothing_behind(store: Store) -> None:
+    fence = await started(store, events=1)
+    waiting = asyncio.create_task(store.wait("r1", 1, 60))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await store.append("r1", fence, records("r1", 2, 1))
+    assert (await store.wait("r1", 1, 60)).head == 2
+
+
+async def test_a_cancelled_append_is_whole_or_not_there_and_wakes_readers(store: Store) -> None:
+    fence = await started(store, events=1)
+    appending = asyncio.create_task(store.append("r1", fence, records("r1", 2, 5)))
+    await asyncio.sleep(0)
+    appending.cancel()
+    await asyncio.wait([appending])
+    await store.update("r1", title="a write after it, so that it is over")
+    at = await store.head("r1")
+    assert at.head in (1, 6)
+    assert len(await read_all(store)) == at.head
+
+
+@pytest.mark.parametrize(
+    "call", ["append", "read", "head", "wait", "trim", "get", "update", "delete", "claim"]
+)
+async def test_an_unknown_run_is_not_found(store: Store, call: str) -> None:
+    calls: dict[str, Any] = {
+        "append": lambda: store.append("nope", 1, records("nope", 1, 1)),
+        "read": lambda: store.read("nope", 0),
+        "head": lambda: store.head("nope"),
+        "wait": lambda: store.wait("nope", 0, 60),
+        "trim": lambda: store.trim("nope", 1),
+        "get": lambda: store.get("nope"),
+        "update": lambda: store.update("nope", title="x"),
+        "delete": lambda: store.delete("nope"),
+        "claim": lambda: store.claim("nope", "me"),
+    }
+    with pytest.raises(NotFound) as caught:
+        await calls[call]()
+    assert caught.value.code == "run_not_found"
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_row_is_kept_as_it_was_given(store: Store) -> None:
+    given = row(
+        "r1",
+        title="A “title”",
+        starred=True,
+        metadata={"n": 1, "deep": {"a": [None, True, 1.5]}, "note": "é😀"},
+        message="hello\nworld\u0000",
+        agents=("a", "b", "a"),
+        finished=5,
+        summary={"usage": {"input_tokens": 3}},
+    )
+    assert await store.create(given) == given
+    assert await store.get("r1") == given
+
+
+async def test_a_lone_surrogate_in_any_text_is_no_reason_to_fail(store: Store) -> None:
+    await store.create(row("r1", message="bad \ud800 text", title="\udfff", request={"message": "\ud800"}))
+    await store.index_text("r1", "a", "more \ud800 text")
+    assert [r.run for r in (await store.list(RunQuery(q="text"))).runs] == ["r1"]
+
+
+async def test_a_run_id_is_used_once(store: Store) -> None:
+    await store.create(row("r1"))
+    with pytest.raises(Conflict) as caught:
+        await store.create(row("r1"))
+    assert caught.value.code == "run_exists"
+
+
+async def test_update_changes_only_what_is_given_and_says_when(store: Store) -> None:
+    before = await store.create(row("r1", title="old", updated=1, metadata={"a": 1}))
+    after = await store.update("r1", title="new", starred=True, metadata={"b": 2}, agents=("x",))
+    assert after.updated > 1
+    assert after == replace(
+        before, title="new", starred=True, metadata={"b": 2}, agents=("x",), updated=after.updated
+    )
+    assert await store.get("r1") == after
+
+
+async def test_an_unknown_field_of_a_row_is_a_mistake_of_the_caller(store: Store) -> None:
+    await store.create(row("r1"))
+    with pytest.raises(TypeError, match="stared"):
+        await store.update("r1", stared=True)
+
+
+async def test_the_same_idempotency_key_gives_the_first_run(store: Store) -> None:
+    key = Idempotency("local", "k", "hash", expires=FAR)
+    first = await store.create(row("r1"), key)
+    assert await store.create(row("r2"), key) == first
+    with pytest.raises(NotFound):
+        await store.get("r2")
+    other_owner = replace(key, owner="somebody else")
+    assert (await store.create(row("r3"), other_owner)).run == "r3"
+
+
+async def test_an_idempotency_key_with_another_body_is_refused(store: Store) -> None:
+    await store.create(row("r1"), Idempotency("local", "k", "hash", expires=FAR))
+    with pytest.raises(Conflict) as caught:
+        await store.create(row("r2"), Idempotency("local", "k", "another", expires=FAR))
+    assert caught.value.code == "idempotency_conflict"
+    with pytest.raises(NotFound):
+        await store.get("r2")
+
+
+async def test_an_expired_key_or_one_of_a_deleted_run_is_free_again(store: Store) -> None:
+    await store.create(row("r1"), Idempotency("local", "k", "hash", expires=1))
+    assert (await store.create(row("r2"), Idempotency("local", "k", "other", expires=FAR))).run == "r2"
+    await store.delete("r2")
+    assert (await store.create(row("r3"), Idempotency("local", "k", "third", expires=FAR))).run == "r3"
+
+
+async def test_concurrent_starts_with_one_key_make_one_run(store: Store) -> None:
+    key = Idempotency("local", "k", "hash", expires=FAR)
+    made = await asyncio.gather(*(store.create(row(f"r{n}"), key) for n in range(20)))
+    assert len({r.run for r in made}) == 1
+    assert len((await store.list(RunQuery())).runs) == 1
+
+
+async def test_unfinished_runs_are_listed_oldest_first(store: Store) -> None:
+    for n, status in enumerate(["completed", "running", "queued", "failed", "waiting", "cancelled"]):
+        await store.create(row(f"r{n}", status=status, created=100 - n))
+    assert [r.run for r in await store.unfinished()] == ["r4", "r2", "r1"]
+    await store.update("r2", status="partial", finished=1)
+    assert [r.run for r in await store.unfinished()] == ["r4", "r1"]
+
+
+# --- lists --------------------------------------------------------------------------------------------------
+
+
+async def list_all(store: Store, limit: int = 3, **filters: Any) -> list[str]:
+    got: list[str] = []
+    after: str | None = None
+    while True:
+        page = await store.list(RunQuery(limit=limit, after=after, **filters))
+        assert len(page.runs) <= limit
+        got += [r.run for r in page.runs]
+        after = page.next
+        if after is None:
+            return got
+
+
+async def test_pages_are_newest_first_and_complete_also_among_equal_times(store: Store) -> None:
+    for n in range(10):
+        await store.create(row(f"r{n}", created=1000 + n // 4))
+    assert await list_all(store) == [f"r{n}" for n in reversed(range(10))]
+    assert await list_all(store, limit=10) == [f"r{n}" for n in reversed(range(10))]
+
+
+async def test_pages_are_stable_while_runs_are_added(store: Store) -> None:
+    for n in range(6):
+        await store.create(row(f"r{n}", created=n))
+    first = await store.list(RunQuery(limit=3))
+    await store.create(row("new", created=99))
+    second = await store.list(RunQuery(limit=3, after=first.next))
+    assert [r.run for r in (*first.runs, *second.runs)] == ["r5", "r4", "r3", "r2", "r1", "r0"]
+
+
+@pytest.mark.parametrize("token", ["", "x", "!!!", "MTIz", "é", "a" * 5000, "LTEuMg=="])
+async def test_a_position_that_is_not_ours_is_refused(store: Store, token: str) -> None:
+    if token == "LTEuMg==":  # well-formed: before everything
+        assert (await store.list(RunQuery(after=token))).runs == []
+        return
+    with pytest.raises(BadRequest) as caught:
+        await store.list(RunQuery(after=token))
+    assert caught.value.code == "page_invalid"
+
+
+async def test_every_filter_alone_and_all_together(store: Store) -> None:
+    await store.create(row("r1", owner="a", status="completed", thread="x", agents=("gpt", "critic")))
+    await store.create(row("r2", owner="a", status="failed", thread="y", agents=("gpt.2",), starred=True))
+    await store.create(row("r3", owner="b", status="running", thread="x", agents=('q"uote', "a,b")))
+    assert await list_all(store, owner="a") == ["r2", "r1"]
+    assert await list_all(store, status=("failed", "running")) == ["r3", "r2"]
+    assert await list_all(store, thread="x") == ["r3", "r1"]
+    assert await list_all(store, agent="gpt") == ["r1"]
+    assert await list_all(store, agent='q"uote') == ["r3"]
+    assert await list_all(store, agent="a") == []
+    assert await list_all(store, starred=True) == ["r2"]
+    assert await list_all(store, starred=False) == ["r3", "r1"]
+    assert await list_all(store, owner="a", thread="x", status=("completed",), agent="critic") == ["r1"]
+
+
+async def test_metadata_filters_compare_text_and_json(store: Store) -> None:
+    values: list[Any] = ["5", 5, True, None, "true", {"a": [1]}, "é", 1.5]
+    for n, value in enumerate(values):
+        await store.create(row(f"r{n}", metadata={"k": value, 'odd "key.$[0]': n}))
+    await store.create(row("without"))
+    assert await list_all(store, metadata={"k": "5"}) == ["r1", "r0"]
+    assert await list_all(store, metadata={"k": "true"}) == ["r4", "r2"]
+    assert await list_all(store, metadata={"k": "null"}) == ["r3"]
+    assert await list_all(store, metadata={"k": '{"a":[1]}'}) == ["r5"]
+    assert await list_all(store, metadata={"k": "é"}) == ["r6"]
+    assert await list_all(store, metadata={"k": "1.5", 'odd "key.$[0]': "7"}) == ["r7"]
+    assert await list_all(store, metadata={"nope": "null"}) == []
+
+
+# --- search -------------------------------------------------------------------------------------------------
+
+
+async def test_search_finds_messages_titles_and_texts_with_excerpts(store: Store) -> None:
+    await store.create(row("r1", message="Compare the tides of Brest"))
+    await store.create(row("r2", title="Tides", message="something else"))
+    await store.create(row("r3", message="nothing"))
+    await store.index_text("r3", "gpt", "long " * 50 + "about the TIDES of the sea" + " more" * 50)
+    await store.index_text("r3", "other", "not a word of it")
+    page = await store.list(RunQuery(q="tides"))
+    assert [r.run for r in page.runs] == ["r3", "r2", "r1"]
+    assert set(page.hits) == {"r1", "r2", "r3"}
+    assert set(page.hits["r3"]) == {"gpt"}
+    assert "TIDES" in page.hits["r3"]["gpt"]
+    assert len(page.hits["r3"]["gpt"]) < 300
+    assert "" in page.hits["r1"]
+
+
+async def test_search_wants_all_words_phrases_whole_and_the_last_as_a_beginning(store: Store) -> None:
+    await store.create(row("r1", message="the quick brown fox"))
+    await store.create(row("r2", message="the brown and quick dog"))
+    assert await list_all(store, q="quick brown") == ["r2", "r1"]
+    assert await list_all(store, q='"quick brown"') == ["r1"]
+    assert await list_all(store, q="brown qui") == ["r2", "r1"]
+    assert await list_all(store, q="qui brown") == []
+    assert await list_all(store, q="fox dog") == []
+
+
+@pytest.mark.parametrize(
+    "q",
+    ["", " ", "---", '"', '""', "*", "AND", "a OR b", "NEAR(a b)", "text:x", "^a", "(", "a* b*", "'; DROP",
+     "{a b}:c", "\x00", "a\x00b", "-a", "a + b", '"a" "', "é😀", "\ud800", "a " * 500],
+)  # fmt: skip
+async def test_no_query_is_a_syntax_error(store: Store, q: str) -> None:
+    await store.create(row("r1", message="plain words"))
+    assert await list_all(store, q=q) == []
+
+
+async def test_indexing_again_replaces_and_a_new_title_is_found(store: Store) -> None:
+    await store.create(row("r1", message="first"))
+    await store.index_text("r1", "gpt", "draft")
+    await store.index_text("r1", "gpt", "final")
+    assert await list_all(store, q="draft") == []
+    assert await list_all(store, q="final") == ["r1"]
+    await store.update("r1", title="renamed")
+    assert await list_all(store, q="renamed") == ["r1"]
+    assert await list_all(store, q="first") == ["r1"]
+
+
+async def test_search_pages_and_combines_with_filters(store: Store) -> None:
+    for n in range(9):
+        await store.create(row(f"r{n}", created=n, message="common word", owner="ab"[n % 2]))
+    assert await list_all(store, limit=2, q="common", owner="a") == ["r8", "r6", "r4", "r2", "r0"]
+
+
+# --- conversations, deleting, retention ---------------------------------------------------------------------
+
+
+async def test_the_newest_conversation_of_a_channel_is_found(store: Store) -> None:
+    for n in range(3):
+        await store.create(row(f"r{n}", created=n))
+        await store.put_conversation("t1", "gpt", f"r{n}", b"\x00%d" % n)
+    await store.put_conversation("t1", "gpt", "r1", b"again")
+    assert await store.conversation("t1", "gpt") == b"\x002"
+    assert await store.conversation("t1", "gpt", before="r2") == b"again"
+    assert await store.conversation("t1", "gpt", before="r0") is None
+    assert await store.conversation("t1", "other") is None
+    assert await store.conversation("t2", "gpt") is None
+
+
+async def test_deleting_forgets_log_texts_and_conversations(store: Store) -> None:
+    fence = await started(store, events=10, message="needle")
+    await store.put_conversation("t1", "gpt", "r1", b"old")
+    await store.index_text("r1", "gpt", "needle")
+    await started(store, "r2", events=5)
+    await store.delete("r1")
+    with pytest.raises(NotFound):
+        await store.read("r1", 0)
+    with pytest.raises(NotFound):
+        await store.append("r1", fence, records("r1", 11, 1))
+    assert await store.conversation("t1", "gpt") is None
+    assert await list_all(store, q="needle") == []
+    assert await list_all(store) == ["r2"]
+    assert len(await read_all(store, "r2")) == 5
+    await started(store, "r1", events=2)  # a new run of the same name has nothing of the old one
+    assert [r.seq for r in await read_all(store)] == [1, 2]
+
+
+async def test_deleting_ends_a_wait(store: Store) -> None:
+    await started(store, events=1)
+    waiting = asyncio.create_task(store.wait("r1", 1, 60))
+    await asyncio.sleep(0)
+    await store.delete("r1")
+    with pytest.raises(NotFound):
+        await waiting
+
+
+async def test_retention_by_age_count_and_size_spares_starred_and_unfinished(store: Store) -> None:
+    big = "x" * 10_000
+    for n in range(8):
+        run = f"r{n}"
+        fence = await started(store, run, created=n)
+        await store.append(run, fence, records(run, 1, 3, big))
+        if n not in (1, 2):
+            await store.update(run, status="completed", finished=FAR if n > 3 else 1)
+    await store.update("r0", starred=True)
+    nothing: dict[str, Any] = {"older_than_ms": None, "keep_runs": None, "max_bytes": None}
+    assert await store.expire(**nothing) == []
+    assert await store.expire(**nothing | {"older_than_ms": 1000}) == ["r3"]
+    assert await store.expire(**nothing | {"keep_runs": 3}) == ["r4"]
+    kept = 5 if isinstance(store, MemoryStore) else 3  # sqlite counts a run's bytes when it ends
+    assert await store.expire(**nothing | {"max_bytes": kept * 30_500 + 20_000}) == ["r5"]
+    assert await list_all(store) == ["r7", "r6", "r2", "r1", "r0"]
+    assert len(await read_all(store, "r6")) == 3
+
+
+async def test_a_closed_store_refuses_instead_of_hanging(tmp_path: Path) -> None:
+    store = make_store("sqlite", tmp_path)
+    await store.open()
+    fence = await started(store, events=1)
+    waiting = asyncio.create_task(store.wait("r1", 1, 60))
+    await asyncio.sleep(0)
+    await store.close()
+    await store.close()
+    for call in (waiting, store.append("r1", fence, records("r1", 2, 1)), store.get("r1")):
+        with pytest.raises(StoreError):
+            await call
