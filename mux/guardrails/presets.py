@@ -59,41 +59,47 @@ def _card_size(digits: str) -> int:
     return next((n for n in sizes if luhn(digits[:n]) and len(set(digits[:n])) > 1), 0)
 
 
-_SECRETS = "|".join(
+_TOKENS = "|".join(
     [
-        r"\bsk-(?:proj-|svcacct-|admin-|ant-|or-v1-)?[A-Za-z0-9_-]{20,200}",  # OpenAI, Anthropic, OpenRouter
-        r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b",  # AWS access key id
-        r"\bgh[pousr]_[A-Za-z0-9]{36}",  # GitHub tokens
-        r"\bgithub_pat_[A-Za-z0-9_]{60}",
-        r"\bglpat-[A-Za-z0-9_-]{20}",  # GitLab
-        r"\bxox[abeoprs]-[A-Za-z0-9-]{10}",  # Slack
-        r"\bhttps://hooks\.slack\.com/services/[A-Za-z0-9/_-]{20}",
-        r"\bAIza[A-Za-z0-9_-]{35}",  # Google API
-        r"\bya29\.[A-Za-z0-9_-]{20}",  # Google OAuth
-        r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{16}",  # Stripe
-        r"\bwhsec_[A-Za-z0-9]{24}",
-        r"\bSG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16}",  # SendGrid
-        r"\bhf_[A-Za-z0-9]{30}",  # Hugging Face
-        r"\bnpm_[A-Za-z0-9]{36}",
-        r"\bpypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{20}",
-        r"\bdop_v1_[a-f0-9]{64}",  # DigitalOcean
-        r"\bey[JK][A-Za-z0-9_-]{10,600}\.ey[JK][A-Za-z0-9_-]{10,1200}\.[A-Za-z0-9_-]{10}",  # JWT
-        r"-----BEGIN (?:[A-Z]{2,12} ){0,2}PRIVATE KEY(?: BLOCK)?-----",
-        r"\b[a-z][a-z0-9+]{1,15}://[^\s:/@]{1,64}:[^\s:/@]{3,64}@",  # a URL with a password
+        r"sk-(?:proj-|svcacct-|admin-|ant-|or-v1-)?[A-Za-z0-9_-]{20,200}",  # OpenAI, Anthropic, OpenRouter
+        r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b",  # AWS access key id
+        r"gh[pousr]_[A-Za-z0-9]{36}",  # GitHub tokens
+        r"github_pat_[A-Za-z0-9_]{60}",
+        r"glpat-[A-Za-z0-9_-]{20}",  # GitLab
+        r"xox[abeoprs]-[A-Za-z0-9-]{10}",  # Slack
+        r"https://hooks\.slack\.com/services/[A-Za-z0-9/_-]{20}",
+        r"AIza[A-Za-z0-9_-]{35}",  # Google API
+        r"ya29\.[A-Za-z0-9_-]{20}",  # Google OAuth
+        r"[rs]k_(?:live|test)_[A-Za-z0-9]{16}",  # Stripe
+        r"whsec_[A-Za-z0-9]{24}",
+        r"SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16}",  # SendGrid
+        r"hf_[A-Za-z0-9]{30}",  # Hugging Face
+        r"npm_[A-Za-z0-9]{36}",
+        r"pypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{20}",
+        r"dop_v1_[a-f0-9]{64}",  # DigitalOcean
+        r"ey[JK][A-Za-z0-9_-]{10,600}\.ey[JK][A-Za-z0-9_-]{10,1200}\.[A-Za-z0-9_-]{10}",  # JWT
+        r"[a-z][a-z0-9+]{1,15}://[^\s:/@]{1,64}:[^\s:/@]{3,64}@",  # a URL with a password
     ]
 )
+# One look behind for all of them: at each place it settles nearly everything
+_SECRETS = rf"(?<!\w)(?:{_TOKENS})|-----BEGIN (?:[A-Z]{{2,12}} ){{0,2}}PRIVATE KEY(?: BLOCK)?-----"
 
+_PHRASES = "|".join(
+    [
+        r"(?:ignore|disregard|forget|override|bypass)\s{1,3}(?:(?:all|any|every|the|your|my|of|these|those"
+        r"|previous|prior|above|earlier|preceding|foregoing|system|safety)\s{1,3}){1,5}"
+        r"(?:instructions?|prompts?|rules?|directions?|guidelines?|directives?|messages?|context)\b",
+        r"(?:you\s{1,3}are\s{1,3}now\s{1,3}(?:in\s{1,3})?(?:a\s{1,3})?(?:DAN|developer\s{1,3}mode|jailbroken"
+        r"|unrestricted)\b)",
+        r"(?:new\s{1,3}(?:system\s{1,3}(?:prompt|instructions?)|instructions?)\s{0,3}:)",
+        r"(?:(?:reveal|print|show|repeat|output)\s{1,3}(?:me\s{1,3})?(?:your|the)\s{1,3}(?:hidden\s{1,3}|full\s{1,3}"
+        r"|initial\s{1,3})?system\s{1,3}prompt\b)",
+        r"(?:do\s{1,3}not\s{1,3}(?:tell|inform|alert)\s{1,3}the\s{1,3}user\b)",
+    ]
+)
 _INJECTION = "|".join(
     [
-        r"(?i:\b(?:ignore|disregard|forget|override|bypass)\s{1,3}(?:(?:all|any|every|the|your|my|of|these|those"
-        r"|previous|prior|above|earlier|preceding|foregoing|system|safety)\s{1,3}){1,5}"
-        r"(?:instructions?|prompts?|rules?|directions?|guidelines?|directives?|messages?|context)\b)",
-        r"(?i:\byou\s{1,3}are\s{1,3}now\s{1,3}(?:in\s{1,3})?(?:a\s{1,3})?(?:DAN|developer\s{1,3}mode|jailbroken"
-        r"|unrestricted)\b)",
-        r"(?i:\bnew\s{1,3}(?:system\s{1,3}(?:prompt|instructions?)|instructions?)\s{0,3}:)",
-        r"(?i:\b(?:reveal|print|show|repeat|output)\s{1,3}(?:me\s{1,3})?(?:your|the)\s{1,3}(?:hidden\s{1,3}|full\s{1,3}"
-        r"|initial\s{1,3})?system\s{1,3}prompt\b)",
-        r"(?i:\bdo\s{1,3}not\s{1,3}(?:tell|inform|alert)\s{1,3}the\s{1,3}user\b)",
+        rf"(?i:(?<!\w)(?:{_PHRASES}))",
         r"<\|(?:im_start|im_end|system|user|assistant|endoftext|start_header_id|eot_id)\|>",
         r"\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>",
         r"(?i:</?(?:system|system_prompt|instructions)>)",

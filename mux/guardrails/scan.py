@@ -86,10 +86,10 @@ class PatternScanner:
         try:
             if len(self.text) - self.at <= _INLINE_CHARS:
                 try:
-                    return self._decide(final, _INLINE_S)
+                    return self._decide(final, _INLINE_S, False)
                 except TimeoutError:
                     pass  # once more, beside the loop and with the rule's own patience
-            return await asyncio.to_thread(self._decide, final, self.rule.timeout_s)
+            return await asyncio.to_thread(self._decide, final, self.rule.timeout_s, True)
         except TimeoutError:
             raise Blocked(self.rule, "timeout") from None
 
@@ -102,35 +102,36 @@ class PatternScanner:
         if found is not None:
             raise Blocked(self.rule)
 
-    def _decide(self, final: bool, timeout: float) -> Finding:
+    def _decide(self, final: bool, timeout: float, beside: bool) -> Finding:
+        """``beside``: in a thread, where the scan must let go of the interpreter (that costs it time)."""
         rule, text, at = self.rule, self.text, self.at
         if final:
-            spans = self._rest(timeout)
+            spans = self._rest(timeout, beside)
             self._settle(len(text))
             return Finding(self.start + self.at, spans)
         # One search answers the usual case: neither a match nor the beginning of one.
-        found = rule.hold.search(text, at, partial=True, timeout=timeout, concurrent=True)
+        found = rule.hold.search(text, at, partial=True, timeout=timeout, concurrent=beside)
         spans = ()
         limit = len(text)
         if found is not None:
             if found.partial:
                 limit = found.start()
             else:
-                spans, limit = self._several(timeout)
+                spans, limit = self._several(timeout, beside)
         if len(text) - limit > rule.max_hold:
             raise Blocked(rule, "held too long")
         self._settle(limit)
         return Finding(self.start + self.at, spans)
 
-    def _several(self, timeout: float) -> tuple[tuple[Span, ...], int]:
+    def _several(self, timeout: float, beside: bool) -> tuple[tuple[Span, ...], int]:
         """There is a match: which are decided, and where the first undecided text begins."""
         rule, text, at = self.rule, self.text, self.at
         spans: list[Span] = []
         while True:
-            match = rule.pattern.search(text, at, timeout=timeout, concurrent=True)
+            match = rule.pattern.search(text, at, timeout=timeout, concurrent=beside)
             if match and rule.blocks and rule.refine is None and match.end() + rule.ahead <= len(text):
                 raise Blocked(rule)  # at the shortest match: more text can only make it longer
-            opened = rule.open.search(text, at, partial=True, timeout=timeout, concurrent=True)
+            opened = rule.open.search(text, at, partial=True, timeout=timeout, concurrent=beside)
             undecided = opened.start() if opened else len(text)
             if match is None:
                 return tuple(spans), undecided
@@ -138,12 +139,12 @@ class PatternScanner:
                 return tuple(spans), min(undecided, match.start())
             at = self._take(match, spans)
 
-    def _rest(self, timeout: float) -> tuple[Span, ...]:
+    def _rest(self, timeout: float, beside: bool) -> tuple[Span, ...]:
         """Every match in what is left of a text that has ended."""
         spans: list[Span] = []
         at = self.at
         while at <= len(self.text):
-            match = self.rule.pattern.search(self.text, at, timeout=timeout, concurrent=True)
+            match = self.rule.pattern.search(self.text, at, timeout=timeout, concurrent=beside)
             if match is None:
                 break
             at = self._take(match, spans)
