@@ -22,9 +22,25 @@ if TYPE_CHECKING:
         Outcome,
         agent,
     )
-    from mux.client import MuxClient
+    from mux.client import MuxClient, SyncMuxClient
     from mux.errors import AgentError, MuxError
-    from mux.events import Custom, Event, Phase, Reasoning, Refusal, Token, Usage
+    from mux.events import (
+        Custom,
+        Event,
+        Phase,
+        Reasoning,
+        Refusal,
+        StepFinished,
+        StepStarted,
+        Token,
+        ToolArgs,
+        ToolCall,
+        ToolProgress,
+        ToolResult,
+        ToolStart,
+        Usage,
+        UsageReport,
+    )
     from mux.llm.agent import LlmAgent
     from mux.settings import Settings, load_settings
     from mux.tools.base import Tool, ToolContext, ToolOutput, ToolProblem
@@ -48,12 +64,21 @@ __all__ = [
     "Reasoning",
     "Refusal",
     "Settings",
+    "StepFinished",
+    "StepStarted",
+    "SyncMuxClient",
     "Token",
     "Tool",
+    "ToolArgs",
+    "ToolCall",
     "ToolContext",
     "ToolOutput",
     "ToolProblem",
+    "ToolProgress",
+    "ToolResult",
+    "ToolStart",
     "Usage",
+    "UsageReport",
     "__version__",
     "agent",
     "load_settings",
@@ -64,9 +89,12 @@ _HOMES = {
     "mux.agent": (
         "AgentContext", "Budget", "ChannelRequest", "ChannelResult", "Message", "Nested", "Outcome", "agent",
     ),
-    "mux.client": ("MuxClient",),
+    "mux.client": ("MuxClient", "SyncMuxClient"),
     "mux.errors": ("AgentError", "MuxError"),
-    "mux.events": ("Custom", "Event", "Phase", "Reasoning", "Refusal", "Token", "Usage"),
+    "mux.events": (
+        "Custom", "Event", "Phase", "Reasoning", "Refusal", "StepFinished", "StepStarted", "Token", "ToolArgs",
+        "ToolCall", "ToolProgress", "ToolResult", "ToolStart", "Usage", "UsageReport",
+    ),
     "mux.llm.agent": ("LlmAgent",),
     "mux.settings": ("Settings", "load_settings"),
     "mux.tools.base": ("Tool", "ToolContext", "ToolOutput", "ToolProblem"),

@@ -18,6 +18,9 @@ from pydantic_monty import AsyncMonty
 hypothesis_settings.register_profile("mux", deadline=None, print_blob=True)
 hypothesis_settings.load_profile("mux")
 
+# The rehearsal model writes at a human pace; tests that do not look at the pace do not wait for it.
+os.environ.setdefault("MUX_REHEARSAL_PACE", "0")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

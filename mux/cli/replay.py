@@ -34,7 +34,7 @@ async def _main(args: argparse.Namespace) -> None:
     if await asyncio.to_thread(path.is_file):
         await show(paced(read_file(path), args.speed), view)
         return
-    async with connected(settings_from(args), args.url or os.environ.get("MUX_URL")) as client:
+    async with connected(settings_from(args), args.url or os.environ.get("MUX_URL") or None) as client:
         run = client.run(args.source)
         await run.snapshot()  # an unknown run is an error before anything is drawn
         await show(paced(run.events(observe=True), args.speed), view)

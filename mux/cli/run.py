@@ -33,7 +33,7 @@ def command(args: argparse.Namespace) -> int:
 
 
 async def _main(args: argparse.Namespace, settings: Settings) -> int:
-    async with connected(settings, args.url or os.environ.get("MUX_URL")) as client:
+    async with connected(settings, args.url or os.environ.get("MUX_URL") or None) as client:
         if args.file:
             return await batch.run_batch(client, args)
         message = sys.stdin.read() if args.message == "-" else args.message

@@ -22,7 +22,7 @@ def clean_env(home: Path, **extra: str) -> dict[str, str]:
     """The environment without what a developer's shell adds, and with data and caches below ``home``."""
     drop = ("PYTHONPATH", "VIRTUAL_ENV", "OPENAI_API_KEY", "OPENAI_BASE_URL")
     kept = {k: v for k, v in os.environ.items() if k not in drop and not k.startswith("MUX_")}
-    return kept | {"XDG_DATA_HOME": str(home), "XDG_CACHE_HOME": str(home)} | extra
+    return kept | {"XDG_DATA_HOME": str(home), "XDG_CACHE_HOME": str(home), "MUX_REHEARSAL_PACE": "0"} | extra
 
 
 @contextlib.contextmanager
