@@ -92,8 +92,8 @@ _HOMES = {
     "mux.client": ("MuxClient", "SyncMuxClient"),
     "mux.errors": ("AgentError", "MuxError"),
     "mux.events": (
-        "Custom", "Event", "Phase", "Reasoning", "Refusal", "StepFinished", "StepStarted", "Token", "ToolArgs",
-        "ToolCall", "ToolProgress", "ToolResult", "ToolStart", "Usage", "UsageReport",
+        "Custom", "Event", "Phase", "Reasoning", "Refusal", "StepFinished", "StepStarted", "Token",
+        "ToolArgs", "ToolCall", "ToolProgress", "ToolResult", "ToolStart", "Usage", "UsageReport",
     ),
     "mux.llm.agent": ("LlmAgent",),
     "mux.settings": ("Settings", "load_settings"),
