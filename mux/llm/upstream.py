@@ -255,8 +255,12 @@ class HttpModel:
 
         preload()
         timeout = httpx2.Timeout(None, connect=self.provider.timeouts.first_byte_s)
+        secure = urlsplit(self.provider.base_url).scheme != "http"
         http = DefaultAioHttpClient(
-            timeout=timeout, follow_redirects=False, event_hooks={"response": [self._refuse]}
+            verify=secure,  # loading certificates takes a while, and plain HTTP has none
+            timeout=timeout,
+            follow_redirects=False,
+            event_hooks={"response": [self._refuse]},
         )
         headers: dict[str, Any] = dict(self._headers)
         if self._key is None and not any(h.lower() in ("authorization", "api-key") for h in headers):
