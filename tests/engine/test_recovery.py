@@ -240,7 +240,7 @@ async def test_a_run_whose_last_event_was_logged_is_only_closed() -> None:
         assert (await store.get(run)).status == "completed"
 
 
-# --- kill -9 --------------------------------------------------------------------------------------------------
+# --- kill -9 ---------------------------------------------------------------------------------------------
 
 
 async def crash(path: Path, *names: str, failpoint: str = "", kill_after_s: float | None = None) -> int:
