@@ -59,6 +59,10 @@ Barrier: TypeAlias = tuple[str, str]  # event type, call_id
 _agents: set[asyncio.Task[None]] = set()
 
 
+class _Cut(Exception):
+    """The agent was cancelled, by itself: there is no end to its answer."""
+
+
 class _Stopped(Exception):
     """The engine ends the agent at a step's border (graceful stop, or a budget that the agent ignored)."""
 
@@ -90,6 +94,7 @@ class Channel:
         self._agent_task: asyncio.Task[None] | None = None
         self._barriers: dict[Barrier, asyncio.Future[None]] = {}
         self._bytes = 0
+        self._max_bytes = int(live.services.settings.limits.max_reply_mb * 1_048_576)
         self._begun = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.log = live.log.bind(channel=plan.id, agent=plan.agent)
@@ -172,12 +177,26 @@ class Channel:
         )
         self._watch_seconds()
         try:
-            async for draft in guard.stream(self.outbox):
+            async for draft in guard.stream(self._said(self._agent_task)):
                 yield draft
+        except _Cut:
+            pass  # the driver sees `cancelled_itself`
         finally:
             await self._stop_agent()
-        if not self._agent_task.cancelled() and (error := self._agent_task.exception()) is not None:
-            raise error
+
+    async def _said(self, agent_task: asyncio.Task[None]) -> AsyncIterator[Draft]:
+        """What the agent says, ending as the agent ends: the guardrails pass held-back text on at the end of
+        an answer, and must not take a failure for one."""
+        try:
+            async for draft in self.outbox:
+                yield draft
+            await asyncio.wait([agent_task])
+            if agent_task.cancelled():
+                raise _Cut
+            if (error := agent_task.exception()) is not None:
+                raise error
+        finally:
+            await self.outbox.aclose()
 
     def _resumes(self, agent: Agent) -> bool:
         return self.resuming and getattr(agent, "resumable", "fail") == "resume"
@@ -246,6 +265,11 @@ class Channel:
         Raises:
             AgentError: ``agent_failed`` for what agents may not say, ``reply_too_large``, ``channel_ended``.
         """
+        if type(draft) is Token:  # the hot path
+            self._count(draft.content)
+            if not self.outbox.offer(draft):
+                await self.outbox.put(draft)
+            return
         body: Draft = draft.body if isinstance(draft, Nested) else draft
         if isinstance(body, _COUNTED):
             self._count(body.content)
@@ -290,8 +314,8 @@ class Channel:
         if text and self.ttft_ms is None:
             self.ttft_ms = self._since_begun()
         self._bytes += len(content) if content.isascii() else len(content.encode())
-        limit_mb = self.live.services.settings.limits.max_reply_mb
-        if self._bytes > limit_mb * 1_048_576:
+        if self._bytes > self._max_bytes:
+            limit_mb = self.live.services.settings.limits.max_reply_mb
             raise AgentError(
                 "reply_too_large", f"The reply was cut at {limit_mb:g} MiB (limits.max_reply_mb)."
             )

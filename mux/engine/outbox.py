@@ -50,6 +50,15 @@ class Outbox:
                 raise
         self.force(draft)
 
+    def offer(self, draft: Draft) -> bool:
+        """Add a draft if there is room; whether there was."""
+        if len(self._items) >= self._limit or self.closed:
+            return False
+        self._items.append(draft)
+        if self._getter is not None:
+            self._wake_getter()
+        return True
+
     def force(self, draft: Draft) -> None:
         """Add a draft without waiting; for the few that are bounded elsewhere."""
         if self.closed:
