@@ -72,7 +72,7 @@ def _without_discarded(window: Sequence[Record]) -> Sequence[Record]:
         start = json.loads(reset.data).get("from_cseq", 0)
         if first_cseq[reset.channel] <= start:
             gone.update(r.seq for r in window if r.channel == reset.channel and start <= r.cseq <= reset.cseq)
-    return [r for r in window if r.seq not in gone]
+    return [r for r in window if r.seq not in gone] or resets[-1:]  # a window is never empty
 
 
 def _joins(last: Record, record: Record) -> bool:

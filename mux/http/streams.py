@@ -184,14 +184,13 @@ async def _send(
     except MuxError as e:  # headers are out: the stream ends here, and the cursor stays valid
         get_logger().warning("stream_failed", runs=[leg.ring.run for leg in viewer.legs], code=e.code)
         sink.abort()
-        raise ConnectionResetError from e
+        return response
     if reason == "slow":
         get_logger().warning(
             "viewer_dropped", reason="slow", cursor=viewer.cursor, timeout_s=api.hub.write_timeout_s
         )
-    if reason in ("slow", "gone"):
-        raise ConnectionResetError
-    await response.write_eof()
+    if reason not in ("slow", "gone"):
+        await response.write_eof()
     return response
 
 

@@ -161,8 +161,10 @@ class Handover(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "runner"):
             return
-        self.do(self._end())
-        self.runner.close()
+        try:
+            self.do(self._end())
+        finally:
+            self.runner.close()
 
     async def _end(self) -> None:
         if not self.finished:
