@@ -82,6 +82,9 @@ class CallRunner:
     run_tool: RunTool
     approved: set[str] = field(default_factory=set)
     results: dict[str, ToolResult] = field(default_factory=dict)
+    _logged: dict[str, asyncio.Event] = field(
+        default_factory=dict
+    )  # call_id → its `tool_start` is in the log
 
     async def run(self, calls: Sequence[Call]) -> AsyncGenerator[Body, None]:
         """Run the calls in parallel and yield what they say as it comes; closing this stops them all.
@@ -106,6 +109,8 @@ class CallRunner:
                     self.results[draft.call_id] = draft
                 if draft is not None:
                     yield draft
+                if isinstance(draft, ToolStart):  # the engine asks for more only when it is in the log
+                    self._logged[draft.call_id].set()
         finally:
             _cancel([watcher, *tasks])
             await asyncio.gather(watcher, *tasks, return_exceptions=True)
@@ -116,7 +121,14 @@ class CallRunner:
     async def _pump(self, call: Call, queue: asyncio.Queue[Body | None]) -> None:
         async with aclosing(self._drafts(call)) as drafts:
             async for draft in drafts:
-                await queue.put(draft)
+                if isinstance(draft, ToolStart):
+                    # A tool begins only when the log says so: after a crash nobody could know that it had.
+                    logged = self._logged[draft.call_id] = asyncio.Event()
+                    await queue.put(draft)
+                    await logged.wait()
+                    del self._logged[draft.call_id]
+                else:
+                    await queue.put(draft)
 
     def _interrupted(self, call: Call) -> ToolResult:
         tool = self.tools.get(call.tool)
