@@ -1,9 +1,10 @@
 """All open viewers of this process, and the bytes that they share.
 
-`publish` is called by the engine after each append. It only puts the records into the ring and asks for
-a flush, which writes one chunk per distinct filter to each live viewer. Flushing is adaptive: at once when
-nothing happened lately; after a flush that took *d* the next waits 4 *d*, at most 25 ms. So one viewer has
-no delay to speak of, and a thousand cost a bounded share of the core (only coalescing beats the system call).
+`publish` is called by the engine after each append. It only puts the records into the run's ring and asks
+for a flush, which writes one chunk per distinct filter to each live viewer. Flushing is adaptive: at once
+when nothing happened lately; after a flush that took *d* the next one waits 4 *d*, at most 25 ms. So one
+viewer has no delay to speak of, and a thousand cost a bounded share of the core (only coalescing beats the
+system call).
 """
 
 from __future__ import annotations

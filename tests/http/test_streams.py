@@ -242,7 +242,7 @@ async def test_open_streams_are_listed_and_limited(agents_dir: Path) -> None:
 async def test_a_peer_that_does_not_read_is_dropped_and_can_resume(agents_dir: Path) -> None:
     settings = make_settings(agents=[agents_dir], http={"write_timeout_s": 0.2})
     async with serving(settings) as service:
-        run = (await finished_run(service.url, message="60000"))["run"]
+        run = (await finished_run(service.url, "bulk", message="1500"))["run"]
         host, port = service.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
         writer.write(f"GET /api/runs/{run}/events HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())

@@ -26,6 +26,15 @@ async def agent(ctx):
         await asyncio.sleep(0.02)
 """
 
+_BULK = """
+import mux
+
+@mux.agent(name="bulk", description="Says more than socket buffers hold.")
+async def agent(ctx):
+    for n in range(int(ctx.task)):
+        yield mux.Token(content=f"{n} " * 2000)
+"""
+
 _NASTY = r"""
 import mux
 
@@ -37,9 +46,9 @@ async def agent(ctx):
 
 
 def agents_folder(base: Path) -> Path:
-    """A folder with the agents ``counter``, ``hold`` and ``nasty``."""
+    """A folder with the agents ``counter``, ``hold``, ``bulk`` and ``nasty``."""
     folder = base / "roster"
     folder.mkdir()
-    for name, code in (("counter", _COUNTER), ("hold", _HOLD), ("nasty", _NASTY)):
+    for name, code in (("counter", _COUNTER), ("hold", _HOLD), ("bulk", _BULK), ("nasty", _NASTY)):
         (folder / f"{name}.py").write_text(code.lstrip())
     return folder
