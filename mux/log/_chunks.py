@@ -30,7 +30,10 @@ def split(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
 
 
 def encode(records: Sequence[Record]) -> bytes:
-    """One chunk: channel, cseq, type, ts and data of each record. Seqs are not in it: they are gapless, and the chunk's key names the last."""
+    """One chunk: channel, cseq, type, ts and data of each record.
+
+    Seqs are not in it: they are gapless, and the chunk's key names the last.
+    """
     return _encoder.encode([record[1:6] for record in records])
 
 

@@ -38,6 +38,7 @@ _MAX_GROUP = 1024  # jobs of one commit
 _MAX_STATES = 10_000  # logs whose state is remembered
 _SWEEP = 2000  # chunks deleted at a time: appends wait that long at most
 _ONE_JOBS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+_VACUUM = 500  # pages given back at a time, likewise
 _SWEEP_EVERY = 32  # groups after which a busy thread sweeps all the same
 
 
@@ -64,6 +65,7 @@ class Session:
         self._states: dict[str, LogState] = {}
         self._pending: dict[int, list[Record]] = {}
         self.trash: list[int] = [row[0] for row in db.execute("SELECT id FROM trash")]
+        self._spare = False  # free pages in the file, after a sweep
         self._thrown: list[int] = []  # into the trash, by jobs that are not committed yet
 
     def state(self, run: str) -> LogState:
@@ -131,8 +133,14 @@ class Session:
         self._thrown.clear()
 
     def sweep(self) -> None:
-        """Delete some chunks of a log that is in the trash, and give their pages back."""
-        log = self.trash[-1]
+        """Delete some chunks of a log that is in the trash, and give some free pages back."""
+        if self.trash:
+            self._sweep_log(self.trash[-1])
+        # Not `execute`: Python would take one step of it, which is one page.
+        self.db.executescript(f"PRAGMA incremental_vacuum({_VACUUM})")
+        self._spare = self.db.execute("PRAGMA freelist_count").fetchone() != (0,)
+
+    def _sweep_log(self, log: int) -> None:
         failpoint("retention.sweep")
         gone = self.db.execute(
             "DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE id > ? AND id <= ? LIMIT ?)",
@@ -141,7 +149,15 @@ class Session:
         if gone < _SWEEP:
             self.db.execute("DELETE FROM trash WHERE id = ?", (log,))
             self.trash.pop()
-        self.db.execute("PRAGMA incremental_vacuum(1000)").fetchall()
+
+    def unswept(self) -> bool:
+        """Whether there is something to sweep."""
+        return self._spare or bool(self.trash)
+
+    def leave_unswept(self) -> None:
+        """Leave it to the next start."""
+        self._spare = False
+        self.trash.clear()
 
 
 def newest(db: sqlite3.Connection, log: int) -> int:
@@ -244,7 +260,7 @@ class Writer:
         except (sqlite3.Error, OSError) as e:
             self._tell(_fail, [opened, self._stopped], store_error(e, self._path))
             return
-        except MuxError as e:
+        except Exception as e:  # noqa: BLE001 - whoever opens the store is told, whatever it is
             self._tell(_fail, [opened, self._stopped], e)
             return
         self._tell(_succeed, opened)
@@ -263,9 +279,9 @@ class Writer:
 
     def _take(self, session: Session, groups: int) -> list[_Job[Any]]:
         """Wait for work (sweeping meanwhile) and take all there is; empty when it is time to stop."""
-        if session.trash and groups % _SWEEP_EVERY == 0:
+        if session.unswept() and groups % _SWEEP_EVERY == 0:
             self._sweep(session)
-        while session.trash and self._jobs.empty():
+        while session.unswept() and self._jobs.empty():
             self._sweep(session)
         job = self._jobs.get()
         group: list[_Job[Any]] = []
@@ -286,7 +302,7 @@ class Writer:
             session.sweep()
         except sqlite3.Error as e:  # the rest goes at the next start; nothing waits for it
             get_logger().warning("store_sweep_failed", path=str(self._path), error=str(e))
-            session.trash.clear()
+            session.leave_unswept()
 
     def _commit(self, session: Session, group: list[_Job[Any]]) -> None:
         try:

@@ -309,6 +309,6 @@ def _unfinished(db: sqlite3.Connection) -> list[RunRow]:
 
 def _read_boot_id() -> str:
     try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
+        return _BOOT_ID.read_text(encoding="utf-8").strip()
     except OSError:  # not Linux: then nothing proves that the machine did not go down
         return ""
