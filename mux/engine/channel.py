@@ -190,7 +190,8 @@ class Channel:
         try:
             async for draft in self.outbox:
                 yield draft
-            await asyncio.wait([agent_task])
+            if not agent_task.done():
+                await asyncio.wait([agent_task])
             if agent_task.cancelled():
                 raise _Cut
             if (error := agent_task.exception()) is not None:

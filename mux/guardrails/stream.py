@@ -139,9 +139,11 @@ class GuardedStream:
         if isinstance(body, StepReset):
             return self._reset(path, draft)
         passed = []
-        if isinstance(body, StepFinished | StepStarted):
-            passed = await self._end_texts(path)
+        if isinstance(body, StepFinished | StepStarted | ToolStart | ApprovalRequested):
+            passed = await self._end_texts(path)  # a tool never starts before its step has ended upstream
         await self._other(path, body, draft)
+        if isinstance(body, ToolStart | ApprovalRequested):
+            self._waiting = _PATIENCE  # agents wait until these are in the log: never behind others' text
         return [*passed, *await self._drain()]
 
     async def _delta(self, path: _Path, body: _Delta) -> list[Draft]:

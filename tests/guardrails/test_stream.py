@@ -361,3 +361,17 @@ async def test_verdicts_pass_mask_and_block() -> None:
 async def test_a_rules_own_refusal_is_shown() -> None:
     out = await through(guard(k={"pattern": "x", "refusal": "Not that."}), [Token(content="x")])
     assert out[-2:] == [Refusal(content="Not that."), Outcome("refused", "Not that.")]
+
+
+async def test_a_tool_start_never_waits_behind_held_text() -> None:
+    """The agent goes on only when it is in the log: a wait for more text would be for ever."""
+    start = ToolStart(call_id="c", tool="f", arguments={})
+    for held in (Token(content="s"), Nested(("sub",), Token(content="s"))):
+        seen: list[Draft] = []
+        source = Source([held, start, Token(content="later")])
+        async for d in guard(keys={"pattern": KEY}).stream(source()):
+            seen.append(d)
+            if d == start:
+                break
+        assert seen == [held, start]
+        assert source.read == 2
