@@ -118,7 +118,7 @@ class LlmAgent:
         for given in self.tools:
             tool = known.get(given) if isinstance(given, str) else given
             if tool is None:
-                ctx.log.warning("tool_unknown", agent=self.name, tool=given)
+                ctx.log.debug("tool_unknown", agent=self.name, tool=given)  # the roster has warned of it
             else:
                 tools[tool.name] = tool
         return tools

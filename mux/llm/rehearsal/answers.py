@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from mux.llm.rehearsal import reading
 from mux.llm.rehearsal.situation import Result, Situation
+from mux.llm.rehearsal.voices import agreements, claims, essence
 
 __all__ = ["answer"]
 
@@ -24,6 +25,8 @@ _MAX_QUOTES = 3
 
 def answer(s: Situation) -> str:
     """The final answer in Markdown."""
+    if not s.results and s.handed:
+        return f"{_channels(s)}\n\n{_DISCLOSURE}"
     if not s.results:
         return f"{_plain(s)}\n\n{_PLAIN}"
     parts = [part for write in _WRITERS if (part := write(s))]
@@ -46,8 +49,38 @@ def _calculations(s: Situation) -> str:
         if result.is_error:
             lines.append(f"- `{said}` failed: {reading.first_sentence(result.output, 140)}")
         else:
-            lines.append(f"- `{said}` = **{result.output.strip()}**")
+            lines.append(f"- `{said}` = **{result.output.strip()}**{_against_claims(s, said, result.output)}")
     return "\n".join(lines)
+
+
+def _against_claims(s: Situation, expression: str, value: str) -> str:
+    """Who claimed what about a figure that was calculated."""
+    stated = [("the task", claims(s.task)), *((v.channel, claims(v.text)) for v in s.voices)]
+    right = [who for who, said in stated if said.get(expression) == value.strip()]
+    wrong = [
+        (who, said[expression])
+        for who, said in stated
+        if said.get(expression, value.strip()) != value.strip()
+    ]
+    notes = [f"{who} says {claimed}, which is wrong" for who, claimed in wrong]
+    if right:
+        notes.append(f"as {_listed(right)} {'say' if len(right) > 1 else 'says'}")
+    return f" ({'; '.join(notes)})" if notes else ""
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _channels(s: Situation) -> str:
+    """What the other channels said, each named, and the figures that they agree on."""
+    heard = s.voices
+    if not heard:
+        return "There is no other channel in this run to read." if s.of_tool("ask_channels") else ""
+    lines = [f"- **{v.channel}** ({v.status}): {essence(v.text) or 'nothing yet'}" for v in heard]
+    for figure, who in agreements(heard):
+        lines.append(f"- {_listed(who)} agree on **{figure}**.")
+    return "The other channels say:\n\n" + "\n".join(lines)
 
 
 def _programs(s: Situation) -> str:
@@ -64,13 +97,14 @@ def _programs(s: Situation) -> str:
 def _documents(s: Situation) -> str:
     words = reading.keywords(s.task)
     searches = [r for r in s.of_tool("search_docs", "web_search", "fetch_url") if not r.is_error]
+    most = 1 if s.voices else _MAX_QUOTES
     quotes: dict[str, int] = {}
     sources: dict[int, str] = {}
     for result in [*s.of_tool("read_doc"), *searches]:
         found = [] if result.is_error else reading.passages(result.output)
         for number, title, where, text in found:
             for sentence in reading.quotes(text, words):
-                if sentence not in quotes and len(quotes) < _MAX_QUOTES:
+                if sentence not in quotes and len(quotes) < most:
                     quotes[sentence] = number
                     sources[number] = f"{title} ({where})" if where else title
     if quotes:
@@ -96,7 +130,10 @@ def _failures(s: Situation) -> str:
 
 
 def _others(s: Situation) -> str:
-    known = {"calculator", "run_python", "search_docs", "web_search", "fetch_url", "read_doc"}
+    known = {
+        "calculator", "run_python", "search_docs", "web_search", "fetch_url", "read_doc", "ask_channels",
+        "delegate",
+    }  # fmt: skip
     parts = [_told(r) for r in s.results if r.tool not in known and not r.is_error]
     return "\n\n".join(parts)
 
@@ -110,4 +147,11 @@ def _told(result: Result) -> str:
     return f"**{title}** says:\n\n{shown or '> (nothing)'}{more}"
 
 
-_WRITERS: tuple[Callable[[Situation], str], ...] = (_calculations, _programs, _documents, _others, _failures)
+_WRITERS: tuple[Callable[[Situation], str], ...] = (
+    _channels,
+    _calculations,
+    _programs,
+    _documents,
+    _others,
+    _failures,
+)

@@ -14,7 +14,7 @@ _DEPTH = 4
 _WHOLE = ("message", "task", "question", "prompt", "text", "content", "instruct")  # take the whole task
 
 
-def fill(tool: ToolSchema, task: str, **known: Any) -> dict[str, Any]:
+def fill(tool: ToolSchema, task: str, /, **known: Any) -> dict[str, Any]:
     """Arguments that fit a tool's schema, made of what stands in the task.
 
     Args:

@@ -57,8 +57,9 @@ class RehearsalModel:
     async def stream(self, request: ModelRequest) -> AsyncIterator[Delta]:
         """One turn; never fails."""
         began = time.monotonic()
-        plan = decide(Situation.of(request))
-        deltas = _deltas(plan)
+        situation = Situation.of(request)
+        plan = decide(situation)
+        deltas = _deltas(plan, "\n\n" if situation.rounds else "")
         first = due = began
         for i, delta in enumerate(deltas):
             if self._pace and i:
@@ -87,8 +88,9 @@ class RehearsalModel:
         """Nothing to free."""
 
 
-def _deltas(plan: Plan) -> list[Delta]:
-    deltas: list[Delta] = [ReasoningDelta(p) for p in pieces(plan.reasoning)]
+def _deltas(plan: Plan, gap: str) -> list[Delta]:
+    """The turn's deltas; ``gap`` sets its thoughts apart from those of the turn before."""
+    deltas: list[Delta] = [ReasoningDelta(p) for p in pieces(gap + plan.reasoning)]
     deltas += [RefusalDelta(p) for p in pieces(plan.refusal)]
     deltas += [TextDelta(p) for p in pieces(plan.text)]
     for key, (name, arguments) in enumerate(plan.calls):

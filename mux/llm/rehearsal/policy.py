@@ -16,11 +16,14 @@ from mux.llm.rehearsal import reading
 from mux.llm.rehearsal.answers import answer
 from mux.llm.rehearsal.arguments import fill
 from mux.llm.rehearsal.situation import Result, Situation
+from mux.llm.rehearsal.voices import claims
 
 __all__ = ["Plan", "decide"]
 
 _MAX_CALLS = 4  # in one turn
 _MAX_ROUNDS = 5  # then it answers with what it has
+_ENDED = frozenset({"completed", "refused", "failed", "cancelled", "timed_out", "budget_exceeded"})
+_READERS = frozenset({"synthesizer", "critic"})  # agents that read the others, as this one does
 _COUNTABLE = ("count", "python", "program", "script", "average", "mean", "sum", "sort", "statistic", "code")
 
 
@@ -89,19 +92,24 @@ def _delegate(s: Situation, draft: _Draft) -> None:
 
 
 def _delegations(tool: ToolSchema, task: str) -> list[dict[str, Any]]:
-    """One call for each worker: one searches, one calculates."""
-    offered = tool.parameters.get("properties") or {}
-    workers = ("researcher", "analyst")
-    if "tasks" in offered:
-        return [fill(tool, task, tasks=[{"agent": w, "message": task} for w in workers])]
-    parts = {"message": task, "task": task, "prompt": task}
-    return [fill(tool, task, agent=worker, **parts) for worker in workers]
+    """The parts of a task for the agents whose work they are: one searches, one calculates."""
+    parts = reading.clauses(task)
+    figures = [c for c in parts if reading.expressions(c) or reading.percentages(c)]
+    rest = [c for c in parts if c not in figures]
+    split = bool(figures and rest)
+    work = {
+        "researcher": ". ".join(rest) if split else task,
+        "analyst": ". ".join(figures) if split else task,
+    }
+    if "tasks" in (tool.parameters.get("properties") or {}):
+        return [{"tasks": [{"agent": a, "message": m} for a, m in work.items()]}]
+    return [fill(tool, task, agent=a, message=m, task=m, prompt=m) for a, m in work.items()]
 
 
 def _ask(s: Situation, draft: _Draft) -> None:
-    draft.add(
-        "ask_channels", fill(s.tools["ask_channels"], s.task), "First I read what the other channels say."
-    )
+    if not draft.calls:
+        arguments = fill(s.tools["ask_channels"], s.task)
+        draft.add("ask_channels", arguments, "First I read what the other channels say.")
 
 
 def _calculate(s: Situation, draft: _Draft) -> None:
@@ -111,6 +119,14 @@ def _calculate(s: Situation, draft: _Draft) -> None:
         draft.add("calculator", {"expression": said}, "I give the calculator what was written.")
     for expression in reading.expressions(s.task):
         draft.add("calculator", {"expression": expression}, "There is arithmetic in it, so I calculate.")
+    for expression in _claimed(s):
+        draft.add("calculator", {"expression": expression}, "I check the figures that were handed to me.")
+
+
+def _claimed(s: Situation) -> list[str]:
+    """Arithmetic that other channels state the result of, not checked yet."""
+    found = list(dict.fromkeys(e for v in s.voices for e in claims(v.text)))
+    return [e for e in found if not _tried(s, "calculator", {"expression": e})][:3]
 
 
 def _fetch(s: Situation, draft: _Draft) -> None:
@@ -246,7 +262,36 @@ def _tried(s: Situation, name: str, arguments: Mapping[str, Any]) -> bool:
 
 
 def _follow_up(s: Situation) -> Plan | None:
-    """What the results of the last round call for: reading the best hit, or searching with fewer words."""
+    """What the results of the last round call for."""
+    return _wait_for_others(s) or _check_claims(s) or _search_further(s)
+
+
+def _wait_for_others(s: Situation) -> Plan | None:
+    """Wait for channels that still work, but not for those that read others: they may wait for this one."""
+    asked = s.of_tool("ask_channels")
+    if not asked or any(r.arguments.get("wait") for r in asked):
+        return None
+    tool = s.tools.get("ask_channels")
+    busy = [v.channel for v in s.voices if v.status not in _ENDED and v.agent not in _READERS]
+    if not busy or tool is None or "wait" not in (tool.parameters.get("properties") or {}):
+        return None
+    return Plan(
+        reasoning=f"{_listed(busy)} still {'works' if len(busy) == 1 else 'work'}. I wait for that.",
+        calls=(("ask_channels", {"channels": busy, "wait": True}),),
+    )
+
+
+def _check_claims(s: Situation) -> Plan | None:
+    if "calculator" not in s.tools or not (found := _claimed(s)):
+        return None
+    return Plan(
+        reasoning="They state figures. I calculate them again before I believe them.",
+        calls=tuple(("calculator", {"expression": e}) for e in found),
+    )
+
+
+def _search_further(s: Situation) -> Plan | None:
+    """Reading the best hit, or searching again with fewer words."""
     for result in s.last:
         if result.tool != "search_docs" or result.is_error:
             continue

@@ -8,6 +8,7 @@ import re
 __all__ = [
     "asks_for_an_error",
     "asks_for_secrets",
+    "clauses",
     "document_names",
     "expressions",
     "first_sentence",
@@ -16,6 +17,7 @@ __all__ = [
     "passages",
     "percentages",
     "quotes",
+    "shortened",
     "urls",
 ]
 
@@ -175,5 +177,16 @@ def first_sentence(text: str, limit: int = 280) -> str:
     for raw in _SENTENCE_END.split(text):
         sentence = _clean(raw)
         if len(sentence) > 1:
-            return sentence if len(sentence) <= limit else sentence[: limit - 1] + "…"
+            return shortened(sentence, limit)
     return _clean(text)[:limit]
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text, cut visibly at ``limit`` characters."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def clauses(text: str) -> list[str]:
+    """The parts of a task that can be done on their own."""
+    parts = re.split(r"(?<=[.?!;])\s+|\n+|,?\s+(?:and|then|and then|while)\s+(?=[a-z]{3,})", text)
+    return [p.strip(" ,;") for p in parts if len(p.strip(" ,;")) > 2]

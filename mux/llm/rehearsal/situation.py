@@ -9,6 +9,7 @@ from typing import Any
 
 from mux.agent import Message
 from mux.llm.model import ModelRequest, ToolSchema
+from mux.llm.rehearsal.voices import Voice, blocks, handed_over
 
 __all__ = ["Result", "Situation"]
 
@@ -41,12 +42,13 @@ class Situation:
     """The conversation, read.
 
     Attributes:
-        task: the last user message.
+        task: the last user message, without what was handed over with it.
         tools: what may be called, by name.
         results: what the calls since the task gave, in order.
         rounds: how many times the model was asked since the task.
         turns: how many user messages there were before.
         channel: the own channel's id.
+        handed: outputs of other channels that came with the task.
     """
 
     task: str
@@ -55,6 +57,7 @@ class Situation:
     rounds: int = 0
     turns: int = 0
     channel: str = ""
+    handed: tuple[Voice, ...] = ()
 
     @classmethod
     def of(cls, request: ModelRequest) -> Situation:
@@ -63,18 +66,28 @@ class Situation:
         users = [i for i, m in enumerate(messages) if m.role == "user"]
         last = users[-1] if users else -1
         after = messages[last + 1 :]
+        task, handed = handed_over(messages[last].text if users else "")
         return cls(
-            task=messages[last].text if users else "",
+            task=task,
             tools={t.name: t for t in request.tools},
             results=tuple(_results(after)),
             rounds=sum(m.role == "assistant" for m in after),
             turns=max(len(users) - 1, 0),
             channel=request.channel,
+            handed=tuple(handed),
         )
 
     def of_tool(self, *names: str) -> list[Result]:
         """The results of these tools."""
         return [r for r in self.results if r.tool in names]
+
+    @property
+    def voices(self) -> list[Voice]:
+        """Every other channel that is known of, as it was heard last."""
+        latest = {v.channel: v for v in self.handed}
+        for result in self.of_tool("ask_channels", "delegate"):
+            latest.update((v.channel, v) for v in blocks(result.output))
+        return list(latest.values())
 
     @property
     def last(self) -> list[Result]:
