@@ -155,14 +155,11 @@ class ChatParser:
         if self._primary is None:
             self._primary = index
         first = index == self._primary
-        delta = choice.delta or choice.message or _EMPTY
-        if (
-            choice.message is not None
-            and choice.delta is None
-            and (self._spoke if first else index in self._others)
-        ):
-            delta = _EMPTY  # all of it again, at the end
-        if choice.text and delta is _EMPTY:
+        delta = choice.delta or _EMPTY
+        if choice.message is not None and delta == _EMPTY:
+            said_before = self._spoke if first else index in self._others
+            delta = _EMPTY if said_before else choice.message  # a gateway's last chunk says all of it again
+        if choice.text and delta == _EMPTY:
             delta = DeltaFrame(content=choice.text)
         if first:
             self._delta(delta)

@@ -87,7 +87,7 @@ def lenient(data: bytes, event: str) -> list[Chunk]:
     if event == "error":
         return [Chunk(type="error")]
     try:
-        value = json.loads(data.decode("utf-8", "replace"), strict=False)
+        value = json.loads(data.decode("utf-8", "replace").lstrip("\ufeff"), strict=False)
     except (ValueError, RecursionError):
         raise broken("A record of the stream is not JSON.") from None
     if isinstance(value, str):

@@ -78,6 +78,7 @@ class ResponsesParser:
         self._halves = Halves()
         self._said: dict[tuple[str, str], int] = {}  # (place, kind) → characters said
         self._items: dict[str, dict[str, Any]] = {}
+        self._places: dict[str, str] = {}  # item id → the place that its output index gave it
         self._finish: str | None = None
         self._spoke = False
         self._usage: Usage | None = None
@@ -94,11 +95,11 @@ class ResponsesParser:
         say = _DELTAS.get(kind)
         if say is not None:
             if value.delta:
-                self._say(say, self._place(value), value.delta)
+                self._say(say, self._place(kind, value), value.delta)
         elif kind not in _QUIET:
             self._event(kind, value)
         elif isinstance(value.response, dict):
-            self._model = scrub_all(value.response.get("model")) or self._model
+            self._answers(value.response.get("model"))
 
     def whole(self, value: dict[str, Any]) -> bool:
         if not isinstance(value.get("output"), list):
@@ -106,6 +107,10 @@ class ResponsesParser:
         self.started = True
         self._over(value)
         return True
+
+    def _answers(self, model: Any) -> None:
+        if isinstance(model, str) and model:
+            self._model = scrub_all(model)
 
     # --- events ---------------------------------------------------------------------------------------------
 
@@ -119,27 +124,33 @@ class ResponsesParser:
             self.progress = True
             self._whole_call(self._call(value), value.arguments)
         elif kind in _WHOLES:
-            self._whole(_WHOLES[kind], self._place(value), value.text or value.refusal)
+            self._whole(_WHOLES[kind], self._place(kind, value), value.text or value.refusal)
         elif kind in ("response.output_item.added", "response.output_item.done"):
             if isinstance(value.item, dict):
                 self.progress = True
                 self._item(scrub_all(value.item), value.output_index, done=kind.endswith("done"))
         elif kind == "response.reasoning_summary_part.added" and value.summary_index:
-            if (self._base(value), ReasoningDelta.__name__) in self._bases():
+            before = f"{self._base(value.item_id, value.output_index)}/summary/{value.summary_index - 1}"
+            if (before, ReasoningDelta.__name__) in self._said:
                 self._say(ReasoningDelta, "break", "\n\n")
         elif kind in ("response.completed", "response.incomplete", "response.failed", "response.cancelled"):
             response = value.response if isinstance(value.response, dict) else {}
             self._over({"status": kind.rpartition(".")[2], **response})
 
-    def _base(self, value: _Event) -> str:
-        return f"{value.output_index}" if value.output_index is not None else f"{value.item_id}"
+    def _base(self, id: str | None, index: int | None) -> str:
+        """Where an item is: by its index where it has one, since some proxies change the id every time."""
+        if id and id in self._places:
+            return self._places[id]
+        base = str(id) if index is None else f"#{index}"
+        if id:
+            self._places[id] = base
+        return base
 
-    def _bases(self) -> set[tuple[str, str]]:
-        return {(place.partition("/")[0], kind) for place, kind in self._said}
-
-    def _place(self, value: _Event) -> str:
-        part = value.content_index if value.content_index is not None else value.summary_index
-        return f"{self._base(value)}/{part or 0}"
+    def _place(self, kind: str, value: _Event) -> str:
+        base = self._base(value.item_id, value.output_index)
+        if "summary" in kind:
+            return f"{base}/summary/{value.summary_index or 0}"
+        return f"{base}/content/{value.content_index or 0}"
 
     def _say(self, kind: _Say, place: str, text: str) -> None:
         self.progress = self._spoke = True
@@ -192,20 +203,19 @@ class ResponsesParser:
             self._function_call(item, id, index, done=done)
         if not done:
             return
+        base = self._base(id, index)
         if kind == "message":
-            for at, part in enumerate(item.get("content") or ()):
+            for at, part in enumerate(_list(item.get("content"))):
                 if isinstance(part, dict):
-                    place = f"{index if index is not None else id}/{at}"
+                    place = f"{base}/content/{at}"
                     self._whole(TextDelta, place, part.get("text"))
                     self._whole(RefusalDelta, place, part.get("refusal"))
         elif kind == "reasoning":
             for name in ("summary", "content"):
-                for at, part in enumerate(item.get(name) or ()):
+                for at, part in enumerate(_list(item.get(name))):
                     if isinstance(part, dict):
-                        self._whole(
-                            ReasoningDelta, f"{index if index is not None else id}/{at}", part.get("text")
-                        )
-        self._items[id or f"#{index}"] = item
+                        self._whole(ReasoningDelta, f"{base}/{name}/{at}", part.get("text"))
+        self._items[base] = item
 
     def _function_call(self, item: dict[str, Any], id: str | None, index: int | None, *, done: bool) -> None:
         name = item.get("name") if isinstance(item.get("name"), str) else None
@@ -226,12 +236,11 @@ class ResponsesParser:
         error = response.get("error")
         if status in ("failed", "cancelled") or error:
             raise_reported({"error": error or {"type": status}})
-        for index, item in enumerate(response.get("output") or ()):
-            if isinstance(item, dict) and (item.get("id") or f"#{index}") not in self._items:
+        for index, item in enumerate(_list(response.get("output"))):
+            if isinstance(item, dict):
                 self._item(scrub_all(item), index, done=True)
         self._usage = merge_usage(self._usage, read_usage(response.get("usage")))
-        model = response.get("model")
-        self._model = scrub_all(model) if isinstance(model, str) and model else self._model
+        self._answers(response.get("model"))
         details = response.get("incomplete_details")
         if status == "incomplete":
             reason = details.get("reason") if isinstance(details, dict) else None
@@ -256,6 +265,10 @@ class ResponsesParser:
         )
 
 
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _at(index: int | None) -> str | None:
     return None if index is None else f"#{index}"
 
@@ -264,7 +277,7 @@ def _lenient(data: bytes, event: str) -> _Event:
     if event == "error":
         return _Event(type="error")
     try:
-        value = json.loads(data.decode("utf-8", "replace"), strict=False)
+        value = json.loads(data.decode("utf-8", "replace").lstrip("\ufeff"), strict=False)
     except (ValueError, RecursionError):
         raise broken("A record of the stream is not JSON.") from None
     if isinstance(value, str):

@@ -212,9 +212,7 @@ class HttpModel:
             raise watch.overdue() if timer.expired() else self._unreachable(None) from None
         except Exception as e:  # noqa: BLE001 - failure boundary: whatever the SDK or its transport raise
             raise self._unreachable(e) from None
-        kind = str(response.headers.get("content-type", "")).lower()
-        if "text/html" in kind:
-            raise broken("The endpoint answered with a web page: check base_url.", retryable=False)
+        # its content type decides nothing: gateways send streams as anything, and pages as event streams
         chunks: AsyncGenerator[bytes, None] = response.http_response.aiter_bytes()
         stack.push_async_callback(chunks.aclose)
         return chunks

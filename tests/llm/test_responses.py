@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mux.events import Usage
 from mux.llm.model import CallArgs, CallBegan, Delta, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
@@ -237,3 +239,108 @@ def test_a_lone_surrogate_becomes_a_replacement_character() -> None:
     reader = TurnReader(ResponsesParser())
     raw = b'{"type":"response.output_text.delta","output_index":0,"delta":"a\\ud800b"}'
     assert reader.feed(b"data: " + raw + b"\n\n") == [TextDelta("a\ufffdb")]
+
+
+def test_texts_are_said_once_whatever_names_their_place() -> None:
+    message = {"type": "message", "id": "m", "content": [{"type": "output_text", "text": "abc"}]}
+    completed = {"type": "response.completed", "response": {"status": "completed", "output": [message]}}
+    by_id = {"type": "response.output_text.delta", "item_id": "m", "delta": "abc"}
+    assert said(read(by_id, completed)[0], TextDelta) == "abc"
+    changing = [{**text(c), "item_id": f"random-{c}"} for c in "abc"]
+    assert said(read(*changing, completed)[0], TextDelta) == "abc"
+
+
+def test_a_summary_and_the_thoughts_themselves_are_kept_apart() -> None:
+    item = {
+        "type": "reasoning",
+        "id": "r",
+        "summary": [{"type": "summary_text", "text": "abc"}],
+        "content": [{"type": "reasoning_text", "text": "abcdef"}],
+    }
+    deltas, _ = read({"type": "response.output_item.done", "output_index": 0, "item": item}, COMPLETED)
+    assert said(deltas, ReasoningDelta) == "abcabcdef"
+
+
+def test_items_told_again_under_another_id_are_kept_once() -> None:
+    done = {**CALL, "arguments": "{}"}
+    deltas, _ = read(
+        {"type": "response.output_item.added", "output_index": 0, "item": {**CALL, "id": "x1"}},
+        {"type": "response.output_item.done", "output_index": 0, "item": {**done, "id": "x2"}},
+        {"type": "response.completed", "response": {"status": "completed", "output": [{**done, "id": "x3"}]}},
+    )
+    assert len(ended(deltas).calls) == 1
+    assert len(ended(deltas).provider_items or []) == 1
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 3) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "type",
+                    "id",
+                    "content",
+                    "summary",
+                    "text",
+                    "call_id",
+                    "name",
+                    "arguments",
+                    "output",
+                    "usage",
+                    "model",
+                    "status",
+                    "incomplete_details",
+                    "reason",
+                    "error",
+                    "refusal",
+                ]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=15,
+)
+kinds = st.sampled_from(
+    [
+        "response.output_text.delta",
+        "response.output_item.added",
+        "response.output_item.done",
+        "response.completed",
+        "response.incomplete",
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+        "response.output_text.done",
+        "response.reasoning_summary_part.added",
+        "response.created",
+        "other",
+    ]
+)
+fields = st.sampled_from(
+    [
+        "delta",
+        "item_id",
+        "output_index",
+        "content_index",
+        "summary_index",
+        "text",
+        "arguments",
+        "name",
+        "item",
+        "response",
+    ]
+)
+item_kinds = st.sampled_from(["function_call", "message", "reasoning", "web_search_call"])
+
+
+@given(st.lists(st.tuples(kinds, st.dictionaries(fields, json_values, max_size=6), item_kinds), max_size=5))
+def test_no_event_makes_the_reader_raise_anything_but_its_own_errors(
+    events: list[tuple[str, dict[str, Any], str]],
+) -> None:
+    for _, event, kind in events:
+        if isinstance(event.get("item"), dict):
+            event["item"]["type"] = kind
+    deltas, reader = read(*({**event, "type": kind} for kind, event, _ in events))
+    assert reader.failure is not None or isinstance(deltas[-1], TurnEnd)
