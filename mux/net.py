@@ -14,7 +14,7 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeAlias
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -30,9 +30,10 @@ MAX_URL = 4_000
 _CHUNK = 65_536
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Progress = Callable[[int, int | None], Awaitable[None]]  # bytes so far, bytes announced
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+Progress: TypeAlias = Callable[[int, int | None], Awaitable[None]]  # bytes so far, bytes announced
+Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]  # host, port → addresses; raises OSError
 
 # Global unicast is 2000::/3 (RFC 4291, 2.4); inside it these lead elsewhere.
 _V6_GLOBAL = ipaddress.ip_network("2000::/3")
@@ -73,12 +74,6 @@ class Page:
     media_type: str
     charset: str | None
     body: bytes
-
-
-class Resolve(Protocol):
-    """Host and port → addresses, as text. Raises OSError."""
-
-    async def __call__(self, host: str, port: int) -> Sequence[str]: ...
 
 
 async def _system_resolve(host: str, port: int) -> Sequence[str]:
@@ -299,11 +294,14 @@ def _parse(url: str) -> URL:
     """The URL, if it is one that can be fetched at all."""
     problem: Literal["too long", "not a URL", "not http"] | None = None
     parsed: URL | None = None
+    url = url.strip()
     if len(url) > MAX_URL:
         problem = "too long"
+    elif any(c <= " " or c == "\x7f" for c in url):
+        problem = "not a URL"
     else:
         try:
-            parsed = URL(url.strip()).with_fragment(None)
+            parsed = URL(url).with_fragment(None)
         except (ValueError, TypeError):
             problem = "not a URL"
     if parsed is None or problem is not None:

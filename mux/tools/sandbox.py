@@ -11,9 +11,10 @@ from __future__ import annotations
 import ast
 import asyncio
 import os
+import re
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Literal, NoReturn
 
 import pydantic_monty
@@ -27,13 +28,15 @@ from mux.tools.roots import Roots
 __all__ = ["MAX_PRINTED", "Sandbox", "sandbox_tool"]
 
 MAX_CODE = 100_000  # characters
-MAX_PRINTED = 100_000  # characters that are kept; more stops the program
+MAX_PRINTED = 100_000  # bytes that are kept; more stops the program
 MAX_VALUE = 20_000  # characters of the last expression's value
 RUN_S = 20.0
 MEMORY_BYTES = 64 << 20
 RECURSION = 400
 HOST_CALLS = 2_000  # reads of files, sleeps
 SLEEP_S = 10.0
+_SETTLE_S = 0.05
+_NICE = 10  # of workers
 _FLUSH_S = 0.1  # prints are gathered this long before they become one progress event
 _MODULES = (
     "asyncio, base64, bisect, collections, copy, csv, dataclasses, datetime, decimal, functools, hashlib, "
@@ -61,6 +64,8 @@ _HINTS = (
     ("does not yet support", "Write it without that."),
 )
 
+_TIME_LIMIT = re.compile(r"TimeoutError: (feed time|turn time|sleep) limit exceeded: [^\n]*\Z")
+
 
 class Sandbox:
     """A bounded pool of workers, opened on first use.
@@ -69,6 +74,8 @@ class Sandbox:
         roots: folders that programs can read under ``/docs``.
         workers: how many programs may run at once.
         run_s: seconds that one program may compute.
+        memory_bytes: heap of one program.
+        sleep_s: seconds that one program may sleep, in all.
     """
 
     def __init__(
@@ -78,6 +85,7 @@ class Sandbox:
         workers: int | None = None,
         run_s: float = RUN_S,
         memory_bytes: int = MEMORY_BYTES,
+        sleep_s: float = SLEEP_S,
     ) -> None:
         self._roots = roots
         self._workers = workers or max(2, min(8, os.cpu_count() or 2))
@@ -86,7 +94,7 @@ class Sandbox:
             "max_memory": memory_bytes,
             "max_recursion_depth": RECURSION,
             "max_suspensions": HOST_CALLS,
-            "max_total_sleep_secs": SLEEP_S,
+            "max_total_sleep_secs": sleep_s,
         }
         self._slots = asyncio.Semaphore(self._workers)
         self._opening = asyncio.Lock()
@@ -126,12 +134,13 @@ class Sandbox:
         async with _streamed(printed, ctx):
             try:
                 async with pool.checkout(limits=self._limits, print_flush_interval=_FLUSH_S / 4) as session:
+                    _yield_to_us(session.worker_pid)
                     await self._feed(session, program, printed)
                     if has_value:
                         await self._feed(session, _SHOW_VALUE, printed)
             except pydantic_monty.MontyError as e:
                 self._explain(e, printed.text)
-        return ToolOutput(printed.text)
+        return ToolOutput(printed.text or "(no output)")
 
     async def _feed(self, session: AsyncMontySession, program: str, printed: _Printed) -> None:
         """Feed one program, and stop it when it prints too much: an exception in Monty's print callback would
@@ -163,14 +172,11 @@ class Sandbox:
             raise ToolProblem(message, printed=printed) from None
         display = getattr(error, "display", None)
         text = clean_text(display() if display is not None else str(error))
-        if (
-            text.startswith("TimeoutError: ") and " limit exceeded: " in text
-        ):  # the limit itself: no traceback
-            limit = self._limits["max_feed_duration_secs"]
-            message = f"The program was stopped: it ran longer than {limit:g} s. {text}"
-            if "sleep" in text:
-                message = f"The program was stopped: it may sleep {SLEEP_S:g} s in all. {text}"
-            raise ToolProblem(message, "timeout", printed=printed) from None
+        if limit := _TIME_LIMIT.search(text):
+            message = f"it ran longer than {self._limits['max_feed_duration_secs']:g} s"
+            if limit.group(1) == "sleep":
+                message = f"it may sleep {self._limits['max_total_sleep_secs']:g} s in all"
+            raise ToolProblem(f"The program was stopped: {message}.", "timeout", printed=printed) from None
         hint = next((h for sign, h in _HINTS if sign in text), "")
         raise ToolProblem(f"{text[-3_000:]}\n{hint}".strip(), printed=printed) from None
 
@@ -205,6 +211,10 @@ class Sandbox:
             pool, self._pool = self._pool, None
             if pool is not None:
                 await pool.__aexit__(None, None, None)
+                # Monty's native thread still returns from waking us up. If the process ends before it has,
+                # the interpreter ends that thread inside foreign frames and the process aborts (seen with
+                # 1.4.0 in one of four exits). Idle for a moment, so that it gets the interpreter.
+                await asyncio.sleep(_SETTLE_S)
             for mount in self._mounts:
                 mount.close()
             self._mounts = []
@@ -222,11 +232,13 @@ class _Printed:
         self._fresh: list[str] = []
 
     def add(self, stream: Literal["stdout", "stderr"], text: str) -> None:
+        data = clean_text(text).encode()
         with self._lock:
-            kept = clean_text(text[: MAX_PRINTED - self._size])
+            room = max(0, MAX_PRINTED - self._size)
+            kept = data[:room].decode(errors="ignore")  # a character that the cut would split is left out
             self._parts.append(kept)
             self._fresh.append(kept)
-            self._size += len(text)
+            self._size += len(data)
             if self._size <= MAX_PRINTED:
                 return
         self._loop.call_soon_threadsafe(self.overflow.set)
@@ -241,6 +253,13 @@ class _Printed:
         with self._lock:
             fresh, self._fresh = "".join(self._fresh), []
         return fresh
+
+
+def _yield_to_us(worker: int | None) -> None:
+    """Give a worker less of the processor than the server: programs compute, the event loop must not wait."""
+    if worker is not None and hasattr(os, "setpriority"):
+        with suppress(ProcessLookupError, PermissionError):  # it died: the run says so itself
+            os.setpriority(os.PRIO_PROCESS, worker, _NICE)
 
 
 @asynccontextmanager
