@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
@@ -37,6 +38,28 @@ ROSTER_CHECK_S = 1.0  # how old the last look at the roster's files may be when 
 CLOSE_S = 2.0  # how long open requests may take after the drain
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the settings alone make; nothing of it is open yet."""
+
+    providers: Providers
+    tools: ToolResources
+    roster: Roster
+    store: Store
+    rules: Rules
+
+    @classmethod
+    def make(cls, settings: Settings) -> _Parts:
+        base = settings.config_path.parent if settings.config_path else Path()
+        rules = Rules.compile(settings.guardrails, base=base)
+        return cls(*_agents(settings), open_store(settings.store, durability=settings.durability), rules)
+
+    async def aclose(self) -> None:
+        await self.tools.aclose()
+        await self.providers.aclose()
+        await self.store.close()
+
+
 class Service:
     """One server.
 
@@ -50,10 +73,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.url = ""
-        self.providers, self.tools, self.roster = _agents(settings)
-        self.store: Store = open_store(settings.store, durability=settings.durability)
-        base = settings.config_path.parent if settings.config_path else Path()
-        self._rules = Rules.compile(settings.guardrails, base=base)
+        self._parts: _Parts | None = None
         self._socket: socket.socket | None = None
         self._runner: web.AppRunner | None = None
         self._engine: Engine | None = None
@@ -61,6 +81,22 @@ class Service:
         self._hurry = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._roster_checked = 0.0
+
+    @property
+    def parts(self) -> _Parts:
+        """What was made from the settings alone, once the service was started."""
+        assert self._parts is not None, "start the service first"
+        return self._parts
+
+    @property
+    def store(self) -> Store:
+        """The log and the runs."""
+        return self.parts.store
+
+    @property
+    def roster(self) -> Roster:
+        """The agents."""
+        return self.parts.roster
 
     @property
     def engine(self) -> Engine:
@@ -87,6 +123,7 @@ class Service:
         check_address(self.settings)
         self._socket = _listen(self.settings.host, self.settings.port)
         self.url = _url(self._socket)
+        self._parts = await asyncio.to_thread(_Parts.make, self.settings)  # reads and imports files
         await self.store.open(url=self.url)
         await asyncio.to_thread(self.roster.load)
         http, limits = self.settings.http, self.settings.limits
@@ -101,7 +138,7 @@ class Service:
         self._engine = Engine(
             self.settings, self.store, self.roster, guard_for=self._guard, publish=self._hub.publish
         )
-        await self.tools.start()
+        await self.parts.tools.start()
         await self._engine.start()
         await self._serve()
         get_logger().info("serving", url=self.url, store=self.store.info.url)
@@ -112,7 +149,7 @@ class Service:
             hub=self.hub,
             settings=self.settings,
             roster=self.roster,
-            providers=self.providers,
+            providers=self.parts.providers,
             checks=self._checks,
             refresh=self._refresh_roster,
         )
@@ -159,17 +196,16 @@ class Service:
             self._socket.close()
         if self._engine is not None:
             await self._engine.close()
-        await self.tools.aclose()
-        await self.providers.aclose()
         if self._hub is not None:
             await self._hub.close()
-        await self.store.close()
+        if self._parts is not None:
+            await self._parts.aclose()
         get_logger().info("stopped")
 
     # --- what the parts need of each other ---------------------------------------------------------------
 
     def _guard(self, agent: Agent, run: str, channel: str) -> Guard:
-        rules = self._rules.with_agent(getattr(agent, "guardrails", None) or ())
+        rules = self.parts.rules.with_agent(getattr(agent, "guardrails", None) or ())
         log = get_logger(run=run, channel=channel)
         return rules.guard(run=run, channel=channel, log=log, refusal=self.settings.refusal)
 
@@ -205,7 +241,7 @@ class Service:
             f"store: {info.url} ({kept}{'; ' + info.note if info.note else ''})",
         ]
         lines += [f"not loaded: {problem.path}: {problem.reason}" for problem in self.roster.problems]
-        lines += [f"warning: {warning}" for warning in (*self.roster.warnings, *self._rules.warnings)]
+        lines += [f"warning: {warning}" for warning in (*self.roster.warnings, *self.parts.rules.warnings)]
         return lines
 
 

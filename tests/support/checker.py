@@ -229,6 +229,8 @@ class RawResponse:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives; ends with it, or when the connection is cut."""
+        if self.status in (204, 304):
+            return
         if self.headers.get("transfer-encoding") == "chunked":
             while True:
                 try:
