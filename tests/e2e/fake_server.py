@@ -243,10 +243,11 @@ class FakeServer:
             task.cancel()
 
     async def drained(self) -> None:
-        """Stop every script that still runs."""
-        for task in list(self.tasks):
+        """Stop every script and stream that is still going on."""
+        tasks = [*self.tasks, *self.open]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _build(self) -> web.Application:
         app = web.Application(middlewares=[self._gate])
