@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yarl import URL
@@ -73,8 +74,7 @@ def web_search_tool(settings: WebSearch, net: Net, sources: Sources, find: FindT
 def search_url(template: str, query: str) -> str:
     """The backend's URL for a query."""
     if "{query}" in template:
-        quoted = URL.build(query={"q": query}).raw_query_string.removeprefix("q=")
-        return template.replace("{query}", quoted)
+        return template.replace("{query}", quote(query, safe=""))
     return str(URL(template).update_query(q=query, format="json"))
 
 
