@@ -67,6 +67,7 @@ class Rule:
     window: int | None = None
 
 
+@functools.lru_cache(maxsize=256)  # an agent's own rules are asked for with every channel
 def compile_rule(name: str, rule: GuardrailRule, base: Path) -> tuple[Rule, list[str]]:
     """Make a rule ready.
 

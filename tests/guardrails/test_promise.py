@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import regex
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
@@ -17,8 +18,9 @@ from tests.support.guardrails import compiled, flow
 
 # A small alphabet, so that random texts meet random patterns
 ALPHABET = "ab-1 \n"
+pytestmark = pytest.mark.timeout(120)  # many examples, each of them a pattern to compile
 # Many random patterns are refused when they are loaded, or match nothing at all
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 def _patterns() -> st.SearchStrategy[str]:
@@ -127,7 +129,7 @@ def _escape(char: str, how: int) -> str:
     return f"\\u{ord(char):04x}"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from([r"a-1", r"\Aa1", r"b1\Z", r"(?<!a)bb", r"a\nb"]),
     st.lists(
@@ -170,7 +172,7 @@ VARIANTS = {
 }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data(), st.text(alphabet="xyz é\u0301", max_size=5), st.integers(1, 5), st.booleans())
 async def test_disguises_do_not_help_where_the_rule_normalises(
     data: st.DataObject, around: str, size: int, spoil: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -375,3 +376,24 @@ async def test_a_tool_start_never_waits_behind_held_text() -> None:
                 break
         assert seen == [held, start]
         assert source.read == 2
+
+
+async def test_a_result_with_thousands_of_values_is_checked_without_holding_the_loop_up() -> None:
+    guarded = guard(keys={"pattern": KEY, "stage": "tool_output", "action": "mask"})
+    rows = [{"name": f"row {i}", "n": i} for i in range(5000)]
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+        while True:
+            await asyncio.sleep(0)
+            longest, last = max(longest, loop.time() - last), loop.time()
+
+    ticker = asyncio.create_task(tick())
+    verdict = await guarded.tool_output("sql", "", [*rows, {"name": SECRET}])
+    ticker.cancel()
+    assert verdict.value[1][:-1] == rows
+    assert verdict.value[1][-1] == {"name": "[masked]"}
+    assert longest < 0.1
