@@ -38,21 +38,7 @@ def tool(
     isolate: Isolate = "thread",
     max_output: int = 100_000,
 ) -> Callable[[Function], Tool]: ...
-def tool(
-    function: Function | None = None,
-    /,
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    timeout_s: float = 120.0,
-    approval: Approval = "never",
-    idempotent: bool = False,
-    concurrency: int | None = None,
-    retries: int = 0,
-    isolate: Isolate = "thread",
-    max_output: int = 100_000,
-) -> Tool | Callable[[Function], Tool]:
+def tool(function: Function | None = None, /, **options: Any) -> Tool | Callable[[Function], Tool]:
     """Make a tool of a function; usable bare or with options.
 
     The JSON Schema comes from the signature, the descriptions from the docstring. A parameter annotated
@@ -80,33 +66,50 @@ def tool(
         TypeError: the function or an option can't be used; the message says what to change.
     """
 
-    def make(function: Function) -> Tool:
-        signature = signature_of(function, parameters)
-        tool_name = name or function.__name__
-        if not _NAME.fullmatch(tool_name):
-            raise TypeError(f"tool name {tool_name!r}: use 1 to 64 of A-Z a-z 0-9 _ -")
-        if retries and not idempotent:
-            raise TypeError(f"tool {tool_name!r}: retries need idempotent=True")
-        if timeout_s <= 0 or max_output < 1 or (concurrency is not None and concurrency < 1):
-            raise TypeError(f"tool {tool_name!r}: timeout_s, max_output and concurrency must be positive")
-        handler, kind = _handler(function, signature, isolate, max_output)
-        return Tool(
-            name=tool_name,
-            description=description or signature.description or tool_name,
-            parameters=signature.parameters,
-            validate=signature.validate,
-            handler=handler,
-            timeout_s=timeout_s,
-            max_output=max_output,
-            approval=approval,
-            idempotent=idempotent,
-            concurrency=concurrency,
-            retries=retries,
-            source=getattr(function, "__module__", "") or "built-in",
-            meta={"runs_in": kind, "function": function, "context": signature.context},
-        )
+    if function is not None:
+        return _make(function)
+    return lambda function: _make(function, **options)
 
-    return make if function is None else make(function)
+
+def _make(
+    function: Function,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    timeout_s: float = 120.0,
+    approval: Approval = "never",
+    idempotent: bool = False,
+    concurrency: int | None = None,
+    retries: int = 0,
+    isolate: Isolate = "thread",
+    max_output: int = 100_000,
+) -> Tool:
+    signature = signature_of(function, parameters)
+    tool_name = name or function.__name__
+    if not _NAME.fullmatch(tool_name):
+        raise TypeError(f"tool name {tool_name!r}: use 1 to 64 of A-Z a-z 0-9 _ -")
+    if retries and not idempotent:
+        raise TypeError(f"tool {tool_name!r}: retries need idempotent=True")
+    if timeout_s <= 0 or max_output < 1 or (concurrency is not None and concurrency < 1):
+        raise TypeError(f"tool {tool_name!r}: timeout_s, max_output and concurrency must be positive")
+    handler, kind = _handler(function, signature, isolate, max_output)
+    module = getattr(function, "__module__", None) or "built-in"
+    return Tool(
+        name=tool_name,
+        description=description or signature.description or tool_name,
+        parameters=signature.parameters,
+        validate=signature.validate,
+        handler=handler,
+        timeout_s=timeout_s,
+        max_output=max_output,
+        approval=approval,
+        idempotent=idempotent,
+        concurrency=concurrency,
+        retries=retries,
+        source="built-in" if module.startswith("mux.tools.") else module,
+        meta={"runs_in": kind, "function": function, "context": signature.context},
+    )
 
 
 def _handler(

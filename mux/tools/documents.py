@@ -28,7 +28,10 @@ _SOURCE = re.compile(r"\[?(\d{1,4})\]?")
 
 def document_tools(roots: Roots, index: DocumentIndex, sources: Sources) -> list[Tool]:
     """The three tools over these roots."""
+    return [_search_tool(index, sources), _list_tool(index), _read_tool(roots, sources)]
 
+
+def _search_tool(index: DocumentIndex, sources: Sources) -> Tool:
     @tool(idempotent=True, timeout_s=300)
     async def search_docs(
         query: str, ctx: ToolContext, limit: Annotated[int, Field(ge=1, le=20)] = 6
@@ -49,6 +52,10 @@ def document_tools(roots: Roots, index: DocumentIndex, sources: Sources) -> list
             return ToolOutput(text, {"sources": [], "passages": []})
         return _found(hits, ctx, sources)
 
+    return search_docs
+
+
+def _list_tool(index: DocumentIndex) -> Tool:
     @tool(idempotent=True, timeout_s=300)
     async def list_docs(ctx: ToolContext, contains: str = "") -> ToolOutput:
         """List the documents that can be read, with titles.
@@ -69,6 +76,10 @@ def document_tools(roots: Roots, index: DocumentIndex, sources: Sources) -> list
         listed = [{"path": r.name, "title": r.title, "size": r.size} for r in rows[:MAX_LISTED]]
         return ToolOutput("\n".join(lines), {"documents": listed, "total": len(rows)})
 
+    return list_docs
+
+
+def _read_tool(roots: Roots, sources: Sources) -> Tool:
     @tool(idempotent=True, timeout_s=120)
     async def read_doc(
         path: str,
@@ -88,7 +99,7 @@ def document_tools(roots: Roots, index: DocumentIndex, sources: Sources) -> list
         document = await asyncio.to_thread(_load, roots, name)
         return _lines(name, document, first_line, last_line, ctx, sources)
 
-    return [search_docs, list_docs, read_doc]
+    return read_doc
 
 
 async def _watched(ctx: ToolContext, work: Callable[[Report], Coroutine[Any, Any, T]]) -> T:
