@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from mux.agent import AgentContext, Decision
-from mux.events import Body, GuardrailHit, ToolErrorCode, ToolProgress, ToolResult, ToolStart
+from mux.events import (
+    ApprovalResolved,
+    Body,
+    GuardrailHit,
+    ToolErrorCode,
+    ToolProgress,
+    ToolResult,
+    ToolStart,
+)
 from mux.tools.base import Tool, ToolProblem
 from mux.tools.runtime import abandoned_note
 
@@ -82,6 +90,7 @@ class CallRunner:
     run_tool: RunTool
     approved: set[str] = field(default_factory=set)
     results: dict[str, ToolResult] = field(default_factory=dict)
+    _asking: set[str] = field(default_factory=set)
     _logged: dict[str, asyncio.Event] = field(
         default_factory=dict
     )  # call_id → its `tool_start` is in the log
@@ -116,7 +125,8 @@ class CallRunner:
             await asyncio.gather(watcher, *tasks, return_exceptions=True)
         for call in calls:
             if call.call_id not in self.results:
-                yield self._interrupted(call)
+                for body in self._interrupted(call):
+                    yield body
 
     async def _pump(self, call: Call, queue: asyncio.Queue[Body | None]) -> None:
         async with aclosing(self._drafts(call)) as drafts:
@@ -130,12 +140,14 @@ class CallRunner:
                 else:
                     await queue.put(draft)
 
-    def _interrupted(self, call: Call) -> ToolResult:
+    def _interrupted(self, call: Call) -> list[Body]:
         tool = self.tools.get(call.tool)
         note = abandoned_note(tool) if tool is not None else ""
         result = _refused(call, "interrupted", f"A new message stopped this call before it was done.{note}")
         self.results[call.call_id] = result
-        return result
+        if call.call_id in self._asking:  # nobody needs to decide about it any more
+            return [ApprovalResolved(call_id=call.call_id, decision="expired", by="interrupt"), result]
+        return [result]
 
     # --- one call ----------------------------------------------------------------------------------------
 
@@ -249,7 +261,9 @@ class CallRunner:
 
     async def _approved(self, tool: Tool, call: Call, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """Ask a person; the arguments if they edited them."""
+        self._asking.add(call.call_id)  # stays there if the wait is cut short
         decision: Decision = await self.ctx.host.approve(call.call_id, tool.name, arguments)
+        self._asking.discard(call.call_id)
         if decision.decision in ("deny", "expired"):
             why = (
                 "Nobody approved the call in time."

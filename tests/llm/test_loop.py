@@ -13,6 +13,7 @@ from mux.agent import Budget, Decision, Draft, Message, PendingCall, Resume, Ste
 from mux.errors import AgentError, ConfigError, UpstreamError
 from mux.events import (
     ApprovalRequested,
+    ApprovalResolved,
     Custom,
     GuardrailHit,
     Phase,
@@ -510,6 +511,28 @@ async def test_an_interrupt_stops_running_tools() -> None:
     assert results["forever"].error == "interrupted"
     assert len(results) == 2
     assert model.requests[1].messages[-1].text == "Stop that."
+
+
+async def test_an_interrupt_withdraws_the_question_whether_a_call_may_run() -> None:
+    asked = asyncio.Event()
+
+    class Asking(FakeHost):
+        async def approve(self, call_id: str, tool: str, arguments: dict[str, Any]) -> Decision:
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    host = Asking()
+    model = FakeModel(turn(call(0, "delete", '{"path": "p"}')), says("ok"))
+    task = asyncio.create_task(collect(agent(model, delete).run(context(host=host))))
+    await asked.wait()
+    host.interrupt("Leave it.")
+    drafts = await task
+    seen = types(drafts)
+    assert seen[seen.index("tool_result") - 1] == "approval_resolved"
+    assert only(drafts, ApprovalResolved)[0].by == "interrupt"
+    assert only(drafts, ToolResult)[0].error == "interrupted"
+    assert not only(drafts, ToolStart)
 
 
 async def test_a_foreign_cancel_is_not_taken_for_an_interrupt() -> None:
