@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mux.settings import Documents, Settings
-from mux.tools import ToolResources
+from mux.settings import Documents, Settings, WebSearch
+from mux.tools import ToolResources, builtin_tools
 from tests.support.tools import call, collect
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -35,3 +35,37 @@ async def test_each_built_in_tool_does_real_work(resources: ToolResources) -> No
     assert "".join(p.content or "" for p in progress) == result.output
     result = await call(box.tools["read_doc"], path="1")
     assert "31 metres" in result.output
+
+
+async def test_without_configured_roots_the_manual_is_the_document_folder() -> None:
+    resources = ToolResources(Settings())
+    try:
+        listed = await call(resources.toolbox().tools["list_docs"])
+        assert "index.md" in {d["path"] for d in listed.data["documents"]}
+    finally:
+        await resources.aclose()
+        await resources.aclose()
+
+
+def test_web_search_is_offered_only_where_it_is_configured() -> None:
+    without = {t.name for t in builtin_tools(Settings())}
+    configured = Settings(web_search=WebSearch(url="http://127.0.0.1:1/search"))
+    assert {t.name for t in builtin_tools(configured)} - without == {"web_search"}
+    assert without == {
+        "ask_channels",
+        "calculator",
+        "delegate",
+        "fetch_url",
+        "list_docs",
+        "read_doc",
+        "run_python",
+        "search_docs",
+    }
+
+
+def test_every_built_in_tool_describes_itself_and_its_arguments() -> None:
+    for tool in builtin_tools(Settings()):
+        assert len(tool.description) > 30
+        assert tool.source == "built-in"
+        for name, schema in tool.parameters["properties"].items():
+            assert schema.get("description"), f"{tool.name}({name})"
