@@ -38,7 +38,7 @@ export function entries(runs, order = []) {
   return list.sort((a, b) => (place.get(a.key) ?? 1000 + a.index) - (place.get(b.key) ?? 1000 + b.index));
 }
 
-/** @param {number} index */
+/** @param {number} index @returns {string} */
 export const letterOf = (index) => (index < 26 ? String.fromCharCode(65 + index) : `${letterOf(Math.floor(index / 26) - 1)}${letterOf(index % 26)}`);
 
 /** The lane that an entry shows in its last turn. @param {Entry} entry @param {Record<string, string>} [chosen] */

@@ -11,7 +11,7 @@ export async function diffTexts(a, b) {
   const { diffWordsWithSpace, diffLines } = await import("diff");
   // Words of very long texts take seconds; lines are enough to see where they part.
   const large = a.length + b.length > MAX_WORDS * 5;
-  const parts = (large ? diffLines : diffWordsWithSpace)(a, b, { timeout: 500 }) ?? [{ value: a, removed: true }, { value: b, added: true }];
+  const parts = /** @type {any} */ (large ? diffLines : diffWordsWithSpace)(a, b, { timeout: 500 }) ?? [{ value: a, removed: true }, { value: b, added: true }];
   return parts.map((/** @type {any} */ p) => ({ kind: p.added ? "added" : p.removed ? "removed" : "same", text: p.value }));
 }
 

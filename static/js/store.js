@@ -202,7 +202,7 @@ const LANE = {
     note(lane, event, "retry");
   },
   step_reset(lane, event) {
-    lane.transcripts.reset(event.from_cseq);
+    lane.transcripts.reset(Number(event.from_cseq));
     for (const step of lane.usageBySteps.keys()) if (step >= event.step) lane.usageBySteps.delete(step);
     lane.runningTools.clear();
     lane.approvals.clear();

@@ -52,7 +52,9 @@ PACKAGES = (
     Package("diff", "diff", "9.0.0", "BSD-3-Clause", {"libesm/**": ""}),
     Package(
         "eventsource-parser", "eventsource-parser", "4.1.3", "MIT",
-        {f"dist/{n}.js": f"{n}.js" for n in ("index", "parse", "errors")},
+        {f"dist/{n}.js": f"{n}.js" for n in ("index", "parse", "errors")}
+        # TypeScript would check the library's own code otherwise: static/js/stream.js imports it by path.
+        | {f"dist/{n}.d.ts": f"{n}.d.ts" for n in ("index", "parse", "errors", "types")},
     ),
 )  # fmt: skip
 

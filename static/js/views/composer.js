@@ -3,7 +3,7 @@
  * that typing costs nothing however much streams. During a run it steers, queues, or starts the next turn.
  */
 import { signal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect } from "preact/hooks";
 import { html, Icon } from "../html.js";
 import { agents, dialog, focus, saved, shown, structure, toast } from "../state.js";
 import { currentRun, shownEntries, startRun, steerLane } from "../actions.js";

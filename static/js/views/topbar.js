@@ -36,7 +36,7 @@ const HUES = /** @type {Record<string, string>} */ ({
   queued: "grey", running: "blue", waiting: "amber", completed: "green", partial: "amber", failed: "red", cancelled: "grey",
 });
 
-/** @param {import("../store.js").Run} run */
+/** @param {{title?: string, message: string}} run */
 export const titleOf = (run) => run.title || run.message.split("\n")[0].slice(0, 120) || t("run.untitled");
 
 function toggleRail() {

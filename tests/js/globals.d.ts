@@ -1,0 +1,3 @@
+declare module "temml";
+declare module "lowlight";
+declare module "highlight.js/languages/*";

@@ -1,0 +1,63 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Scheduler } from "../../static/js/scheduler.js";
+
+function rig() {
+  let now = 1000;
+  const frames = [];
+  const scheduler = new Scheduler({ frame: (f) => frames.push(f), now: () => now });
+  const order = [];
+  const pane = (name, cost = 0) => ({
+    flush: () => {
+      now += cost;
+      order.push(name);
+      return true;
+    },
+    settle: () => order.push(`${name}↓`),
+  });
+  const frame = (ms) => {
+    now += ms;
+    for (const f of frames.splice(0)) f(now);
+  };
+  return { scheduler, order, pane, frame };
+}
+
+test("all panes change before any scroll position is set", () => {
+  const { scheduler, order, pane, frame } = rig();
+  scheduler.request(pane("a"));
+  scheduler.request(pane("b"));
+  frame(16);
+  assert.deepEqual(order, ["a", "b", "a↓", "b↓"]);
+});
+
+test("a frame keeps to its budget and the others take their turn first next time", () => {
+  const { scheduler, order, pane, frame } = rig();
+  for (const name of ["a", "b", "c"]) scheduler.request(pane(name, 9));
+  frame(16);
+  assert.deepEqual(order.filter((n) => n.length === 1), ["a"]);
+  frame(16);
+  frame(16);
+  assert.deepEqual(order.filter((n) => n.length === 1), ["a", "b", "c"]);
+});
+
+test("the focused pane draws at every frame, another at most every 80 ms", () => {
+  const { scheduler, order, pane, frame } = rig();
+  const [a, b] = [pane("a"), pane("b")];
+  scheduler.focused = a;
+  for (let i = 0; i < 10; i++) {
+    scheduler.request(a);
+    scheduler.request(b);
+    frame(16);
+  }
+  assert.equal(order.filter((n) => n === "a").length, 10);
+  assert.equal(order.filter((n) => n === "b").length, 2);
+});
+
+test("a forgotten pane is not drawn again", () => {
+  const { scheduler, order, pane, frame } = rig();
+  const a = pane("a");
+  scheduler.request(a);
+  scheduler.forget(a);
+  frame(16);
+  assert.deepEqual(order, []);
+});
