@@ -75,14 +75,14 @@ async def until_failure(agent: Agent[Any]) -> tuple[list[Draft], MuxError]:
 
 
 async def test_text_streams_as_tokens_with_usage_and_measures() -> None:
-    async with sdk(text_chunks("Hel", "lo")) as (fake, agent):
-        drafts = await collect(OpenAIAgentsAgent(agent).run(context("Say hello")))
+    async with sdk(text_chunks("Good", "bye")) as (fake, agent):
+        drafts = await collect(OpenAIAgentsAgent(agent).run(context("Say goodbye")))
     play(drafts)
-    assert [t.content for t in only(drafts, Token)] == ["Hel", "lo"]
+    assert [t.content for t in only(drafts, Token)] == ["Good", "bye"]
     assert [p.phase for p in only(drafts, Phase)] == ["thinking", "responding"]
     assert only(drafts, StepStarted)[0].model == "fake-1"
     outcome = outcome_of(drafts)
-    assert (outcome.status, outcome.output) == ("completed", "Hello")
+    assert (outcome.status, outcome.output) == ("completed", "Goodbye")
     assert outcome.usage == Usage(input_tokens=7, output_tokens=3)
     assert outcome.ttft_ms is not None
     assert fake.requests[0]["messages"][0]["content"] == "Be short."

@@ -168,8 +168,8 @@ async def test_a_refusal_and_a_content_filter_end_as_refused(steps: list[Any], o
 
 
 async def test_a_reply_cut_by_length_completes_with_its_text() -> None:
-    drafts = await drafts_of(agent(FakeModel(says("half an ans", finish="length"))))
-    assert outcome_of(drafts).output == "half an ans"
+    drafts = await drafts_of(agent(FakeModel(says("half an answer that", finish="length"))))
+    assert outcome_of(drafts).output == "half an answer that"
     assert only(drafts, StepFinished)[0].finish_reason == "length"
 
 
