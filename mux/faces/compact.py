@@ -17,7 +17,9 @@ from mux.faces.base import dump, one_line
 __all__ = ["batch", "merged", "windows"]
 
 _MERGED = frozenset({"token", "reasoning", "tool_args", "tool_progress"})
+_DELTAS = frozenset({"token", "reasoning"})
 _CONTENT = b',"content":"'
+_COLON = 58  # the digits come right before it in ASCII, letters and brackets after
 MAX_WINDOW = 2000  # events; with 1,000 ms of recorded time this bounds a block's size
 
 
@@ -46,39 +48,52 @@ def merged(window: Sequence[Record]) -> list[bytes]:
     """
     kept = _without_discarded(window)
     runs: list[list[Record]] = []
-    open_runs: dict[str, list[Record]] = {}  # channel → its run that may still grow
+    growing: dict[str, tuple[list[Record], str, bool]] = {}  # channel → its last run, type, whether plain
     for record in kept:
-        channel = record.channel or ""
-        run = open_runs.get(channel)
-        if run is not None and _joins(run[-1], record):
-            run.append(record)
-            continue
-        open_runs[channel] = run = [record]
+        channel, kind, plain = record.channel or "", record.type, _plain(record)
+        last = growing.get(channel)
+        if last is not None and last[1] == kind and last[0][-1].cseq + 1 == record.cseq:
+            run = last[0]
+            if (plain and last[2]) or (kind in _MERGED and _same_place(run[-1], record)):
+                run.append(record)
+                continue
+        run = [record]
         runs.append(run)
+        growing[channel] = (run, kind, plain)
     if len(runs) < len(kept):
         runs.sort(key=lambda members: members[-1].seq)
     return [one_line(run[0]) if len(run) == 1 else _join(run) for run in runs]
 
 
+def _plain(record: Record) -> bool:
+    """Whether it is a delta that needs no look into it: ``content`` comes right after ``ts``, a number."""
+    return record.type in _DELTAS and (at := record.data.find(_CONTENT)) > 0 and record.data[at - 1] < _COLON
+
+
 def _without_discarded(window: Sequence[Record]) -> Sequence[Record]:
-    resets = [r for r in window if r.type == "step_reset"]
-    if not resets:
-        return window
-    first_cseq: dict[str | None, int] = {}
+    """The window without what its own resets discard; never empty, so that it keeps its position."""
+    resets: dict[str | None, list[tuple[int, int]]] = {}  # channel → (from_cseq, own cseq) of its resets
+    first: dict[str | None, int] = {}
     for record in window:
-        first_cseq.setdefault(record.channel, record.cseq)
-    gone: set[int] = set()
-    for reset in resets:
-        start = json.loads(reset.data).get("from_cseq", 0)
-        if first_cseq[reset.channel] <= start:
-            gone.update(r.seq for r in window if r.channel == reset.channel and start <= r.cseq <= reset.cseq)
-    return [r for r in window if r.seq not in gone] or resets[-1:]  # a window is never empty
+        first.setdefault(record.channel, record.cseq)
+        if record.type == "step_reset":
+            start = int(json.loads(record.data).get("from_cseq", 0))
+            resets.setdefault(record.channel, []).append((start, record.cseq))
+    gone: set[tuple[str | None, int]] = set()
+    for channel, spans in resets.items():
+        # A reset inside another's span that reaches back further must be seen: then all of them are sent.
+        if any(a < b <= at < end for a, at in spans for b, end in spans):
+            continue
+        for start, end in spans:
+            if first[channel] <= start:
+                gone.update((channel, cseq) for cseq in range(start, end + 1))
+    if not gone:
+        return window
+    return [r for r in window if (r.channel, r.cseq) not in gone] or window[-1:]
 
 
-def _joins(last: Record, record: Record) -> bool:
-    """Whether a record continues a run: same type on the same channel, directly after, same call and path."""
-    if record.type != last.type or record.type not in _MERGED or record.cseq != last.cseq + 1:
-        return False
+def _same_place(last: Record, record: Record) -> bool:
+    """Whether two events of one type belong to the same call and the same nested agent."""
     if record.type == "tool_progress" or b'"path":' in record.data or b'"path":' in last.data:
         one, other = json.loads(last.data), json.loads(record.data)
         return bool(one.get("call_id") == other.get("call_id") and one.get("path") == other.get("path"))
@@ -98,23 +113,21 @@ def _join(run: Sequence[Record]) -> bytes:
     for record in run:
         data = record.data
         at = data.find(_CONTENT)
-        if at < 0 or not data.endswith(b'"}') or _after_content(data, at):
+        if at < 0 or data[-2:] != b'"}':
             return _join_objects(run)
         texts.append(data[at + len(_CONTENT) : -2])
+    joined = b"".join(texts)
+    # A quote or backslash may mean that `content` was not the last member somewhere: look at each.
+    if (b'"' in joined or b"\\" in joined) and any(map(_goes_on, texts)):
+        return _join_objects(run)
     head = last.data[: last.data.find(_CONTENT)]
-    return b'%b,"content":"%b","from_cseq":%d}' % (head, b"".join(texts), run[0].cseq)
+    return b'%b,"content":"%b","from_cseq":%d}' % (head, joined, run[0].cseq)
 
 
-def _after_content(data: bytes, at: int) -> bool:
-    """Whether ``content`` is not the last member: an unescaped quote ends its text before the end."""
-    text = data[at + len(_CONTENT) : -2]
-    if b'"' not in text:
-        return bool(text) and text.endswith(b"\\") and _odd_backslashes(text)
-    return b'"' in text.replace(b"\\\\", b"").replace(b'\\"', b"")
-
-
-def _odd_backslashes(text: bytes) -> bool:
-    return (len(text) - len(text.rstrip(b"\\"))) % 2 == 1
+def _goes_on(text: bytes) -> bool:
+    """Whether the escaped text holds an unescaped quote: then it is more than one member's value."""
+    rest = text.replace(b"\\\\", b"")
+    return rest.endswith(b"\\") or b'"' in rest.replace(b'\\"', b"")
 
 
 def _join_objects(run: Sequence[Record]) -> bytes:

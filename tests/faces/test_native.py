@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from mux.events import Event, Record, StepReset, Token, ToolArgs, ToolProgress, Unknown
+from mux.events import Event, Record, StepReset, StepStarted, Token, ToolArgs, ToolProgress, Unknown
 from mux.faces.compact import batch, merged, windows
 from mux.faces.ndjson import Ndjson, NdjsonCompact
 from mux.faces.sse import Sse, SseCompact
@@ -30,20 +30,29 @@ def _bodies() -> st.SearchStrategy[Any]:
         st.builds(Token, content=NASTY),
         st.builds(ToolArgs, call_id=call, content=NASTY),
         st.builds(ToolProgress, call_id=call, elapsed_ms=st.integers(0, 99), content=st.none() | NASTY),
-        st.builds(lambda n: StepReset(step=1, from_cseq=n), st.integers(1, 4)),
+        st.sampled_from([StepStarted(step=1), StepReset(step=1, from_cseq=0)]),
     )
 
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[Record]:
-    """A run's records on two channels, deltas mostly."""
+    """A run's records on two channels, deltas mostly; a step is reset from where it (or an earlier) began."""
     drawn = draw(st.lists(st.tuples(st.sampled_from("ab"), _bodies(), st.integers(0, 400)), max_size=40))
     counts = {"a": 0, "b": 0}
-    ts, out = 0, []
-    for seq, (channel, body, pause) in enumerate(drawn, 1):
+    begun: dict[str, list[int]] = {"a": [], "b": []}
+    ts = 0
+    out: list[Record] = []
+    for channel, body, pause in drawn:
+        if isinstance(body, StepReset):
+            if not begun[channel]:
+                continue
+            body = StepReset(step=1, from_cseq=draw(st.sampled_from(begun[channel])))
+            begun[channel] = [c for c in begun[channel] if c < body.from_cseq]
         counts[channel] += 1
+        if isinstance(body, StepStarted):
+            begun[channel].append(counts[channel])
         ts += pause
-        out.append(Event("r1", seq, channel, counts[channel], ts, body).record())
+        out.append(Event("r1", len(out) + 1, channel, counts[channel], ts, body).record())
     return out
 
 
@@ -166,3 +175,10 @@ def test_control_frames_have_no_id_and_heartbeats_have_one() -> None:
         assert face.opening() == b"retry: 1000\n"
     for line in (Ndjson(), NdjsonCompact()):
         assert json.loads(line.heartbeat(b"r1.1.7")) == {"type": "heartbeat", "id": "r1.1.7"}
+
+
+def test_a_reset_that_another_one_would_hide_is_sent() -> None:
+    first = Event("r1", 2, "a", 2, 2, StepReset(step=1, from_cseq=1)).record()
+    second = Event("r1", 3, "a", 3, 3, StepReset(step=1, from_cseq=2)).record()
+    log = [_token(1, "wrong"), first, second]
+    assert texts([json.loads(e) for e in merged(log)]) == {}
