@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from mux.agent import Steering
 from mux.engine.base import EngineBase, Started
 from mux.engine.host import MAX_STEERING
 from mux.engine.live import LiveRun, lane
@@ -137,7 +136,6 @@ class Controls(EngineBase, ABC):
         content = verdict.value if verdict.action == "masked" else request.content
         body = MessageReceived(message_id=new_id("m"), content=content, mode=request.mode)
         await live.receive(channel, body)
-        target.host.receive(Steering(message_id=body.message_id, content=content, mode=request.mode))
         return body.message_id
 
     async def answer(

@@ -6,13 +6,13 @@ calls are closed, waiting messages are returned, then ``error`` (only for failed
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from mux._failpoints import failpoint
 from mux.agent import Nested, Outcome
+from mux.engine._tasks import uncut
 from mux.engine.channel import Channel
 from mux.engine.live import LiveRun, lane
 from mux.errors import AgentError, MuxError, StoreError
@@ -269,7 +269,7 @@ class Driver:
 
     async def settle(self) -> None:
         """Start what may start, close what can't, end the run if that was all. Callable by anyone."""
-        await asyncio.shield(asyncio.ensure_future(self._settle_locked()))
+        await uncut(self._settle_locked())
 
     async def _settle_locked(self) -> None:
         async with self.journal.lock:

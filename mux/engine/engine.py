@@ -10,6 +10,7 @@ import time
 from typing import Any, Final
 
 from mux._failpoints import failpoint
+from mux.engine._tasks import uncut
 from mux.engine.admission import Admission
 from mux.engine.archive import Archive
 from mux.engine.base import Started
@@ -208,7 +209,7 @@ class Engine(Controls, Archive):
             request=plan.dump(), title=title, metadata=metadata, message=_message(plan),
             agents=tuple(dict.fromkeys(c.agent for c in plan.channels)),
         )  # fmt: skip
-        return await asyncio.shield(asyncio.ensure_future(self._begin(row, plan, idempotency)))
+        return await uncut(self._begin(row, plan, idempotency))
 
     async def _begin(self, row: RunRow, plan: Plan, idempotency: Idempotency | None) -> Started:
         run = row.run

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from mux._failpoints import failpoint
 from mux.agent import Nested
+from mux.engine._tasks import uncut
 from mux.errors import Fenced, StoreError
 from mux.events import Body, Event, Record
 from mux.log.base import Head, Store
@@ -127,7 +128,7 @@ class Journal:
 
         A caller that is cancelled does not cut the append in two.
         """
-        return await asyncio.shield(asyncio.ensure_future(self._write(list(items))))
+        return await uncut(self._write(list(items)))
 
     async def _write(self, items: Sequence[Item]) -> Sequence[Record]:
         async with self.lock:

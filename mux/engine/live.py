@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
 
-from mux.agent import ChannelRequest, ChannelResult, Draft, Message, Nested
+from mux.agent import ChannelRequest, ChannelResult, Draft, Message, Nested, Steering
+from mux.engine._tasks import uncut
 from mux.engine.channel import Channel
 from mux.engine.journal import Journal
 from mux.engine.meter import Meter
@@ -147,6 +148,11 @@ class LiveRun:
             Conflict: ``run_finished``.
             BadRequest, NotFound: as `plan_channel`; ``too_many_channels``.
         """
+        return await uncut(self._add_channel(spec, parent, retry_of))
+
+    async def _add_channel(
+        self, spec: ChannelSpec | ChannelRequest, parent: str | None, retry_of: str | None
+    ) -> str:
         async with self._adding:
             if self.state.finished is not None:
                 raise run_finished(self.run)
@@ -161,7 +167,11 @@ class LiveRun:
                 await self.journal.write([(None, planned.announcement())])
             except IllegalEvent:
                 raise run_finished(self.run) from None
-            self.channels[planned.id] = Channel(self, planned)
+            channel = self.channels[planned.id] = Channel(self, planned)
+            owner = self.channels[parent] if parent is not None else None
+            if owner is not None and (owner.ending or (owner.done and owner.state.status not in SUCCESS)):
+                # it was stopped while it opened this one
+                channel.stop("cancelled")
         await self.settle()
         return planned.id
 
@@ -202,6 +212,9 @@ class LiveRun:
         Raises:
             Conflict: ``approval_decided``, with the winner in ``extra`` (unless ``lenient``).
         """
+        await uncut(self._resolve_approval(channel, body, lenient))
+
+    async def _resolve_approval(self, channel: str, body: ApprovalResolved, lenient: bool) -> None:
         call = self.state.channels[channel].tools.get(body.call_id)
         try:
             await self.journal.write([(channel, Nested(call.path, body) if call and call.path else body)])
@@ -223,7 +236,14 @@ class LiveRun:
         )
 
     async def receive(self, channel: str, body: MessageReceived) -> None:
-        """Log a steering message. Raises Conflict ``channel_finished`` or ``channel_not_started``."""
+        """Log a steering message and hand it to the channel.
+
+        Raises:
+            Conflict: ``channel_finished`` or ``channel_not_started``.
+        """
+        await uncut(self._receive(channel, body))
+
+    async def _receive(self, channel: str, body: MessageReceived) -> None:
         try:
             await self.journal.write([(channel, body)])
         except IllegalEvent:
@@ -235,6 +255,8 @@ class LiveRun:
             raise Conflict(
                 "channel_finished", f"Channel {channel!r} is {status}; start a new run on its thread."
             ) from None
+        message = Steering(message_id=body.message_id, content=body.content or "", mode=body.mode)
+        self.channels[channel].host.receive(message)
 
     # --- timers -------------------------------------------------------------------------------------------
 

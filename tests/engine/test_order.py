@@ -11,6 +11,7 @@ import pytest
 from mux.agent import AgentContext, Draft, OpenGuard, Outcome, Verdict
 from mux.errors import BadRequest, NotFound
 from mux.events import StepFinished, StepStarted, Token
+from mux.log import MemoryStore, RunRow
 from mux.requests import ChannelSpec, ChatMessage, StartRequest
 from tests.support.agents import Scripted, echo, harness, says, types, waits
 
@@ -192,6 +193,37 @@ async def test_cancelling_an_agent_cancels_the_channels_that_it_opened() -> None
         await worker.started.wait()
         await h.engine.cancel_channel(run, "lead")
         assert (await h.finished(run))["status"] == "cancelled"
+
+
+class SlowStore(MemoryStore):
+    """Takes its time with the row of a run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.updating = asyncio.Event()
+        self.slow = False
+
+    async def update(self, run: str, **changes: Any) -> RunRow:
+        if self.slow:
+            self.updating.set()
+            await asyncio.sleep(0.05)
+        return await super().update(run, **changes)
+
+
+async def test_an_agent_that_is_stopped_while_it_opens_a_channel_leaves_no_orphan() -> None:
+    store = SlowStore()
+
+    async def lead(ctx: AgentContext) -> AsyncIterator[Draft]:
+        store.slow = True
+        yield Token(content=await ctx.open_channel("worker", "work"))
+
+    async with harness(Scripted("lead", lead), waits("worker"), store=store) as h:
+        run = (await h.engine.start_run(StartRequest(message="x", agents=["lead"]))).row.run
+        await store.updating.wait()
+        await h.engine.cancel_channel(run, "lead")
+        snapshot = await h.finished(run, 2)
+        assert {c["status"] for c in snapshot["channels"]} == {"cancelled"}
+        await h.events(run)
 
 
 async def test_the_last_step_s_text_is_the_output_unless_the_agent_says_otherwise() -> None:

@@ -1,0 +1,21 @@
+"""Work that must not be cut in two when its caller is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+__all__ = ["uncut"]
+
+T = TypeVar("T")
+
+_running: set[asyncio.Task[Any]] = set()  # the loop itself keeps only weak references
+
+
+async def uncut(work: Coroutine[Any, Any, T]) -> T:
+    """Do it to its end, even if whoever waits for it is cancelled meanwhile."""
+    task = asyncio.get_running_loop().create_task(work)
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+    return await asyncio.shield(task)
