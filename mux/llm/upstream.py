@@ -134,9 +134,10 @@ class HttpModel:
 
     async def _turn(self, request: ModelRequest) -> AsyncGenerator[Delta, None]:
         reader = TurnReader(self._parser(request))
+        client = await self._opened()  # loading the SDK is no time of the provider's
         watch = Watch(self.provider.timeouts, self._clock)
         async with contextlib.AsyncExitStack() as stack:
-            chunks = await self._open(request, stack, watch)
+            chunks = await self._open(client, request, stack, watch)
             ended = False
             while not ended:
                 chunk, cut = await self._read(chunks, reader, watch)
@@ -195,16 +196,13 @@ class HttpModel:
         raise watch.overdue()
 
     async def _open(
-        self, request: ModelRequest, stack: contextlib.AsyncExitStack, watch: Watch
+        self, client: AsyncOpenAI, request: ModelRequest, stack: contextlib.AsyncExitStack, watch: Watch
     ) -> AsyncGenerator[bytes, None]:
         """Send the request and wait for the head of the answer."""
-        if self._closed:
-            raise UpstreamError("upstream_unavailable", "The provider has been closed.", retryable=False)
         try:
             async with asyncio.timeout(
                 min(watch.left(terminal=False), self.provider.timeouts.turn_s)
             ) as timer:
-                client = await self._opened()
                 response = await stack.enter_async_context(self._send(client, request))
         except UpstreamError:
             raise
@@ -240,6 +238,8 @@ class HttpModel:
     # --- the client -----------------------------------------------------------------------------------------
 
     async def _opened(self) -> AsyncOpenAI:
+        if self._closed:
+            raise UpstreamError("upstream_unavailable", "The provider has been closed.", retryable=False)
         if self._client is None:
             async with self._opening:
                 if self._client is None:

@@ -414,6 +414,21 @@ async def test_no_log_line_holds_a_key() -> None:
     assert error.__cause__ is None
 
 
+async def test_loading_the_sdk_is_no_time_of_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with endpoint(hello, timeouts=Timeouts(first_byte_s=0.5, turn_s=0.6)) as (model, _):
+        opened = model._opened
+
+        async def slowly() -> Any:
+            await asyncio.sleep(0.8)
+            return await opened()
+
+        monkeypatch.setattr(model, "_opened", slowly)
+        end = (await read(model))[-1]
+    assert isinstance(end, TurnEnd)
+    assert end.ttft_ms is not None
+    assert end.ttft_ms < 600
+
+
 async def test_a_closed_model_asks_nothing() -> None:
     async with endpoint(hello) as (model, server):
         await model.aclose()
