@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mux.errors import Conflict
-from mux.events import Record
+from mux.events import ChannelAdded, Record, RunStarted
 from mux.log.base import EventLog, Head, Page
 
 __all__ = ["History"]
 
 PIECE = 512  # records read at once
 MAX_CACHE = 8 * 1024 * 1024  # bytes of event data
+MAX_CHUNKS = 4 * 1024 * 1024  # bytes of encoded pages
 
 _Key = tuple[str, int, int]
 
@@ -29,6 +30,8 @@ class History:
         self._log = log
         self._pieces: OrderedDict[_Key, tuple[Page, int]] = OrderedDict()
         self._bytes = 0
+        self._chunks: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
+        self._chunk_bytes = 0
         self._reading: dict[_Key, asyncio.Task[Page]] = {}
 
     async def after(self, run: str, epoch: int, seq: int) -> tuple[Sequence[Record], Head]:
@@ -49,8 +52,43 @@ class History:
             records = records[seq + 1 - records[0].seq :]
         return records, page.at
 
+    async def channels(self, run: str) -> dict[str, bool]:
+        """Channel id → whether it is done, from the log alone."""
+        channels: dict[str, bool] = {}
+        head = await self._log.head(run)
+        pos = head.first - 1
+        while pos < head.head:
+            records, _ = await self.after(run, head.epoch, pos)
+            if not records:
+                break
+            pos = records[-1].seq
+            for record in records:
+                if record.type == "done" and record.channel is not None:
+                    channels[record.channel] = True
+                elif record.type in ("run_started", "channel_added"):
+                    body = record.event().body
+                    ids = [c.id for c in body.channels] if isinstance(body, RunStarted) else []
+                    ids += [body.id] if isinstance(body, ChannelAdded) else []
+                    for channel in ids:
+                        channels.setdefault(channel, False)
+        return channels
+
+    def encoded(self, key: tuple[object, ...], make: Callable[[], bytes]) -> bytes:
+        """The bytes of a page, made once for all who ask for the same page in the same format."""
+        chunk = self._chunks.get(key)
+        if chunk is not None:
+            self._chunks.move_to_end(key)
+            return chunk
+        chunk = self._chunks[key] = make()
+        self._chunk_bytes += len(chunk)
+        while self._chunk_bytes > MAX_CHUNKS and len(self._chunks) > 1:
+            self._chunk_bytes -= len(self._chunks.popitem(last=False)[1])
+        return chunk
+
     def forget(self, run: str) -> None:
         """Drop what is cached of a run."""
+        for chunk_key in [k for k in self._chunks if k[0] == run]:
+            self._chunk_bytes -= len(self._chunks.pop(chunk_key))
         for key in [k for k in self._pieces if k[0] == run]:
             self._bytes -= self._pieces.pop(key)[1]
 

@@ -14,13 +14,13 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 
 from mux.errors import Overloaded, Unavailable
-from mux.events import ChannelAdded, Record, RunFinished, RunStarted
+from mux.events import Record, RunFinished
 from mux.log.base import EventLog, Head
 from mux.telemetry import get_logger
 from mux.viewers.encoder import Encoder
 from mux.viewers.group import Group
 from mux.viewers.history import History
-from mux.viewers.positions import parse_vector, resolve, vector_parts
+from mux.viewers.positions import check, parse_vector, resolve
 from mux.viewers.ring import DONE_EARLIER, Ring
 from mux.viewers.selection import Selection
 from mux.viewers.viewer import Leg, Viewer
@@ -67,7 +67,7 @@ class Hub:
         self.max_viewers = max_viewers
         self._rotate_s = rotate_s
         self._log = log
-        self._describe = describe or self._fold
+        self._describe = describe or self.history.channels
         self._rings: dict[str, Ring] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._viewers: dict[int, Viewer] = {}
@@ -166,7 +166,7 @@ class Hub:
                 if not vector:
                     legs[-1].pos = resolve(after, run, head)
                 elif run in named:
-                    legs[-1].pos = vector_parts(named[run], run, head)
+                    legs[-1].pos = check(named[run], run, head)
                 if legs[-1].pos + 1 < head.first:
                     ring.forget_records()  # trimmed behind our back: let the store say where it begins
             await viewer.prepare()
@@ -220,27 +220,6 @@ class Hub:
                 if isinstance(body, RunFinished):
                     ring.final = body.status
         ring.learned = True
-
-    async def _fold(self, run: str) -> dict[str, bool]:
-        """Channel id → done, from the log alone."""
-        channels: dict[str, bool] = {}
-        head = await self._log.head(run)
-        pos = head.first - 1
-        while pos < head.head:
-            records, _ = await self.history.after(run, head.epoch, pos)
-            if not records:
-                break
-            pos = records[-1].seq
-            for record in records:
-                if record.type == "done" and record.channel is not None:
-                    channels[record.channel] = True
-                elif record.type in ("run_started", "channel_added"):
-                    body = record.event().body
-                    ids = [c.id for c in body.channels] if isinstance(body, RunStarted) else []
-                    ids += [body.id] if isinstance(body, ChannelAdded) else []
-                    for channel in ids:
-                        channels.setdefault(channel, False)
-        return channels
 
     async def done_after(self, ring: Ring, pos: int, channels: set[str]) -> set[str]:
         """Which of these channels have their ``done`` after ``pos`` (they are known to have one)."""

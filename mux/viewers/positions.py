@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mux.errors import Conflict, CursorError
+from mux.errors import CursorError
 from mux.events import Cursor
 from mux.log.base import Head
 
-__all__ = ["parse_vector", "resolve", "vector_parts"]
+__all__ = ["check", "parse_vector", "resolve"]
 
 _SEQ = re.compile(r"[0-9]{1,18}", re.ASCII)
 
@@ -46,11 +46,11 @@ def resolve(text: str | None, run: str, head: Head) -> int:
     if not text:
         return 0
     if _SEQ.fullmatch(text):
-        return vector_parts(Cursor(run, head.epoch, int(text)), run, head)
-    return vector_parts(Cursor.parse(text), run, head)
+        return check(Cursor(run, head.epoch, int(text)), run, head)
+    return check(Cursor.parse(text), run, head)
 
 
-def vector_parts(cursor: Cursor, run: str, head: Head) -> int:
+def check(cursor: Cursor, run: str, head: Head) -> int:
     """Check one parsed cursor against its run; as :func:`resolve`."""
     if cursor.run != run:
         raise CursorError(
@@ -73,9 +73,3 @@ def vector_parts(cursor: Cursor, run: str, head: Head) -> int:
             extra={"head": head.head},
         )
     return cursor.seq
-
-
-def same_epoch(known: int, now: int) -> None:
-    """Raise where a log changed its epoch under an open reader."""
-    if known != now:
-        raise Conflict("cursor_stale", "The log was rebuilt while it was being read; read it again.")

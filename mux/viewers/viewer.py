@@ -220,13 +220,20 @@ class Viewer:
             if first > leg.pos + 1:
                 self._write(self._gap_frame(leg, first))
                 leg.pos = first - 1
-        records = leg.cut(records[:PAGE])
+        start = leg.pos
+        records = leg.cut(records[: PAGE - start % PAGE])  # aligned, so that others ask for the same page
         if not records:
             return False
         selected = self.selection.select(records)
         if selected:
             prefix, suffix = self._around(leg)
-            self._write(self.encoder.events(selected, prefix, suffix))
+            if self.encoder.shared and not self.vector and len(records) > NEAR:
+                # A storm of resuming viewers: 1,000 of them encode each page once, not 1,000 times.
+                key = (ring.run, ring.epoch, start, records[-1].seq, self.encoder, self.selection)
+                chunk = self._hub.history.encoded(key, lambda: self.encoder.events(selected, prefix))
+            else:
+                chunk = self.encoder.events(selected, prefix, suffix)
+            self._write(chunk)
         leg.pos = records[-1].seq
         if self.sink.closing:
             raise ConnectionResetError

@@ -46,13 +46,14 @@ def logs(draw: st.DrawFn) -> list[Record]:
         if isinstance(body, StepReset):
             if not begun[channel]:
                 continue
-            body = StepReset(step=1, from_cseq=draw(st.sampled_from(begun[channel])))
-            begun[channel] = [c for c in begun[channel] if c < body.from_cseq]
+            start = draw(st.sampled_from(begun[channel]))
+            begun[channel] = [c for c in begun[channel] if c < start]
         counts[channel] += 1
         if isinstance(body, StepStarted):
             begun[channel].append(counts[channel])
         ts += pause
-        out.append(Event("r1", len(out) + 1, channel, counts[channel], ts, body).record())
+        made = StepReset(step=1, from_cseq=start) if isinstance(body, StepReset) else body
+        out.append(Event("r1", len(out) + 1, channel, counts[channel], ts, made).record())
     return out
 
 
