@@ -104,7 +104,7 @@ async def checked(task: Task, guard: Guard) -> tuple[Task | None, str, tuple[str
             return None, "blocked", tuple(rules)
         new.append(cleaned)
     kept = task.messages[: len(task.messages) - task.new]
-    return Task(new[-1].text, (*kept, *new), task.new), "masked", tuple(rules)
+    return Task(new[-1].text, (*kept, *new), task.new), "masked" if rules else "pass", tuple(rules)
 
 
 async def _checked_message(message: Message, guard: Guard, rules: list[str]) -> Message | None:

@@ -1,0 +1,89 @@
+"""From a request to a plan."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mux.agent import Budget, Message, OpenGuard
+from mux.engine.meter import Meter, stricter
+from mux.engine.plan import Plan, PlannedChannel, free_id, make_plan, new_id, title_of
+from mux.engine.task import HandOver, checked, make_task
+from mux.events import Cursor, StepFinished, Usage, UsageReport
+from mux.requests import StartRequest
+from tests.support.agents import FakeRoster, says
+
+
+def plan_of(request: StartRequest, **options: object) -> Plan:
+    roster = FakeRoster([says("gpt", "x"), says("other", "y")])
+    return make_plan(
+        request,
+        roster,
+        last=None,
+        default_agents=("other",),
+        max_channels=32,
+        streaming=bool(options.get("s")),
+    )
+
+
+def test_repeats_are_numbered_and_defaults_fill_in() -> None:
+    assert [c.id for c in plan_of(StartRequest(message="m", agents=["gpt", "gpt", "gpt"])).channels] == [
+        "gpt", "gpt.2", "gpt.3",
+    ]  # fmt: skip
+    assert [c.id for c in plan_of(StartRequest(message="m")).channels] == ["other"]
+
+
+def test_a_plan_survives_its_row() -> None:
+    plan = plan_of(StartRequest(message="m", agents=["gpt"], budget=Budget(steps=3)), s=True)
+    assert Plan.model_validate(plan.dump()) == plan
+    assert plan.on_disconnect != "continue"
+
+
+@given(st.lists(st.text(min_size=1, max_size=70), max_size=12))
+def test_ids_made_from_any_name_are_valid_and_unique(names: list[str]) -> None:
+    taken: set[str] = set()
+    for name in names:
+        made = free_id(name, taken)
+        assert made not in taken
+        assert 1 <= len(made) <= 64
+        assert all(c.isascii() and (c.isalnum() or c in "._~-") for c in made)
+        taken.add(made)
+
+
+def test_run_ids_fit_a_cursor() -> None:
+    run = new_id("r")
+    assert len(run) == 16
+    assert Cursor.parse(f"{run}.1.2").run == run
+
+
+@given(st.text())
+def test_titles_are_one_short_line(text: str) -> None:
+    title = title_of(Plan(channels=(PlannedChannel(id="a", agent="a"),), message=text))
+    assert title is None or (0 < len(title) <= 80 and "\n" not in title)
+
+
+def test_budgets_take_the_stricter_limit_and_usage_is_counted_once() -> None:
+    both = stricter(Budget(steps=3, tokens=100), Budget(steps=5, cost=1.0))
+    assert both == Budget(steps=3, tokens=100, cost=1.0)
+    outer = Meter(Budget(tokens=25))
+    meter = Meter(Budget(tokens=100), outer)
+    for step in (1, 2):
+        usage = Usage(input_tokens=8, output_tokens=2)
+        meter.see(StepFinished(step=step, finish_reason="stop", usage=usage))
+        meter.see(UsageReport(step=step, **usage.model_dump()))
+    assert meter.exceeded() is None
+    meter.see(UsageReport(step=3, output_tokens=5))
+    assert meter.exceeded() == "tokens"
+
+
+async def test_handed_over_outputs_come_after_the_message() -> None:
+    plan = Plan(channels=(PlannedChannel(id="a", agent="a"),), message="sum up")
+    history = [Message(role="user", content="before"), Message(role="assistant", content="yes")]
+    task = make_task(plan, plan.channels[0], history, [HandOver("b", "b", "failed", "half", "it broke")])
+    assert task.messages[:2] == tuple(history)
+    assert task.new == 1
+    assert task.text.startswith("sum up\n\n<output")
+    assert "it broke" in task.text
+    safe, action, rules = await checked(task, OpenGuard())
+    assert safe == task
+    assert (action, rules) == ("pass", ())
