@@ -248,7 +248,7 @@ function growBlock(view, token, ctx, depth) {
     return true;
   }
   if (token.type === "code") {
-    const was = visible(old.text ?? "");
+    const was = view.into.textContent ?? ""; // not the old token's text: an open fence grows without tokens
     const now = visible(token.text ?? "");
     if (old.lang !== token.lang || !now.startsWith(was)) return false;
     appendText(view.into, now.slice(was.length));

@@ -5,7 +5,7 @@
  *
  * @typedef {import("./parse.js").Token} Token
  * @typedef {import("./render.js").View} View
- * @typedef {{type: string, raw: string, node: HTMLElement|null, links: number}} Block  node: null while unmounted
+ * @typedef {{type: string, raw: string, node: HTMLElement|null, defined: string}} Block  node: null while unmounted
  */
 import { blocks, closes, mayClose, openFence } from "./parse.js";
 import { appendText, el, patch, render } from "./render.js";
@@ -34,7 +34,10 @@ export class MarkdownStream {
     root.append(this.tail);
     /** @type {View[]} */
     this.views = [];
-    this.links = Object.create(null);
+    /** Link definitions of the sealed part. @type {import("./parse.js").Links} */
+    this.links = {};
+    /** All definitions that the views were made with, as text. */
+    this.defined = "{}";
     this.lexedLength = 0;
     this.lexedAt = -Infinity;
     /** @type {{fence: string, pos: number, lineStart: boolean, code: Element, pendingNewline: boolean}|null} */
@@ -60,15 +63,27 @@ export class MarkdownStream {
   /** @param {number} now */
   #lexTail(now) {
     const source = this.text.slice(this.sealedEnd);
-    const tokens = blocks(source, this.links);
+    const links = { ...this.links }; // a definition in the tail may still grow: it holds for this parse only
+    const tokens = blocks(source, links);
+    const defined = JSON.stringify(links);
     this.lexedLength = this.text.length;
     this.lexedAt = now;
+    if (defined !== this.defined) {
+      this.defined = defined;
+      this.tail.replaceChildren(); // a new link definition: what reads the same may mean something else
+      this.views = [];
+    }
+    this.views = patch(this.tail, this.views, tokens, this.ctx);
     const sealing = this.#sealable(tokens, source);
-    for (const token of tokens.slice(0, sealing)) this.#seal(token);
-    const rest = tokens.slice(sealing);
-    this.views = patch(this.tail, this.views, rest, this.ctx);
-    decorate(this.tail);
-    this.#enterFence(rest);
+    if (sealing && Object.keys(links).length > Object.keys(this.links).length) {
+      blocks(tokens.slice(0, sealing).map((token) => token.raw).join(""), this.links);
+    }
+    for (const view of this.views.splice(0, sealing)) {
+      this.sealedEnd += view.token.raw.length;
+      this.#push(view.token, view.node);
+    }
+    for (const child of this.tail.children) if (child instanceof HTMLElement) child.dir = "auto";
+    this.#enterFence(tokens.slice(sealing));
   }
 
   /** How many tokens can't change any more: all before the last that shows something. @param {Token[]} tokens @param {string} source */
@@ -83,24 +98,10 @@ export class MarkdownStream {
     return last;
   }
 
-  /** Move a block out of the tail for good; its nodes stay where they exist. @param {Token} token */
-  #seal(token) {
-    const view = this.views.shift();
-    let node = view?.token.type === token.type && view.token.raw === token.raw ? view.node : null;
-    if (!node) {
-      if (view?.node) /** @type {ChildNode} */ (view.node).remove();
-      for (const old of this.views) /** @type {ChildNode|null} */ (old.node)?.remove();
-      this.views = [];
-      node = render(token, this.ctx).node;
-    }
-    this.sealedEnd += token.raw.length;
-    this.#push(token, node);
-  }
-
-  /** @param {Token} token @param {Node|null} node */
+  /** A block is complete: out of the tail for good. @param {Token} token @param {Node|null} node */
   #push(token, node) {
     const element = node instanceof HTMLElement ? node : node ? el("p", "", node) : null;
-    const block = { type: token.type, raw: token.raw, node: element, links: Object.keys(this.links).length };
+    const block = { type: token.type, raw: token.raw, node: element, defined: this.defined };
     this.sealed.push(block);
     if (!element) return;
     this.root.insertBefore(element, this.tail);
@@ -156,16 +157,16 @@ export class MarkdownStream {
 
   /** Compare with a parse of the whole; draw anew what differs. */
   #mend() {
-    const links = Object.create(null);
+    const links = {};
     const tokens = blocks(this.text, links);
     this.links = links;
-    const count = Object.keys(links).length;
+    this.defined = JSON.stringify(links);
     let same = 0;
     while (same < this.sealed.length && same < tokens.length && alike(this.sealed[same], tokens[same])) same += 1;
     for (const block of this.sealed.splice(same)) block.node?.remove();
     this.first = Math.min(this.first, same);
     this.sealed.forEach((block, i) => {
-      if (block.links === count || !block.raw.includes("[") || !block.node) return;
+      if (block.defined === this.defined || !block.raw.includes("[") || !block.node) return;
       const fresh = render(tokens[i], this.ctx).node;
       if (!(fresh instanceof HTMLElement)) return;
       block.node.replaceWith(fresh);
@@ -259,11 +260,4 @@ const alike = (block, token) => block.type === token.type && block.raw === token
 function prepare(block) {
   block.classList.add("md-block");
   block.dir = "auto";
-}
-
-/** @param {HTMLElement} tail */
-function decorate(tail) {
-  for (const child of tail.children) {
-    if (child instanceof HTMLElement && !child.dir) child.dir = "auto";
-  }
 }
