@@ -26,10 +26,16 @@ async def read_model(request: web.Request, model: type[M], *, optional: bool = F
         optional: an empty body stands for the model's defaults.
 
     Raises:
-        BadRequest: ``body_type`` (415), ``body_missing``, ``json_invalid``, ``request_invalid``.
+        BadRequest: ``body_type`` (415), ``body_missing``, ``body_broken``, ``json_invalid`` or
+            ``request_invalid``.
         HTTPRequestEntityTooLarge: the body is over the limit.
     """
-    data = await request.read()
+    try:
+        data = await request.read()
+    except web.RequestPayloadError:
+        raise BadRequest(
+            "body_broken", "The body is not what its headers say (encoding or length)."
+        ) from None
     if not data.strip():
         if optional:
             return model()

@@ -127,8 +127,8 @@ class Pages:
         return web.Response(body=body, headers=headers)
 
     def _load(self, name: str) -> _File:
-        path = self._confined(name)
         try:
+            path = self._confined(name)
             status = path.stat()
             stamp = (status.st_mtime_ns, status.st_size)
             cached = self._cache.get(name)

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from mux.http.pages import Pages, content_security_policy
+from mux.http.problems import errors_become_problems
 from tests.support.api import call
 from tests.support.checker import http
 
@@ -71,7 +72,7 @@ async def get(
     root: Path, name: str, headers: dict[str, str] | None = None
 ) -> tuple[int, dict[str, str], bytes]:
     """One file of a folder, over a server of its own."""
-    app = web.Application()
+    app = web.Application(middlewares=[errors_become_problems])
     Pages(root).add_to(app)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
@@ -109,12 +110,11 @@ async def test_text_is_compressed_for_those_who_ask(site: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     ["/js/../../secret.txt", "/js/%2e%2e/%2e%2e/secret.txt", "/js/..%2f..%2fsecret.txt", "/js/link.js",
-     "/js/.env", "/js/", "/js", "/js//etc/passwd", "/js/%00", "/nope.js"],
+     "/js/.env", "/js/", "/js", "/js//etc/passwd", "/js/%00", "/js/" + "x" * 300, "/nope.js"],
 )  # fmt: skip
 async def test_nothing_outside_the_folder_is_served(site: Path, name: str) -> None:
     status, _, body = await get(site, name)
-    assert status in (404, 500)
-    assert b"secret" not in body.lower() or b"SECRET=1" not in body
+    assert status == 404, body
 
 
 async def test_pages_take_only_reads(url: str) -> None:

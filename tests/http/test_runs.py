@@ -212,6 +212,12 @@ async def test_a_misspelt_field_is_named_with_its_path_and_the_right_name(url: s
         assert "line 2" in (await r.json())["detail"]
 
 
+async def test_a_body_that_is_not_encoded_as_it_says_is_refused(url: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    async with http("POST", f"{url}/api/runs", body=b"{}", headers=headers) as response:
+        assert (response.status, (await response.json())["code"]) == (400, "body_broken")
+
+
 async def test_a_form_is_not_json(url: str) -> None:
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     async with http("POST", f"{url}/api/runs", body=b"message=x", headers=headers) as response:
