@@ -169,10 +169,10 @@ async def test_an_exported_run_comes_back_as_it_was(url: str) -> None:
 
 
 BAD: list[tuple[str, Any, int, str]] = [
-    ("unknown agent", {"message": "x", "agents": ["countr"]}, 404, "agent_unknown"),
+    ("unknown agent", {"message": "x", "agents": ["counterx"]}, 404, "agent_unknown"),
     ("empty message", {"message": "", "agents": ["counter"]}, 400, "request_invalid"),
     ("no message", {"agents": ["counter"]}, 400, "request_invalid"),
-    ("unknown field", {"mesage": "x"}, 400, "request_invalid"),
+    ("unknown field", {"messagex": "x"}, 400, "request_invalid"),
     ("unknown field inside", {"channels": [{"agnet": "counter", "message": "x"}]}, 400, "request_invalid"),
     ("wrong type", {"message": 5}, 400, "request_invalid"),
     ("not an object", [1], 400, "request_invalid"),
@@ -235,7 +235,7 @@ async def test_a_form_is_not_json(url: str) -> None:
         ("POST", "/healthz", 405, "method_not_allowed"),
         ("PUT", "/api/runs", 405, "method_not_allowed"),
         ("GET", "/api/runs?limit=0", 400, "query_invalid"),
-        ("GET", "/api/runs?stauts=x", 400, "query_unknown"),
+        ("GET", "/api/runs?statusx=x", 400, "query_unknown"),
     ],
 )
 async def test_every_refusal_is_a_problem_document(

@@ -276,7 +276,7 @@ async def test_until_channels_ends_with_the_channel(url: str) -> None:
 @pytest.mark.parametrize(
     ("query", "code"),
     [
-        ("chanel=a", "query_unknown"),
+        ("channelx=a", "query_unknown"),
         ("channel=a/b", "filter_invalid"),
         ("type=tokn", "filter_invalid"),
         ("type=TOKEN", "filter_invalid"),
