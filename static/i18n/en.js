@@ -56,7 +56,7 @@ export default {
 
   "pane.prompt": "Prompt", "pane.ownPrompt": "Own prompt", "pane.turn": "Turn {n}", "pane.newLines": { one: "{n} new line ↓", other: "{n} new lines ↓" },
   "pane.resize": "Width of this column", "pane.earlier": "Earlier events of this run are gone; what follows comes from its summary.",
-  "item.thinking": "Thinking", "item.thought": "Thought for {time}", "item.reasoning": "Reasoning", "item.refusal": "Refused", "item.nested": "sub-agent", "item.restarted": "Started again from the beginning.",
+  "item.thinking": "Thinking", "item.thought": "Thought for {time}", "item.reasoning": "Reasoning", "item.sources": { one: "{n} source", other: "{n} sources" }, "item.refusal": "Refused", "item.nested": "sub-agent", "item.restarted": "Started again from the beginning.",
   "item.step_reset": "The step was cut off and is done again.", "item.retry": "Trying again ({attempt}) in {delay}: {reason}", "item.tokens": { one: "{text} token", other: "{text} tokens" },
   "message.received": "You, {mode} – on its way", "message.applied": "You, {mode}", "message.returned": "You, {mode} – the lane ended before it was read",
   "guardrail.blocked": "The rule “{rule}” blocked something in {stage}.", "guardrail.masked": "The rule “{rule}” masked something in {stage}.",

@@ -160,6 +160,7 @@ export function moveLane(key, step) {
   const to = Math.max(0, Math.min(keys.length - 1, at + step));
   keys.splice(to, 0, ...keys.splice(at, 1));
   order.value = keys;
+  saved.set("order", keys);
   structure.value += 1;
 }
 

@@ -63,7 +63,7 @@ export function metrics(lane, now) {
   const usage = lane.usage;
   const end = lane.endTs || now;
   const firstDelta = lane.firstDeltaTs && lane.stepTs ? lane.firstDeltaTs : 0;
-  const ttft = lane.done?.ttft_ms ?? (firstDelta && lane.step <= 1 ? Math.max(0, firstDelta - lane.stepTs) : undefined);
+  const ttft = lane.done?.ttft_ms ?? lane.knownTtft ?? (firstDelta && lane.step <= 1 ? Math.max(0, firstDelta - lane.stepTs) : undefined);
   return {
     elapsed: lane.startTs ? Math.max(0, lane.done?.duration_ms ?? end - lane.startTs) : undefined,
     ttft,
@@ -79,7 +79,7 @@ export function metrics(lane, now) {
 /** @param {Lane} lane */
 function average(lane) {
   const ms = lane.endTs - lane.firstDeltaTs;
-  return lane.deltas > 1 && lane.firstDeltaTs && ms > 0 ? (lane.deltas * 1000) / ms : undefined;
+  return lane.deltas > 1 && lane.firstDeltaTs && ms > 300 ? (lane.deltas * 1000) / ms : undefined;
 }
 
 /** Deltas a second over the last two whole seconds. @param {Lane} lane @param {number} now */

@@ -6,6 +6,7 @@
  * @typedef {object} Drawable
  * @property {(now: number) => boolean} flush  draw what is new; false = more remains for later
  * @property {() => void} [settle]             set the scroll position, after all have drawn
+ * @property {() => boolean} [visible]         whether a reader sees it
  */
 
 const BUDGET_MS = 8;

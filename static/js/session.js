@@ -7,7 +7,7 @@ import { api, BASE } from "./api.js";
 import { Run } from "./store.js";
 import { t } from "./i18n.js";
 import {
-  clock, connection, fatal, focus, laneSignal, loading, offlineSince, panes, runs, scheduler, shown, structure, toast, unread,
+  clock, connection, fatal, laneSignal, loading, offlineSince, panes, runs, scheduler, shown, structure, toast, unread,
 } from "./state.js";
 import { baseOf } from "./conversation.js";
 import { announceLane, announceRun } from "./announce.js";
@@ -61,7 +61,7 @@ async function read(ids, signal) {
   for (const id of ids) if (!runOf(id).cursor) replaying.add(id);
   const cursors = ids.map((id) => runOf(id).cursor).filter(Boolean);
   const options = {
-    base: BASE, runs: ids, after: cursors.length ? cursors.join(",") : undefined, compact: true, compactMs: 60_000, signal, onState,
+    base: BASE, runs: ids, after: cursors.length ? cursors.join(",") : undefined, compact: true, compactMs: 2000, signal, onState,
   };
   try {
     for await (const part of follow(options)) {
@@ -136,7 +136,7 @@ function changed(run, lane, event, rev) {
   if (replaying.has(run.id)) return;
   announceLane(lane, event);
   const entry = baseOf(lane.id);
-  if (event.type === "done" && focus.value !== entry) unread.value = { ...unread.value, [entry]: true };
+  if (event.type === "done" && (document.hidden || !pane?.visible?.())) unread.value = { ...unread.value, [entry]: true };
 }
 
 /** The log's beginning is gone: begin with the snapshot. @param {string} id */

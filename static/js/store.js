@@ -44,6 +44,8 @@ export class Lane {
     this.endTs = 0;
     this.stepTs = 0;
     this.firstDeltaTs = 0;
+    /** From a snapshot: a replayed window has only its last time. @type {number|undefined} */
+    this.knownTtft = undefined;
     this.waitingRetry = false;
     this.stopping = false;
     this.approvals = new Set();
@@ -325,7 +327,9 @@ export class Run {
     this.created = row.created ?? this.created;
     for (const info of row.channels ?? []) {
       const lane = typeof info === "object" ? this.addLane(info) : null;
-      if (lane && lane.status === "queued" && info.queue_position) lane.queuePosition = info.queue_position;
+      if (!lane) continue;
+      if (lane.status === "queued" && info.queue_position) lane.queuePosition = info.queue_position;
+      lane.knownTtft = info.ttft_ms ?? undefined;
     }
     this.rev += 1;
   }

@@ -11,6 +11,7 @@
 import { decodeEntities } from "./entities.js";
 import { prose, safeImage, safeLink, visible } from "./safe.js";
 import { formula } from "./math.js";
+import { t } from "../i18n.js";
 
 const MAX_DEPTH = 24;
 const MAX_ROWS = 400;
@@ -129,6 +130,7 @@ const MAKE = {
     const copy = el("button", "md-copy");
     copy.setAttribute("type", "button");
     copy.dataset.action = "copy-code";
+    copy.setAttribute("aria-label", t("copy"));
     const figure = el("figure", "md-code", el("figcaption", "", el("span", "md-lang", visible(lang)), copy), pre);
     return { token, node: figure, into: code, kids: [] };
   },

@@ -102,7 +102,8 @@ export class PaneBody {
   /** @param {Turn} turn @param {import("../store.js").Lane} lane @param {number} index */
   #add(turn, lane, index) {
     const transcript = el("div", "transcript");
-    const box = el("section", "turn", el("div", "prompt-slot"), transcript);
+    const gone = turn.run.partial ? el("p", "line line-note", t("pane.earlier")) : "";
+    const box = el("section", "turn", el("div", "prompt-slot"), gone, transcript);
     const next = this.content.children[index] ?? null;
     this.content.insertBefore(box, next);
     this.#prompt(box, turn, lane, index);
@@ -116,6 +117,7 @@ export class PaneBody {
         return all;
       },
       settle: () => this.#settle(view),
+      visible: () => this.visible,
     };
     // A lane that was drawn before (another attempt, a new layout) is drawn from its beginning.
     lane.transcripts.touched.clear();

@@ -12,6 +12,7 @@ import { visible } from "../markdown/safe.js";
 import { count, metrics, money, seconds } from "../lanestate.js";
 import { serverNow } from "../state.js";
 import { t } from "../i18n.js";
+import { sourceList, sourcesOf } from "./result.js";
 import { toolCard } from "./toolcard.js";
 
 /** @param {string} action @param {string} label @param {string} [className] @param {Record<string, string>} [data] */
@@ -152,6 +153,15 @@ function errorCard(item, lane) {
   return card;
 }
 
+/** What the lane's tools found, each once. @param {Lane} lane */
+function laneSources(lane) {
+  const found = new Map();
+  for (const { tool } of lane.transcripts.tools.values()) {
+    for (const source of sourcesOf(tool?.data)) found.set(source.href ?? source.title, source);
+  }
+  return [...found.values()].slice(0, 40);
+}
+
 /** @param {Lane} lane */
 function endCard(lane) {
   const m = metrics(lane, serverNow());
@@ -170,5 +180,7 @@ function endCard(lane) {
     button("use-as-prompt", t("lane.asPrompt"), "quiet"),
     button("retry", t("lane.retry"), "quiet"),
   );
-  return el("footer", "end", head, row);
+  const sources = laneSources(lane);
+  const list = sources.length ? el("details", "fold end-sources", el("summary", "", t("item.sources", { n: sources.length })), sourceList(sources)) : "";
+  return el("footer", "end", head, row, list);
 }

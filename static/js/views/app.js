@@ -1,6 +1,7 @@
 /** The page's frame. */
 import { html } from "../html.js";
-import { dialog, dismiss, fatal, layout, loading, maximised, railOpen, shown, toasts } from "../state.js";
+import { useEffect, useState } from "preact/hooks";
+import { dialog, dismiss, fatal, layout, loading, maximised, offlineSince, railOpen, shown, toasts } from "../state.js";
 import { t } from "../i18n.js";
 import { newRun } from "../actions.js";
 import { TopBar } from "./topbar.js";
@@ -22,10 +23,24 @@ export function App() {
         ${fatal.value ? html`<${Fatal} />` : running ? html`<${Strip} /><${Grid} />` : loading.value ? html`<p class="empty muted">${t("loading")}</p>` : html`<${Welcome} />`}
       </main>
       <${Composer} />
+      <${Banner} />
       <${Toasts} />
       ${dialog.value ? html`<${Dialogs} ...${dialog.value} />` : null}
     </div>
   `;
+}
+
+/** Only after three seconds: a short gap mends itself and is nobody's concern. */
+function Banner() {
+  const since = offlineSince.value;
+  const [late, setLate] = useState(false);
+  useEffect(() => {
+    setLate(false);
+    if (!since) return undefined;
+    const timer = setTimeout(() => setLate(true), 3000);
+    return () => clearTimeout(timer);
+  }, [since]);
+  return since && late ? html`<div class="banner" role="status">${t("banner.offline")}</div>` : null;
 }
 
 function Fatal() {

@@ -2,8 +2,9 @@
 import { useEffect, useRef } from "preact/hooks";
 import { html } from "../html.js";
 import { focus, layout, maximised, structure } from "../state.js";
-import { shownEntries } from "../actions.js";
+import { focusNext, shownEntries } from "../actions.js";
 import { Pane } from "./pane.js";
+import { Resizers, setColumns } from "./resize.js";
 
 /** Columns for so many lanes on so much room. @param {number} lanes @param {number} width */
 export function columnsFor(lanes, width) {
@@ -26,6 +27,7 @@ export function Grid() {
       grid.toggleAttribute("data-one", one || narrow);
       const columns = one || narrow ? 1 : layout.value === "columns" ? list.length : columnsFor(list.length, grid.clientWidth);
       grid.style.setProperty("--columns", String(columns));
+      setColumns(grid, columns);
       grid.style.setProperty("--rows", String(Math.ceil(list.length / columns)));
     };
     const observer = new ResizeObserver(fit);
@@ -33,8 +35,16 @@ export function Grid() {
     fit();
     return () => observer.disconnect();
   }, [list.length, layout.value, one]);
+  const touch = useRef({ x: 0, y: 0 });
+  const began = (/** @type {TouchEvent} */ e) => (touch.current = { x: e.touches[0].clientX, y: e.touches[0].clientY });
+  const ended = (/** @type {TouchEvent} */ e) => {
+    const dx = e.changedTouches[0].clientX - touch.current.x;
+    const dy = e.changedTouches[0].clientY - touch.current.y;
+    if (ref.current?.hasAttribute("data-one") && Math.abs(dx) > 60 && Math.abs(dy) < 40) focusNext(dx < 0 ? 1 : -1);
+  };
   return html`
-    <div class="grid" ref=${ref} data-layout=${layout.value}>
+    <div class="grid" ref=${ref} data-layout=${layout.value} onTouchStart=${began} onTouchEnd=${ended}>
+      <${Resizers} grid=${ref} lanes=${list.length} one=${one} />
       ${list.map((entry) => html`<${Pane} key=${entry.key} entry=${entry} selected=${entry.key === current} />`)}
     </div>
   `;

@@ -11,6 +11,8 @@ import { best } from "../best.js";
 import { t } from "../i18n.js";
 import { paneClick } from "./pane-actions.js";
 import { laneRefNode } from "./lane-ref.js";
+import { Swatch, laneName } from "./swatch.js";
+import { dragHandle } from "./reorder.js";
 
 /** @param {{entry: import("../conversation.js").Entry, selected: boolean}} props */
 export function Pane({ entry, selected }) {
@@ -46,9 +48,9 @@ export function Pane({ entry, selected }) {
       aria-labelledby=${`pane-name-${entry.key}`} data-selected=${selected ? "1" : undefined}
       onClick=${(/** @type {MouseEvent} */ event) => paneClick(event, entry, lane, body.current)}
       onFocusIn=${() => focus.value !== entry.key && focusLane(entry.key)}>
-      <header class="pane-head">
-        <span class=${`swatch lane-${entry.index % 16}`} aria-hidden="true">${entry.letter}</span>
-        <h2 class="pane-name" id=${`pane-name-${entry.key}`} title=${lane.agent}>${lane.title ?? lane.id}</h2>
+      <header class="pane-head" ...${dragHandle(entry.key)}>
+        <${Swatch} entry=${entry} lane=${lane} />
+        <h2 class="pane-name" id=${`pane-name-${entry.key}`} title=${lane.agent}>${laneName(lane)}</h2>
         ${lane.model ? html`<button class="model btn quiet" title=${t("lane.swap")} onClick=${() => (dialog.value = { kind: "swap", laneId: entry.key })}>${lane.model}</button>` : null}
         <${Attempts} entry=${entry} lane=${lane} />
         <span class="grow"></span>

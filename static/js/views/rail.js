@@ -99,6 +99,7 @@ function Row({ row }) {
     <button class="run-open" onClick=${select} aria-current=${here ? "true" : undefined}>
       <span class="run-name">${name}</span>
       <span class="run-meta"><span class=${`status hue-${STATUS_HUE[status] ?? "grey"}`}>${t(`status.${status}`)}</span><span>${t("history.lanes", { n: laneTotal(row) })}</span><time>${when(row.created)}</time></span>
+      ${Object.entries(row.hits ?? {}).slice(0, 3).map(([lane, text]) => html`<span key=${lane} class="run-hit"><b>${lane}</b> ${String(text).slice(0, 120)}</span>`)}
     </button>
     <button class="btn icon-only quiet run-more" aria-label=${t("history.menu", { name })} aria-haspopup="dialog" onClick=${() => (dialog.value = { kind: "run-menu", row })}><${Icon} name="more" /></button>
   </li>`;

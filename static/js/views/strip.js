@@ -6,6 +6,7 @@ import { focusLane, shownEntries } from "../actions.js";
 import { currentLane } from "../conversation.js";
 import { activity, laneState, STATES } from "../lanestate.js";
 import { onTick } from "../ticker.js";
+import { Swatch, laneName } from "./swatch.js";
 import { t } from "../i18n.js";
 
 export function Strip() {
@@ -52,9 +53,9 @@ function Cell({ entry, selected }) {
   return html`
     <button class="cell" ref=${ref} data-key=${entry.key} aria-pressed=${selected} tabindex=${selected ? 0 : -1}
       aria-controls=${`pane-${entry.key}`} onClick=${open} onDblClick=${() => (maximised.value = !maximised.value)}>
-      <span class=${`swatch lane-${entry.index % 16}`}>${entry.letter}</span>
+      <${Swatch} entry=${entry} lane=${lane} />
       <span class="glyph" data-slot="glyph"></span>
-      <span class="cell-name">${lane.title ?? lane.id}</span>
+      <span class="cell-name">${laneName(lane)}</span>
       <span class="cell-activity" data-slot="activity"></span>
       <svg class="spark" data-slot="spark" width="40" height="16" viewBox="0 0 40 16" aria-hidden="true"><polyline points="" /></svg>
       ${unread.value[entry.key] ? html`<span class="unread" title=${t("unread")}><span class="sr">${t("unread")}</span></span>` : null}

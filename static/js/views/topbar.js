@@ -26,7 +26,7 @@ export function TopBar() {
       ${waiting ? html`<button class="btn amber" onClick=${() => (dialog.value = { kind: "inbox" })}>${t("inbox.open", { n: waiting })}</button>` : null}
       ${live ? html`<button class="btn danger" id="stop-all" onClick=${stopAll}><${Icon} name="stop" /><span>${t("stop.all")}</span></button>` : null}
       ${run ? html`<button class="btn" onClick=${() => (dialog.value = { kind: "share" })}><${Icon} name="share" /><span class="wide-only">${t("share")}</span></button>` : null}
-      <button class="btn icon-only quiet" aria-label=${t("palette.open")} onClick=${() => (dialog.value = { kind: "palette" })}><${Icon} name="command" /></button>
+      <button class="btn icon-only quiet" data-desktop aria-label=${t("palette.open")} onClick=${() => (dialog.value = { kind: "palette" })}><${Icon} name="command" /></button>
       <button class="btn icon-only quiet" aria-label=${t("theme.switch", { theme: t(`theme.${theme.value}`) })} onClick=${nextTheme}><${Icon} name="theme" /></button>
     </header>
   `;
