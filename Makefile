@@ -15,7 +15,7 @@ help:  ## this menu
 run: $(VENV)/.run  ## start the server with the dashboard on http://127.0.0.1:8765 (ARGS="--port 9000")
 	@$(BIN)/mux serve $(ARGS)
 
-test: $(VENV)/.test system-deps lint types structure js-test  ## everything that CI checks
+test: $(VENV)/.test system-deps lint types structure  ## everything that CI checks
 	$(BIN)/python -m pytest $(ARGS)
 
 test-quick: $(VENV)/.test  ## the tests without browsers, real models and long runs
@@ -38,7 +38,7 @@ structure: $(VENV)/.test  ## data flows one way (import-linter)
 	PYTHONPATH=. $(BIN)/lint-imports
 
 js-test: $(VENV)/.test system-deps  ## the dashboard's unit tests and types
-	@tests/js/run
+	$(BIN)/python -m pytest tests/e2e/test_javascript.py
 
 bench: $(VENV)/.test  ## the whole benchmark suite, each figure beside a peer or a floor
 	$(BIN)/python -m tests.bench $(ARGS)

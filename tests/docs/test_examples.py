@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from mux.settings import load_settings
 from tests.support.process import ROOT, clean_env, serving
@@ -20,9 +21,9 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.allow_blocking]
 
 
-def examples(language: str, *names: str) -> list[object]:
+def examples(language: str, *names: str) -> list[ParameterSet]:
     """The fenced blocks of that language, as parameters named by page and number."""
-    found = []
+    found: list[ParameterSet] = []
     for page in sorted(DOCS.glob("*.md")):
         if names and page.name not in names:
             continue
