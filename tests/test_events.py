@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from mux import events as ev
 from mux.errors import CursorError
@@ -136,3 +138,14 @@ def test_usage_adds_what_is_known_and_invents_nothing() -> None:
     total = ev.Usage(input_tokens=1, cost=0.5) + ev.Usage(input_tokens=2, output_tokens=3)
     assert total == ev.Usage(input_tokens=3, output_tokens=3, cost=0.5)
     assert ev.Usage() + ev.Usage() == ev.Usage()
+
+
+@given(TEXT, st.sampled_from([ev.Token, ev.Reasoning, ev.Refusal]))
+def test_a_delta_made_without_validation_is_the_validated_one(text: str, kind: type[ev.Token]) -> None:
+    quick, slow = kind.of(text), kind(content=text)
+    assert quick == slow
+    assert (repr(quick), hash(quick), pickle.loads(pickle.dumps(quick))) == (repr(slow), hash(slow), slow)
+    assert quick.model_dump(exclude_unset=True) == slow.model_dump(exclude_unset=True)
+    assert quick.model_copy(update={"content": "x"}) == kind(content="x")
+    with pytest.raises(ValidationError):
+        quick.content = "changed"

@@ -11,13 +11,13 @@ This module does no I/O and imports nothing of Mux but the errors.
 
 from __future__ import annotations
 
+from mux.events.base import Body, quote
 from mux.events.bodies import (
     BODIES,
     BY_TYPE,
     AnyBody,
     ApprovalRequested,
     ApprovalResolved,
-    Body,
     ChannelAdded,
     ChannelInfo,
     ChannelStarted,
@@ -51,7 +51,6 @@ from mux.events.bodies import (
     Unknown,
     Usage,
     UsageReport,
-    quote,
 )
 from mux.events.cursor import (
     Cursor,

