@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.support.checker import Block, http
 
-__all__ = ["call", "finished_run", "read", "start", "until"]
+__all__ = ["call", "finished_run", "read", "settled", "start", "until"]
 
 
 async def call(
@@ -35,6 +35,15 @@ async def finished_run(url: str, *agents: str, message: str = "3") -> dict[str, 
     assert (status, headers["preference-applied"]) == (201, "wait=10"), run
     assert isinstance(run, dict)
     return run
+
+
+async def settled(url: str, run: str) -> str:
+    """The status of a run, when it has its last one; the test's timeout is the bound."""
+    while True:
+        status = str((await call("GET", f"{url}/api/runs/{run}"))[1]["status"])
+        if status not in ("queued", "running", "waiting"):
+            return status
+        await asyncio.sleep(0.02)
 
 
 async def read(url: str, *, headers: dict[str, str] | None = None, until: str | None = None) -> list[Block]:

@@ -18,6 +18,7 @@ __all__ = ["KINDS", "Follower", "Kind", "VectorFollower", "post_until_accepted"]
 
 CUT = (OSError, asyncio.IncompleteReadError)
 AGAIN_S = 0.02
+AGAIN = (502, 503, 504)  # it is stopping; or a proxy's word for a server that is not there
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,11 @@ class Follower:
 
     @property
     def position(self) -> str | None:
-        """What it sends to go on: the last id, else (NDJSON has none) the last seq."""
-        if self.checker.cursor is not None or not self.checker.events:
-            return self.checker.cursor
-        return str(self.checker.events[-1]["seq"])
+        """What it sends to go on: the last id, or the last seq where that is further (NDJSON has few ids)."""
+        cursor, events = self.checker.cursor, self.checker.events
+        if events and (cursor is None or int(cursor.rsplit(".", 1)[1]) < events[-1]["seq"]):
+            return str(events[-1]["seq"])
+        return cursor
 
     async def follow(self) -> Checker:
         """Until the end of the run."""
@@ -100,7 +102,7 @@ class Follower:
     async def _read(self, response: RawResponse) -> bool:
         if response.status == 204:
             return True
-        if response.status == 503:  # it is stopping
+        if response.status in AGAIN:
             return False
         assert response.status == 200, await response.body()
         self.connections += 1
@@ -149,7 +151,7 @@ class VectorFollower:
     async def _read(self, response: RawResponse) -> bool:
         if response.status == 204:
             return True
-        if response.status == 503:
+        if response.status in AGAIN:
             return False
         assert response.status == 200, await response.body()
         self.connections += 1
@@ -176,10 +178,10 @@ async def post_until_accepted(base: Callable[[], str], body: dict[str, Any], key
         try:
             headers = {"Idempotency-Key": key}
             async with http("POST", f"{base()}/api/runs", json_body=body, headers=headers) as response:
-                answer = json.loads(await response.body())
+                answer = await response.body()
             if response.status in (200, 201):
-                return str(answer["run"])
-            assert response.status == 503, answer
+                return str(json.loads(answer)["run"])
+            assert response.status in AGAIN, answer
         except CUT:
             pass
         await asyncio.sleep(AGAIN_S)
