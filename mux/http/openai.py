@@ -8,87 +8,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mux.errors import BadRequest, NotFound
 from mux.events import Event, Record
 from mux.faces.base import dump
 from mux.faces.openai_chat import ChatCompletions, error_body
+from mux.http.openai_models import (
+    MAX_CHOICES,
+    Completion,
+    CompletionChunk,
+    CompletionRequest,
+    ModelCard,
+    ModelCards,
+    OpenAIError,
+)
 from mux.http.replies import reply
 from mux.http.routes import BODY, Answer, Param, Route
 from mux.http.runs import idempotency_key, settled
 from mux.http.state import API, Api
 from mux.http.streams import SSE, follow
-from mux.requests import ChannelSpec, ChatMessage, StartRequest
+from mux.requests import ChannelSpec, StartRequest
 
 __all__ = ["ROUTES", "ChatEncoder", "errors_in_openais_form"]
 
-MAX_CHOICES = 32
 MAX_WAIT_S = 3600.0
 _PASSED_ON = (
     "temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed", "presence_penalty",
     "frequency_penalty", "reasoning_effort", "logit_bias",
 )  # fmt: skip
-
-
-class _Loose(BaseModel):
-    """Clients of this protocol send many members that have no meaning here; those are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class StreamOptions(_Loose):
-    """``stream_options``."""
-
-    include_usage: bool = False
-
-
-class CompletionRequest(_Loose):
-    """``POST /v1/chat/completions``: ``model`` is an agent, or several joined by ``+``."""
-
-    model: str = Field(min_length=1, max_length=2000)
-    messages: list[ChatMessage] = Field(min_length=1)
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
-    tools: list[Any] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    stop: str | list[str] | None = None
-    seed: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    reasoning_effort: str | None = None
-    logit_bias: dict[str, float] | None = None
-    metadata: dict[str, str] | None = None
-
-    @field_validator("tools")
-    @classmethod
-    def _no_tools(cls, value: list[Any] | None) -> list[Any] | None:
-        if value:
-            raise ValueError("agents bring their own tools and run them here; leave tools out")
-        return value
-
-
-class ModelCard(_Loose):
-    """One agent as a model."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int = 0
-    owned_by: str = "mux"
-
-
-class ModelCards(_Loose):
-    """``GET /v1/models``."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
 
 
 class ChatEncoder:
@@ -215,9 +164,10 @@ ROUTES = (
         completions,
         "OpenAI's chat completions: `model` is an agent, or several joined by `+` (one choice each).",
         "openai",
+        error_form=OpenAIError,
         body=CompletionRequest,
-        answers={200: Answer("The completion, or its chunks.", media=("application/json", SSE))},
-        errors=(404, 409, 429, 502, 503),
+        answers={200: Answer("The completion, or its chunks.", Completion, (SSE,), item=CompletionChunk)},
+        errors=(403, 404, 409, 413, 415, 429, 502, 503),
         stream=True,
     ),
     Route(
@@ -226,6 +176,7 @@ ROUTES = (
         models,
         "The agents as models.",
         "openai",
+        error_form=OpenAIError,
         answers={200: Answer("The agents.", ModelCards)},
     ),
     Route(
@@ -234,6 +185,7 @@ ROUTES = (
         model,
         "One agent as a model.",
         "openai",
+        error_form=OpenAIError,
         params=(Param("model", "the agent's name", place="path", required=True),),
         answers={200: Answer("The agent.", ModelCard)},
         errors=(404,),

@@ -24,7 +24,12 @@ _PROBLEM = {"application/problem+json": {"schema": {"$ref": _REF.format(model="P
 
 def openapi(table: Sequence[Route]) -> dict[str, Any]:
     """The document of these routes."""
-    used = {m for r in table for m in (r.body, *(a.model for a in r.answers.values())) if m is not None}
+    used = {
+        m
+        for r in table
+        for m in (r.body, r.error_form, *(m for a in r.answers.values() for m in (a.model, a.item)))
+        if m is not None
+    }
     models: list[type[BaseModel]] = sorted({*used, Problem, *FRAMES}, key=lambda m: m.__name__)
     bodies = {r.body for r in table}
     refs, schemas = models_json_schema(
@@ -102,9 +107,32 @@ def _parameter(param: Param) -> dict[str, Any]:
 
 def _responses(route: Route, ref: _Refs) -> dict[str, Any]:
     out = {str(status): _answer(answer, ref) for status, answer in route.answers.items()}
+    content: dict[str, Any] = _PROBLEM
+    if route.error_form is not None:
+        content = {"application/json": {"schema": ref[route.error_form.__name__]}}
     for status in sorted({400, *route.errors, 500}):
-        out.setdefault(str(status), {"description": HTTPStatus(status).phrase, "content": _PROBLEM})
+        out.setdefault(str(status), {"description": HTTPStatus(status).phrase, "content": content})
     return out
+
+
+_LINES: dict[str, Any] = {"type": "string", "description": "one JSON object in each line"}
+
+
+def _sse_block(item: dict[str, Any] | None) -> dict[str, Any]:
+    """One block of an event stream: before OpenAPI 3.2, ``schema`` describes each of them.
+
+    Args:
+        item: what ``data`` holds; ``None`` where not every block holds JSON (OpenAI's ``[DONE]``).
+    """
+    data: dict[str, Any] = {"type": "string"}
+    if item is not None:
+        data |= {"contentMediaType": "application/json", "contentSchema": item}
+    fields = {
+        "data": data,
+        "id": {"type": "string", "description": "the cursor after this block"},
+        "retry": {"type": "integer", "description": "ms to wait before a reconnect"},
+    }
+    return {"type": "object", "properties": fields}
 
 
 def _answer(answer: Answer, ref: _Refs) -> dict[str, Any]:
@@ -117,10 +145,9 @@ def _answer(answer: Answer, ref: _Refs) -> dict[str, Any]:
         elif media == "text/plain":
             content[media] = {"schema": {"type": "string"}}
         else:
-            content[media] = {
-                "schema": {"type": "string", "description": "one StreamItem in each SSE block or line"},
-                "x-item-schema": {"$ref": _REF.format(model="StreamItem")},
-            }
+            item = ref[answer.item.__name__] if answer.item else {"$ref": _REF.format(model="StreamItem")}
+            schema = _sse_block(None if answer.item else item) if "event-stream" in media else _LINES
+            content[media] = {"schema": schema, "x-item-schema": item}
     out: dict[str, Any] = {"description": answer.about}
     if content:
         out["content"] = content

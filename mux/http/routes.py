@@ -50,12 +50,17 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One response of a route: its meaning, and its model or media types."""
+    """One response of a route: its meaning, and its model or media types.
+
+    Attributes:
+        item: the model of one frame of a stream that does not carry our events.
+    """
 
     about: str
     model: type[BaseModel] | None = None
     media: Sequence[str] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    item: type[BaseModel] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class Route:
         empty_body: the body may be left out.
         stream: the answer never ends by itself: no HEAD.
         raw_body: media type of a body that the handler reads itself.
+        error_form: the model of its errors, where they are no problem documents.
     """
 
     method: str
@@ -83,6 +89,7 @@ class Route:
     empty_body: bool = False
     stream: bool = False
     raw_body: str | None = None
+    error_form: type[BaseModel] | None = None
 
     @property
     def changes_state(self) -> bool:
