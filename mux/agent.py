@@ -23,8 +23,8 @@ from types import ModuleType
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import structlog
-from pydantic import BaseModel, ConfigDict
 
+from mux.conversation import Budget, Message, MessageCall, PendingCall, Resume, Value
 from mux.events import (
     Body,
     Custom,
@@ -90,98 +90,10 @@ class Outcome:
 Draft: TypeAlias = Body | Nested | Outcome
 
 
-# --- the conversation ------------------------------------------------------------------------------------
-
-
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class MessageCall(_Value):
-    """One tool call inside an assistant message. ``call_id`` is ours; providers get ids made by ``llm/``."""
-
-    call_id: str
-    tool: str
-    arguments: str  # JSON text, as the model wrote it
-
-
-class Message(_Value):
-    """One message of a channel's conversation, provider-neutral and storable.
-
-    Attributes:
-        role: who speaks. ``tool`` carries the result of ``call_id``.
-        content: text, or chat-format content parts (``{"type": "text", …}``, ``{"type": "image_url", …}``).
-        reasoning: what the model thought, where the provider wants it back.
-        calls: tool calls of an assistant message.
-        call_id: the call that a ``tool`` message answers.
-        is_error: whether that answer is an error.
-        provider_items: opaque items that must go back to the same provider (signatures, reasoning items).
-        provider: which provider those items belong to.
-    """
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str | list[dict[str, Any]] = ""
-    reasoning: str | None = None
-    calls: tuple[MessageCall, ...] = ()
-    call_id: str | None = None
-    is_error: bool = False
-    provider_items: list[Any] | None = None
-    provider: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The text parts joined; content parts of other kinds are left out."""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(str(p.get("text", "")) for p in self.content if p.get("type") == "text")
-
-
-class Budget(_Value):
-    """Limits of a run or channel; ``None`` = none. The step that reaches one still ends cleanly."""
-
-    steps: int | None = None
-    tokens: int | None = None
-    cost: float | None = None
-    seconds: float | None = None
-    tool_calls: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PendingCall:
-    """A call of the last completed step that has no result yet, after a crash.
-
-    Attributes:
-        started: it had its ``tool_start``: run it again only if its tool is idempotent (without a second
-            ``tool_start``), otherwise its result is ``interrupted``.
-    """
-
-    call_id: str
-    tool: str
-    arguments: str
-    started: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Where an agent that was cut off goes on: after its last completed model turn.
-
-    Attributes:
-        step: the number of that turn (the next model call is ``step + 1``); 0 = none was completed.
-        messages: what the channel said since the task, ready to append to ``ctx.messages``.
-        pending: calls of that turn that have no result in ``messages`` yet, in order.
-        usage: totals so far.
-    """
-
-    step: int
-    messages: tuple[Message, ...] = ()
-    pending: tuple[PendingCall, ...] = ()
-    usage: Usage | None = None
-
-
 # --- what the engine offers an agent ---------------------------------------------------------------------
 
 
-class ChannelRequest(_Value):
+class ChannelRequest(Value):
     """A channel to open: what ``POST /api/runs`` takes per channel, and ``ctx.open_channel`` likewise."""
 
     agent: str
@@ -197,7 +109,7 @@ class ChannelRequest(_Value):
     title: str | None = None
 
 
-class ChannelResult(_Value):
+class ChannelResult(Value):
     """How a channel stands: its final output once it is done, its text so far before that."""
 
     id: str
@@ -207,7 +119,7 @@ class ChannelResult(_Value):
     error: str | None = None
 
 
-class Steering(_Value):
+class Steering(Value):
     """A message sent to a running channel."""
 
     message_id: str
@@ -215,7 +127,7 @@ class Steering(_Value):
     mode: SteerMode
 
 
-class Decision(_Value):
+class Decision(Value):
     """What a person decided about a call; ``arguments`` are set when they edited them."""
 
     decision: Literal["approve", "deny", "edit", "expired"]
