@@ -155,6 +155,10 @@ class FakeRun:
             **{k: v for k, v in fields.items() if v is not None},
         }  # fmt: skip
         self.events.append(event)
+        self.wake()
+
+    def wake(self) -> None:
+        """Whoever waits looks again."""
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -460,13 +464,13 @@ class FakeServer:
         run = self.runs[request.match_info["run"]]
         for lane in run.lanes.values():
             lane.stop.set()
-        run.changed.set()
+        run.wake()
         return web.json_response(run.describe(), status=202)
 
     async def _cancel_channel(self, request: web.Request) -> web.Response:
         run = self.runs[request.match_info["run"]]
         run.lanes[request.match_info["channel"]].stop.set()
-        run.changed.set()
+        run.wake()
         return web.json_response(run.describe(), status=202)
 
     async def _add(self, request: web.Request) -> web.Response:

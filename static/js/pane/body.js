@@ -102,7 +102,7 @@ export class PaneBody {
   /** @param {Turn} turn @param {import("../store.js").Lane} lane @param {number} index */
   #add(turn, lane, index) {
     const transcript = el("div", "transcript");
-    const gone = turn.run.partial ? el("p", "line line-note", t("pane.earlier")) : "";
+    const gone = el("p", "line line-note", t("pane.earlier"));
     const box = el("section", "turn", el("div", "prompt-slot"), gone, transcript);
     const next = this.content.children[index] ?? null;
     this.content.insertBefore(box, next);
@@ -141,6 +141,7 @@ export class PaneBody {
     const own = turn.run.metadata?.lanes?.[lane.id]?.message ?? turn.run.metadata?.lanes?.[lane.id.replace(/~\d+$/, "")]?.message;
     const text = own ?? turn.run.message;
     const slot = /** @type {HTMLElement} */ (box.firstChild);
+    /** @type {HTMLElement} */ (slot.nextSibling).hidden = !turn.run.partial;
     if (slot.dataset.text === text) return;
     slot.dataset.text = text;
     if (!text) return slot.replaceChildren();
