@@ -151,7 +151,9 @@ async def playing(browser: Browser, servers: Zygote, home: Path) -> AsyncIterato
     print(f"seed {seed}: MUX_TEST_SEED={seed} repeats it")
     async with endpoint.serving(scripted) as model:
         write_home(home, model.url, "[limits]\ndrain_s = 0.3\n")
-        (home / "agents" / "scribe.py").write_text(SCRIBE.lstrip().replace("{hurry!r}", repr(str(home / "hurry"))))
+        (home / "agents" / "scribe.py").write_text(
+            SCRIBE.lstrip().replace("{hurry!r}", repr(str(home / "hurry")))
+        )
         server = Server(
             servers, home, "--store", f"sqlite:{home / 'mux.db'}", port=free_port(),
             env={"MUX_REHEARSAL_PACE": "30"},
