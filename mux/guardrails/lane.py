@@ -111,23 +111,6 @@ class Lane:
     def _mask(self, rule: Rule) -> str:
         return json.dumps(rule.mask, ensure_ascii=False)[1:-1] if self._is_json else rule.mask
 
-    def give_up_waiting(self) -> bool:
-        """Release what is undecided, unless it is a match as it stands.
-
-        What follows is still scanned together with it. For text that other drafts have waited behind for
-        too long. Returns whether it could be released.
-
-        Raises:
-            Blocked: it is a match if nothing follows.
-        """
-        for scanner in self._scanners:
-            plain = scanner.inner if isinstance(scanner, Escapes | Normalised) else scanner
-            if not isinstance(plain, PatternScanner):
-                return False
-            plain.check_as_it_stands()
-        self._limit = self.end
-        return True
-
 
 def _once(rules: list[Rule], is_json: bool) -> list[Rule]:
     """In JSON the raw and the decoded reading report the same match twice."""

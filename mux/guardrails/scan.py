@@ -93,15 +93,6 @@ class PatternScanner:
         except TimeoutError:
             raise Blocked(self.rule, "timeout") from None
 
-    def check_as_it_stands(self) -> None:
-        """Raise :class:`Blocked` if the undecided text is a match unless more follows."""
-        try:
-            found = self.rule.pattern.search(self.text, self.at, timeout=_INLINE_S)
-        except TimeoutError:
-            raise Blocked(self.rule, "timeout") from None
-        if found is not None:
-            raise Blocked(self.rule)
-
     def _decide(self, final: bool, timeout: float, beside: bool) -> Finding:
         """``beside``: in a thread, where the scan must let go of the interpreter (that costs it time)."""
         rule, text, at = self.rule, self.text, self.at

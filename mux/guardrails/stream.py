@@ -3,8 +3,8 @@
 Text waits in a lane until every rule has decided it. What follows waits behind it, so that the order on the
 channel is kept; an end of the step, of the call or of the stream decides all text before it. Where text of
 one kind is undecided and other drafts keep coming (reasoning that ended in half a word, then the answer),
-they wait for at most ``_PATIENCE`` drafts; what was held is then passed on unless it is a match as it
-stands, and stays under scan together with whatever continues it.
+they wait for at most ``_PATIENCE`` drafts and then overtake it. Undecided text itself is never passed on: it
+follows when it is decided, with more text of its kind or at the end of its step.
 
 Pieces of tool arguments and of a tool's streamed output wait in lanes of their own, behind which nothing
 else waits: calls run in parallel, and a silent one must not hold the others' progress up.
@@ -13,6 +13,7 @@ else waits: calls run in parallel, and a silent one must not hold the others' pr
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from mux.agent import Draft, Nested, Outcome
 from mux.errors import AgentError, MuxError
 from mux.events import (
     ApprovalRequested,
+    ApprovalResolved,
     Body,
     GuardrailHit,
     MessageApplied,
@@ -39,10 +41,9 @@ from mux.events import (
     ToolProgress,
     ToolResult,
     ToolStart,
-    UsageReport,
 )
 from mux.guardrails.compiled import Rule, Stage
-from mux.guardrails.lane import Lane, clean_value
+from mux.guardrails.lane import Lane, clean_text, clean_value
 from mux.guardrails.scan import Blocked
 
 if TYPE_CHECKING:
@@ -51,15 +52,16 @@ if TYPE_CHECKING:
 __all__ = ["GuardedStream"]
 
 _PATIENCE = 24  # drafts that wait behind undecided text of another kind, about half a second of a model
+_OUR_ID = re.compile(r"call_[0-9a-f]{15}")  # chance may make it look like a card number
 _CLOSE_S = 5.0  # for an agent to close after a block
 
 _Delta: TypeAlias = Token | Reasoning | Refusal
 _DELTAS = (Token, Reasoning, Refusal)
 _Path: TypeAlias = tuple[str, ...]
-# Bodies without a word that an agent or a model wrote (steering carries what the user wrote).
-_OURS: tuple[type[Body], ...] = (StepStarted, StepReset, Phase, UsageReport, GuardrailHit)
-_OURS = (*_OURS, MessageReceived, MessageApplied, MessageReturned)
-_IDS = ("type", "call_id", "message_id")
+# Bodies without a word of agent or model (steering carries what the user wrote).
+_OURS: tuple[type[Body], ...] = (StepReset, Phase, MessageReceived, MessageApplied, MessageReturned)
+_IDS = ("type", "call_id")  # ids are looked at once, when they first come
+_CALL_VALUES = (ToolStart, ApprovalRequested, ApprovalResolved)
 
 
 @dataclass(slots=True)
@@ -162,12 +164,12 @@ class GuardedStream:
     async def _other(self, path: _Path, body: Body, draft: Draft) -> None:
         """Queue a draft that is no delta of text, cleaned."""
         if isinstance(body, ToolCall):
-            call = _Call(path, Lane(self._tool_input, is_json=True), Lane(self._tool_output))
-            self._calls[body.call_id] = call
+            await self._call(path, body.call_id)
             await self._cleaned(path, body, self._output, "output")
         elif isinstance(body, ToolArgs):
             await self._arguments(path, body)
-        elif isinstance(body, ToolStart | ApprovalRequested):
+        elif isinstance(body, _CALL_VALUES):
+            await self._call(path, body.call_id)
             await self._end_arguments(body.call_id)
             await self._cleaned(path, body, self._tool_input, "tool_input")
         elif isinstance(body, ToolProgress):
@@ -198,15 +200,19 @@ class GuardedStream:
 
     # --- tool calls ----------------------------------------------------------------------------------------
 
-    def _call(self, path: _Path, call_id: str) -> _Call:
+    async def _call(self, path: _Path, call_id: str) -> _Call:
         call = self._calls.get(call_id)
-        if call is None:  # an agent that does not announce its calls
+        if call is None:
+            if not _OUR_ID.fullmatch(call_id):
+                _, fired = await clean_text(call_id, self._output)
+                if fired:  # an id can't be masked: others refer to it
+                    raise Blocked(fired[0])
             call = _Call(path, Lane(self._tool_input, is_json=True), Lane(self._tool_output))
             self._calls[call_id] = call
         return call
 
     async def _arguments(self, path: _Path, body: ToolArgs, *, final: bool = False) -> None:
-        lane = self._call(path, body.call_id).arguments
+        lane = (await self._call(path, body.call_id)).arguments
         content = await self._lane_text(lane, body.content, "tool_input", path, final=final)
         if content:
             self._queue.append(_at(path, body.model_copy(update={"content": content})))
@@ -217,7 +223,7 @@ class GuardedStream:
             await self._arguments(call.path, ToolArgs(call_id=call_id, content=""), final=True)
 
     async def _progress(self, path: _Path, body: ToolProgress) -> None:
-        call = self._call(path, body.call_id)
+        call = await self._call(path, body.call_id)
         call.last_progress = body
         content: str | None = None
         if body.content is not None:
@@ -256,6 +262,7 @@ class GuardedStream:
         return content
 
     async def _result(self, path: _Path, body: ToolResult) -> None:
+        await self._call(path, body.call_id)
         await self._end_arguments(body.call_id)
         await self._end_progress(body.call_id)
         self._calls.pop(body.call_id, None)
@@ -272,17 +279,18 @@ class GuardedStream:
     # --- the queue -----------------------------------------------------------------------------------------
 
     async def _drain(self) -> list[Draft]:
-        """What can be passed on now, in order."""
+        """What can be passed on now, in order; undecided text stays in its lane when it is overtaken."""
         passed: list[Draft] = []
+        overtaken = False
         while self._queue:
             head = self._queue[0]
             if isinstance(head, _Segment):
                 self._take(head, passed)
                 if head.lane.start < head.end:
                     self._waiting += len(self._queue) > 1
-                    if self._waiting <= _PATIENCE or not head.lane.give_up_waiting():
+                    overtaken = overtaken or self._waiting > _PATIENCE
+                    if not overtaken:
                         break
-                    continue
             else:
                 self._note(head)
                 passed.append(head)
@@ -308,6 +316,8 @@ class GuardedStream:
         for key, lane in list(self._lanes.items()):
             if path is None or key[0] == path:
                 await lane.push("", final=True)
+                # also for what was overtaken, which has no place in the queue any more
+                self._queue.append(_Segment(key[1], key[0], lane, lane.end))
                 del self._lanes[key]
         for call_id, call in list(self._calls.items()):
             if path is None or call.path == path:
@@ -321,6 +331,7 @@ class GuardedStream:
         return [*self._without_text(), draft]
 
     def _without_text(self) -> list[Draft]:
+        """The queue but for its text, which waits in its lane if it is still wanted."""
         kept = [d for d in self._queue if not isinstance(d, _Segment)]
         self._queue.clear()
         self._waiting = 0

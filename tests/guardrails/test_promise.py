@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Any
 
@@ -11,9 +12,13 @@ import regex
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from mux.agent import Draft, Nested, Outcome
 from mux.errors import ConfigError
+from mux.events import Phase, Reasoning, Token
+from mux.guardrails import Rules
 from mux.guardrails.compiled import Rule
 from mux.guardrails.lane import Lane
+from mux.settings import GuardrailRule
 from tests.support.guardrails import compiled, flow
 
 # A small alphabet, so that random texts meet random patterns
@@ -119,6 +124,50 @@ async def test_several_rules_release_what_all_of_them_have_decided(
         assert text[: min(starts)].startswith("".join(out))
     else:
         assert "".join(out) == text
+
+
+@MANY
+@given(_patterns(), st.lists(st.tuples(st.integers(0, 3), st.text(ALPHABET, max_size=6)), max_size=40))
+async def test_texts_that_are_said_at_once_are_each_decided_alone(
+    pattern: str, said: list[tuple[int, str]]
+) -> None:
+    usable(pattern)
+    rule = GuardrailRule(pattern=pattern, max_hold=1000)
+    guarded = Rules.compile({"rule": rule}).guard(run="r", channel="c", refusal="")
+    kinds: list[Draft] = [Token(content=""), Reasoning(content=""), Nested(("a",), Token(content=""))]
+
+    async def drafts() -> AsyncIterator[Draft]:
+        for which, piece in said:
+            if which == 3:  # what other drafts are long awaited behind
+                for _ in range(12):
+                    yield Phase(phase="thinking")
+            else:
+                yield _with(kinds[which], piece)
+
+    shown = ["", "", ""]
+    out = [d async for d in guarded.stream(drafts())]
+    for draft in out:
+        for i, kind in enumerate(kinds):
+            shown[i] += _said(kind, draft)
+    blocked = isinstance(out[-1], Outcome) if out else False
+    texts = ["".join(piece for which, piece in said if which == i) for i in range(3)]
+    spans = [found_in(pattern, text) for text in texts]
+    assert blocked == any(spans)
+    for text, found, seen in zip(texts, spans, shown, strict=True):
+        assert text[: found[0][0] if found else None].startswith(seen)
+        assert blocked or seen == text
+
+
+def _with(kind: Draft, content: str) -> Draft:
+    if isinstance(kind, Nested):
+        return Nested(kind.path, Token(content=content))
+    return type(kind)(content=content)  # type: ignore[call-arg]
+
+
+def _said(kind: Draft, draft: Draft) -> str:
+    if isinstance(kind, Nested):
+        return draft.body.content if isinstance(draft, Nested) and isinstance(draft.body, Token) else ""
+    return str(draft.content) if type(draft) is type(kind) else ""  # type: ignore[union-attr]
 
 
 def _escape(char: str, how: int) -> str:

@@ -13,6 +13,8 @@ from structlog.testing import capture_logs
 from mux.agent import Draft, Guard, Nested, Outcome
 from mux.errors import AgentError, MuxError
 from mux.events import (
+    ApprovalRequested,
+    ApprovalResolved,
     Body,
     Custom,
     GuardrailHit,
@@ -28,6 +30,7 @@ from mux.events import (
     ToolProgress,
     ToolResult,
     ToolStart,
+    UsageReport,
 )
 from mux.guardrails import Rules
 from mux.settings import GuardrailRule
@@ -171,23 +174,55 @@ async def test_the_order_on_the_channel_is_kept_around_held_text() -> None:
     assert out.index(ToolCall(call_id="c", tool="f")) == 3
 
 
-async def test_held_text_makes_others_wait_for_a_while_only() -> None:
+async def test_held_text_makes_others_wait_for_a_while_only_and_then_follows_them() -> None:
+    drafts: list[Draft] = [Reasoning(content="it ends in s"), *tokens("x" * 60), Outcome()]
     seen: list[Draft] = []
-    drafts: list[Draft] = [Reasoning(content="it ends in s"), *tokens("x" * 60)]
     source = Source(drafts)
-    async for d in guard(keys={"pattern": KEY}).stream(source()):
+    stream = guard(keys={"pattern": KEY}).stream(source())
+    async for d in stream:
         seen.append(d)
         if isinstance(d, Token):
             break
     assert source.read < 40
+    assert text(seen, Reasoning) == "it ends in "  # the s may still begin a key
+    seen += [d async for d in stream]
     assert text(seen, Reasoning) == "it ends in s"
+    assert text(seen) == "x" * 60
+    assert seen[-1] == Outcome()
 
 
-async def test_text_passed_on_after_waiting_still_blocks_what_continues_it() -> None:
-    drafts = [Reasoning(content=SECRET[:10]), *tokens("x" * 60), Reasoning(content=SECRET[10:] + " tail")]
+@pytest.mark.parametrize("between", [1, 23, 24, 25, 60, 500])
+async def test_no_prefix_shows_however_many_drafts_come_between_its_parts(between: int) -> None:
+    other: list[Draft] = [Custom(name="tick", value=n) for n in range(between)]
+    drafts = [Reasoning(content=f"so {SECRET[:10]}"), *other, Reasoning(content=SECRET[10:] + " tail")]
     out = await through(guard(keys={"pattern": KEY}), drafts)
     assert out[-1] == Outcome("refused", "No.")
-    assert "tail" not in text(out, Reasoning)
+    assert text(out, Reasoning) == "so "
+
+
+async def test_text_that_continues_after_it_was_overtaken_is_complete_and_in_order() -> None:
+    drafts: list[Draft] = [
+        Reasoning(content="my s"), *tokens("x" * 40), Reasoning(content="k"), *tokens("y" * 40),
+        Reasoning(content="y is blue"), StepFinished(step=1, finish_reason="stop"),
+    ]  # fmt: skip
+    out = await through(guard(keys={"pattern": KEY}), drafts)
+    assert text(out, Reasoning) == "my sky is blue"
+    assert text(out) == "x" * 40 + "y" * 40
+    assert out[-1] == drafts[-1]
+
+
+async def test_a_function_that_must_see_all_text_holds_only_its_own_text_up() -> None:
+    rule = {"function": "tests.support.guardrails:never", "stage": "output"}
+    guarded = guard(all=rule)
+    drafts: list[Draft] = [Token(content="a"), *[Custom(name="n", value=n) for n in range(200)], Outcome()]
+    seen: list[Draft] = []
+    source = Source(drafts)
+    stream = guarded.stream(source())
+    seen.append(await anext(stream))
+    assert source.read <= 30
+    seen += [d async for d in stream]
+    assert [d for d in seen if isinstance(d, Custom)] == drafts[1:-1]
+    assert seen[-2:] == [Token(content="a"), Outcome()]
 
 
 async def test_a_step_reset_drops_what_was_held() -> None:
@@ -281,6 +316,17 @@ async def test_everything_that_can_reach_the_log_is_checked() -> None:
         StepFinished(step=1, finish_reason="stop", provider_items=[{"text": SECRET}]),
         Outcome(output=SECRET),
         Nested(("sub",), Token(content=SECRET)),
+        Nested(("sub", "sub"), ToolResult(call_id="c", tool="f", output=SECRET)),
+        Nested(("sub",), Custom(name="x", value=SECRET)),
+        ApprovalRequested(call_id="c", tool="f", arguments={"a": [SECRET]}, expires_at=1),
+        ApprovalResolved(call_id="c", decision="edit", by="me", arguments={"a": SECRET}),
+        ApprovalResolved(call_id="c", decision="deny", by="me", reason=SECRET),
+        ToolCall(call_id=SECRET, tool="f"),
+        ToolArgs(call_id=SECRET, content="{}"),
+        ToolResult(call_id=SECRET, tool="f", output="ok"),
+        StepStarted(step=1, model=SECRET),
+        GuardrailHit(rule=SECRET, stage="output", action="masked"),
+        UsageReport(step=1, currency=SECRET),
         Token(content='{"json": "' + escaped(SECRET) + '"}'),
     ]
     for draft in dirty:
@@ -367,15 +413,19 @@ async def test_a_rules_own_refusal_is_shown() -> None:
 async def test_a_tool_start_never_waits_behind_held_text() -> None:
     """The agent goes on only when it is in the log: a wait for more text would be for ever."""
     start = ToolStart(call_id="c", tool="f", arguments={})
-    for held in (Token(content="s"), Nested(("sub",), Token(content="s"))):
+    sub = Nested(("sub",), Token(content="s"))
+    for held, shown in ((Token(content="s"), [Token(content="s"), start]), (sub, [start])):
         seen: list[Draft] = []
         source = Source([held, start, Token(content="later")])
-        async for d in guard(keys={"pattern": KEY}).stream(source()):
+        stream = guard(keys={"pattern": KEY}).stream(source())
+        async for d in stream:
             seen.append(d)
             if d == start:
                 break
-        assert seen == [held, start]
+        assert seen == shown
         assert source.read == 2
+        seen += [d async for d in stream]
+        assert held in seen
 
 
 async def test_a_result_with_thousands_of_values_is_checked_without_holding_the_loop_up() -> None:

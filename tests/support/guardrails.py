@@ -10,7 +10,7 @@ from mux.guardrails.lane import Lane
 from mux.guardrails.scan import Blocked
 from mux.settings import GuardrailRule
 
-__all__ = ["compiled", "flow"]
+__all__ = ["compiled", "flow", "never"]
 
 
 def compiled(**rule: Any) -> Rule:
@@ -30,3 +30,8 @@ async def flow(rules: list[Rule], pieces: list[str], *, is_json: bool = False) -
     except Blocked:
         return out, True
     return out, False
+
+
+def never(text: str) -> bool:
+    """A function rule that forbids nothing, but must see every text whole."""
+    return False
