@@ -1,14 +1,16 @@
 /** What differs between lanes: words, tools, numbers. The diff library is loaded with the first comparison. */
+import { lazy } from "./lazy.js";
 import { metrics, seconds } from "./lanestate.js";
 import { summary } from "./pane/toolcard.js";
 
 /** @typedef {import("./store.js").Lane} Lane */
 
+const library = lazy(() => import("diff"));
 const MAX_WORDS = 60_000;
 
 /** @param {string} a @param {string} b @returns {Promise<{kind: "same"|"added"|"removed", text: string}[]>} */
 export async function diffTexts(a, b) {
-  const { diffWordsWithSpace, diffLines } = await import("diff");
+  const { diffWordsWithSpace, diffLines } = await library();
   // Words of very long texts take seconds; lines are enough to see where they part.
   const large = a.length + b.length > MAX_WORDS * 5;
   const parts = /** @type {any} */ (large ? diffLines : diffWordsWithSpace)(a, b, { timeout: 500 }) ?? [{ value: a, removed: true }, { value: b, added: true }];

@@ -1,4 +1,5 @@
 /** Colours for a closed code block: lowlight's tree → spans. Loaded with the first closed fence, one language at a time. */
+import { lazy } from "../lazy.js";
 import { el } from "./render.js";
 
 const LANGUAGES = new Set("bash c cpp css diff go ini java javascript json markdown python rust sql typescript xml yaml".split(" "));
@@ -10,22 +11,22 @@ const ALIASES = {
 };
 const MAX_CODE = 60_000;
 
-/** @type {Promise<any>|null} */
-let core = null;
-/** @type {Map<string, Promise<boolean>>} */
-const loaded = new Map();
+const core = lazy(() => import("lowlight").then((module) => module.createLowlight()));
+/** @type {Map<string, () => Promise<boolean>>} */
+const grammars = new Map();
 
 /** @param {string} language */
 async function grammar(language) {
-  core ??= import("lowlight").then((module) => module.createLowlight());
-  const lowlight = await core;
-  if (!loaded.has(language)) {
-    loaded.set(language, import(`highlight.js/languages/${language}.js`).then((module) => {
+  const lowlight = await core();
+  let load = grammars.get(language);
+  if (!load) {
+    load = lazy(() => import(`highlight.js/languages/${language}.js`).then((module) => {
       lowlight.register(language, module.default);
       return true;
     }));
+    grammars.set(language, load);
   }
-  await loaded.get(language);
+  await load();
   return lowlight;
 }
 
@@ -37,7 +38,8 @@ export async function highlight(block) {
   const text = code?.textContent ?? "";
   if (!code || !LANGUAGES.has(language) || text.length > MAX_CODE || code.dataset.done) return;
   code.dataset.done = "1";
-  const lowlight = await grammar(language);
+  const lowlight = await grammar(language).catch(() => null);
+  if (!lowlight) return void delete code.dataset.done; // it could not be loaded: the code stays plain
   await idle();
   if (code.isConnected) code.replaceChildren(...lowlight.highlight(language, text).children.map(toNode));
   else delete code.dataset.done;

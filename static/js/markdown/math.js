@@ -2,6 +2,8 @@
  * Formulas as MathML. temml is loaded with the first formula; its tree becomes nodes by an allow-list, because its
  * own output sets `style` attributes, which the page's policy refuses.
  */
+import { lazy } from "../lazy.js";
+
 const NS = "http://www.w3.org/1998/Math/MathML";
 const TAGS = new Set(
   ("math mrow mi mn mo mtext mspace ms mfrac msqrt mroot mstyle merror mpadded mphantom mfenced menclose msub msup " +
@@ -13,8 +15,7 @@ const ATTRIBUTES = new Set(
 );
 const MAX_FORMULA = 5000;
 
-/** @type {Promise<any>|null} */
-let loading = null;
+const library = lazy(() => import("temml"));
 
 /** @param {string} tex @param {boolean} display @returns {HTMLElement} */
 export function formula(tex, display) {
@@ -27,9 +28,8 @@ export function formula(tex, display) {
 
 /** @param {HTMLElement} node @param {string} tex @param {boolean} display */
 async function fill(node, tex, display) {
-  loading ??= import("temml");
   try {
-    const temml = (await loading).default;
+    const temml = /** @type {any} */ ((await library()).default);
     const tree = temml.__renderToMathMLTree(tex, { displayMode: display, throwOnError: true, maxSize: [10, 10], maxExpand: 300 });
     const math = convert(tree);
     if (math) node.replaceChildren(math);
