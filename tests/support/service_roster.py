@@ -89,6 +89,22 @@ async def agent(ctx):
         await asyncio.sleep(0.02)
 """
 
+_GATE = """
+import asyncio
+from pathlib import Path
+
+import mux
+
+GATE = Path({gate!r})
+
+@mux.agent(name="gate", description="Says a word; and one when the gate is open.", resumable="restart")
+async def agent(ctx):
+    yield mux.Token(content="before ")
+    while not GATE.exists():
+        await asyncio.sleep(0.02)
+    yield mux.Token(content="after")
+"""
+
 _PROBE = """
 import asyncio
 import gc
@@ -104,6 +120,7 @@ async def agent(ctx):
 
 def write_home(home: Path, model_url: str = "http://127.0.0.1:9/v1", more: str = "") -> Path:
     """Agents and ``mux.toml`` in a server's home; the tools' effects go to the file that is returned.
+    The agent ``gate`` waits until there is a file ``gate``.
 
     Args:
         home: the folder.
@@ -114,6 +131,7 @@ def write_home(home: Path, model_url: str = "http://127.0.0.1:9/v1", more: str =
     folder = home / "agents"
     folder.mkdir(parents=True)
     (folder / "worker.py").write_text(_WORKER.format(effects=str(effects)).lstrip())
+    (folder / "gate.py").write_text(_GATE.format(gate=str(home / "gate")).lstrip())
     for name, code in (("writer", _WRITER), ("fragile", _FRAGILE), ("hold", _HOLD), ("probe", _PROBE)):
         (folder / f"{name}.py").write_text(code.lstrip())
     (home / "mux.toml").write_text(f'[providers.scripted]\nbase_url = "{model_url}"\n{more}')
