@@ -24,7 +24,7 @@ from typing import Any, Literal, Self
 import aiohttp
 
 from mux.client.follow import FIRST_DELAY_S, LAST_DELAY_S, Follower, problem
-from mux.errors import Unavailable
+from mux.errors import MuxError, Unavailable
 from mux.events import Event, Token
 from mux.run import RunState
 
@@ -138,10 +138,12 @@ class MuxClient:
                 if response.status >= 400:
                     raise await problem(response)
                 return await response.json() if response.status != 204 else None
-        except (aiohttp.ClientConnectionError, TimeoutError) as e:
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as e:
             raise Unavailable(
                 "server_unreachable", f"No Mux server answers at {self.url}; start one with: mux serve"
             ) from e
+        except aiohttp.ContentTypeError as e:
+            raise MuxError("server_foreign", f"What answers at {self.url} is no Mux server.") from e
 
     async def _retrying(self, method: str, path: str, **options: Any) -> Any:
         """A request that is safe to repeat, repeated while the server can't be reached."""
@@ -215,7 +217,8 @@ class Run:
         params += [("compact", "1")] if compact else []
         params += [("until", "channels")] if until_channels else []
         params += [("observe", "1")] if observe else []
-        return Follower(self, params, after, on_gap, proves_seq=not (channels or types)).events()
+        proves: Literal["seq", "cseq", "order"] = "order" if types else "cseq" if channels else "seq"
+        return Follower(self, params, after, on_gap, proves=proves).events()
 
     async def channel(self, channel: str, **options: Any) -> AsyncIterator[Event]:
         """Follow one channel to its end: its events only."""
@@ -224,7 +227,11 @@ class Run:
                 yield event
 
     async def text(self, channel: str) -> AsyncIterator[str]:
-        """The channel's answer as it is written. After a reset of a step the pieces begin anew."""
+        """The channel's answer as it is written.
+
+        A step that was done again (``step_reset``) is said again from its beginning: where that matters, use
+        `follow`, whose state takes it back.
+        """
         async for event in self.channel(channel, types=["token", "done"]):
             if isinstance(event.body, Token):
                 yield event.body.content

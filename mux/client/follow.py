@@ -6,7 +6,8 @@ and what the client does about it:
 - it ends without a terminal frame, stays silent for two heartbeats, or refuses the connection: come back
   after a growing, jittered delay with the last id, until ``reconnect_s`` have passed without an event;
 - ``stream_rotate``: come back at once; 204 or ``run_finished``: the end;
-- a problem document: raise it; a seq that is not the next: raise ``stream_broken``.
+- a problem document: raise it; a seq that is not the next (under a channel filter, where seq keeps its gaps:
+  a cseq that is not its channel's next): raise ``stream_broken``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import random
 import time
 from collections.abc import AsyncGenerator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
 
@@ -47,15 +48,17 @@ class Follower:
         after: str | int | None,
         on_gap: str,
         *,
-        proves_seq: bool,
+        proves: Literal["seq", "cseq", "order"],
     ) -> None:
         self.run = run
         self.params = params
         self.on_gap = on_gap
-        self.proves_seq = proves_seq
+        self.proves = proves
         self.compact = ("compact", "1") in params
         self.position = None if after is None else str(after)
         self.seq = _seq_of(self.position)
+        self.cseq: dict[str | None, int] = {}
+        self.from_start = self.seq == 0
         self.finished = False
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -122,7 +125,8 @@ class Follower:
                     "read what is left.",
                     status=409,
                 )
-            self.seq = obj["first"] - 1
+            self.seq, self.from_start = obj["first"] - 1, False
+            self.cseq.clear()
         elif kind == "stream_end":
             self.finished = bool(obj.get("final"))
         return []
@@ -131,17 +135,27 @@ class Follower:
         """Prove that this is the next event. (A compacted window is proved by its id alone: inside it, merged
         events carry the seq of their last member.)"""
         event = Event.parse(obj)
-        skipped = self.proves_seq and event.seq != self.seq + 1
-        if not self.compact and (event.seq <= self.seq or skipped):
+        if not self.compact and (event.seq <= self.seq or self._skipped(event)):
             raise MuxError(
                 "stream_broken",
-                f"Run {self.run.id}: seq {event.seq} followed {self.seq}. This is a defect of the server.",
+                f"Run {self.run.id}: seq {event.seq} (cseq {event.cseq}) followed {self.seq}. "
+                "This is a defect of the server.",
                 status=502,
             )
         self.seq = max(self.seq, event.seq)
+        self.cseq[event.channel] = event.cseq
         if event.type == "run_finished":
             self.finished = True
         return event
+
+    def _skipped(self, event: Event) -> bool:
+        """Whether an event is missing before this one, as far as the filter lets it be known."""
+        if self.proves == "seq":
+            return event.seq != self.seq + 1
+        if self.proves == "order":
+            return False
+        before = self.cseq.get(event.channel, 0 if self.from_start else event.cseq - 1)
+        return event.cseq != before + 1
 
 
 def _seq_of(position: str | None) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from mux.events import BY_TYPE
 from mux.http.app import ROUTES
@@ -86,3 +87,19 @@ async def test_answers_fit_their_schemas(url: str, document: dict[str, Any]) -> 
     reference = {"$ref": "#/components/schemas/Problem", "components": document["components"]}
     jsonschema.Draft202012Validator(reference).validate(problem)
     assert json.dumps(document)
+
+
+async def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
+    OpenAPIV31SpecValidator(document).validate()
+
+
+async def test_every_error_has_its_form(document: dict[str, Any]) -> None:
+    """Problem documents, and OpenAI's form under ``/v1``; each operation says so for 400 and 500 at least."""
+    forms = {"/v1/": ("application/json", "OpenAIError"), "": ("application/problem+json", "Problem")}
+    for path, item in document["paths"].items():
+        media, model = next(form for prefix, form in forms.items() if path.startswith(prefix))
+        for operation in item.values():
+            errors = {s: a for s, a in operation["responses"].items() if int(s) >= 400 and path != "/readyz"}
+            assert path == "/readyz" or {"400", "500"} <= set(errors)
+            for answer in errors.values():
+                assert answer["content"][media]["schema"] == {"$ref": f"#/components/schemas/{model}"}, path
