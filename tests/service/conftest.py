@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -13,3 +14,10 @@ from tests.support.servers import Zygote, zygote
 def servers() -> Iterator[Zygote]:
     with zygote() as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+async def _quick_client() -> None:
+    """The code under test runs in other processes; what runs here is a crowd of clients, whose loop in debug
+    mode would use more time than the server."""
+    asyncio.get_running_loop().set_debug(False)

@@ -89,6 +89,17 @@ async def agent(ctx):
         await asyncio.sleep(0.02)
 """
 
+_LOUD = """
+import asyncio
+import mux
+
+@mux.agent(name="loud", description="Says much: numbers, with 20 kB of filling each.")
+async def agent(ctx):
+    for n in range(int(ctx.task)):
+        yield mux.Token(content="." * 20000 + f"{n} ")
+        await asyncio.sleep(0.01)
+"""
+
 _GATE = """
 import asyncio
 from pathlib import Path
@@ -132,7 +143,13 @@ def write_home(home: Path, model_url: str = "http://127.0.0.1:9/v1", more: str =
     folder.mkdir(parents=True)
     (folder / "worker.py").write_text(_WORKER.format(effects=str(effects)).lstrip())
     (folder / "gate.py").write_text(_GATE.format(gate=str(home / "gate")).lstrip())
-    for name, code in (("writer", _WRITER), ("fragile", _FRAGILE), ("hold", _HOLD), ("probe", _PROBE)):
+    for name, code in (
+        ("writer", _WRITER),
+        ("fragile", _FRAGILE),
+        ("hold", _HOLD),
+        ("loud", _LOUD),
+        ("probe", _PROBE),
+    ):
         (folder / f"{name}.py").write_text(code.lstrip())
     (home / "mux.toml").write_text(f'[providers.scripted]\nbase_url = "{model_url}"\n{more}')
     effects.touch()
