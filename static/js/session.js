@@ -10,8 +10,9 @@ import {
   clock, connection, fatal, laneSignal, loading, offlineSince, panes, runs, scheduler, shown, structure, toast, unread,
 } from "./state.js";
 import { baseOf } from "./conversation.js";
-import { announceLane, announceRun } from "./announce.js";
+import { announceLane, announceRun, announceWaiting } from "./announce.js";
 import { probe } from "./probe.js";
+import { takePlace, untilNextLook } from "./places.js";
 
 /** @type {AbortController|null} */
 let stream = null;
@@ -59,19 +60,40 @@ export function connect() {
 /** @param {string[]} ids @param {AbortSignal} signal */
 async function read(ids, signal) {
   for (const id of ids) if (!runOf(id).cursor) replaying.add(id);
-  const cursors = ids.map((id) => runOf(id).cursor).filter(Boolean);
-  const options = {
-    base: BASE, runs: ids, after: cursors.length ? cursors.join(",") : undefined, compact: true, compactMs: 2000, signal, onState,
-  };
   try {
-    for await (const part of follow(options)) {
-      if (signal.aborted) return;
-      take(part, ids);
-    }
+    while (await visit(ids, signal)) await untilNextLook(signal);
     if (!signal.aborted) connection.value = "idle";
   } catch (error) {
     if (!signal.aborted) await failed(error, ids);
   }
+}
+
+/**
+ * Follow as long as this tab has a place, else until it is up to date.
+ * @param {string[]} ids @param {AbortSignal} signal @returns {Promise<boolean>} whether there is more to come for
+ */
+async function visit(ids, signal) {
+  const place = await takePlace();
+  const stop = new AbortController();
+  const abort = () => stop.abort();
+  for (const other of [signal, place?.lost]) other?.addEventListener("abort", abort);
+  if (signal.aborted) abort();
+  const cursors = ids.map((id) => runOf(id).cursor).filter(Boolean);
+  const options = {
+    base: BASE, runs: ids, after: cursors.length ? cursors.join(",") : undefined, compact: true, compactMs: 2000, signal: stop.signal,
+    onState: (/** @type {"connecting"|"open"|"waiting"} */ state) => !signal.aborted && (place || state !== "connecting") && onState(state),
+  };
+  try {
+    for await (const part of follow(options)) {
+      if (signal.aborted) return false;
+      take(part, ids);
+      if (!place && part.control?.type === "stream_live") abort();
+    }
+  } finally {
+    signal.removeEventListener("abort", abort);
+    place?.release();
+  }
+  return stop.signal.aborted && !signal.aborted;
 }
 
 /** @param {"connecting"|"open"|"waiting"} state */
@@ -103,7 +125,10 @@ function remember(cursor, ids) {
 /** @param {string} id */
 function settle(id) {
   replaying.delete(id);
-  for (const lane of runOf(id).lanes.values()) laneSignal(`${id}/${lane.id}`).value += 1;
+  for (const lane of runOf(id).lanes.values()) {
+    laneSignal(`${id}/${lane.id}`).value += 1;
+    announceWaiting(lane);
+  }
 }
 
 /** @param {import("./stream.js").MuxEvent} event */
