@@ -144,11 +144,13 @@ class Verdict:
         action: ``pass`` (``value`` is the given one), ``masked`` (``value`` is the cleaned one) or
             ``blocked`` (``value`` is ``None``: nothing of it may be used or shown).
         rules: names of the rules that fired, each already logged once.
+        refusal: what the user sees after a block, where the rule has a text of its own.
     """
 
     action: Literal["pass", "masked", "blocked"]
     value: Any = None
     rules: tuple[str, ...] = ()
+    refusal: str | None = None
 
 
 class Guard(Protocol):
@@ -196,6 +198,10 @@ class Host(Protocol):
 
     async def channel_result(self, channel: str, *, wait: bool) -> ChannelResult:
         """The state of another channel of the run; with ``wait`` when it is done."""
+
+    def stop_channel(self, channel: str) -> None:
+        """Cancel a channel that this one opened (or one below it); returns at once, and others stay as
+        they are."""
 
     def channels(self) -> Sequence[ChannelResult]:
         """The run's other channels as they stand."""

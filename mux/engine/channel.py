@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from mux.agent import Agent, AgentContext, Draft, Nested, Outcome
+from mux.agent import Agent, AgentContext, Draft, Guard, Nested, Outcome
 from mux.engine.host import ChannelHost
 from mux.engine.meter import Meter, stricter
 from mux.engine.outbox import Outbox
@@ -29,6 +29,9 @@ from mux.events import (
     DoneStatus,
     Error,
     GuardrailHit,
+    MessageApplied,
+    MessageReceived,
+    MessageReturned,
     Reasoning,
     Refusal,
     RunFinished,
@@ -50,7 +53,11 @@ if TYPE_CHECKING:
 __all__ = ["Channel"]
 
 _OUTBOX: Final = 64  # drafts; with the merger's own buffer of 64 the most that an agent is ahead of its log
-_RESERVED: Final = (ChannelAdded, ChannelStarted, Done, Error, RunFinished, RunStarted)  # the engine's own
+# the engine's own; what users wrote (Message*) would also pass the guardrails unread
+_RESERVED: Final = (
+    ChannelAdded, ChannelStarted, Done, Error, MessageApplied, MessageReceived, MessageReturned, RunFinished,
+    RunStarted,
+)  # fmt: skip
 _COUNTED: Final = (Token, Reasoning, Refusal, ToolArgs)
 
 Barrier: TypeAlias = tuple[str, str]  # event type, call_id
@@ -92,6 +99,7 @@ class Channel:
         self.resuming = False
         self.ttft_ms: int | None = None
         self._agent_task: asyncio.Task[None] | None = None
+        self._guard: Guard | None = None
         self._barriers: dict[Barrier, asyncio.Future[None]] = {}
         self._bytes = 0
         self._max_bytes = int(live.services.settings.limits.max_reply_mb * 1_048_576)
@@ -108,6 +116,14 @@ class Channel:
     def done(self) -> bool:
         """Whether it is over, as the log will have it."""
         return self.state.done is not None
+
+    @property
+    def guard(self) -> Guard:
+        """Its guardrails. Raises ConfigError if its agent names some that don't exist."""
+        if self._guard is None:
+            agent = self.live.services.roster.get(self.plan.agent)
+            self._guard = self.live.services.guard_for(agent, self.live.run, self.id)
+        return self._guard
 
     # --- stopping -------------------------------------------------------------------------------------------
 
@@ -154,21 +170,22 @@ class Channel:
     async def source(self) -> AsyncIterator[Draft]:
         """What the channel says, guarded. Raises what its agent raised, after everything that it said."""
         agent = self.live.services.roster.get(self.plan.agent)
-        guard = self.host.guard = self.live.services.guard_for(agent, self.live.run, self.id)
+        guard = self.guard
         if self.state.at == "announced":
             model = self.plan.model or getattr(agent, "model", None)
             yield ChannelStarted(agent=self.plan.agent, model=model, attempt=1)
         task = await self.live.task_of(self)
-        safe, action, rules = await checked(task, guard)
+        verdict = await checked(task, guard)
+        safe = verdict.task
         if not self._resumes(agent):  # they are in the log already
-            for rule in rules:
+            for rule in verdict.rules:
                 yield GuardrailHit(rule=rule, stage="input", action="masked" if safe else "blocked")
         if safe is None:
-            text = self._refusal(rules)
+            text = verdict.refusal or self.live.services.settings.refusal
             yield Refusal(content=text)
             yield Outcome(status="refused", output=text)
             return
-        self.log.debug("channel task ready", input=action)
+        self.log.debug("channel task ready", rules=verdict.rules)
         self.conversation = safe.messages
         ctx = self._context(agent, safe)
         ctx.guard = guard
@@ -201,11 +218,6 @@ class Channel:
 
     def _resumes(self, agent: Agent) -> bool:
         return self.resuming and getattr(agent, "resumable", "fail") == "resume"
-
-    def _refusal(self, rules: tuple[str, ...]) -> str:
-        settings = self.live.services.settings
-        own = (settings.guardrails[r].refusal for r in rules if r in settings.guardrails)
-        return next((text for text in own if text), settings.refusal)
 
     def _context(self, agent: Agent, task: Task) -> AgentContext:
         self.meter.budget = stricter(self.plan.budget, getattr(agent, "budget", None))

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from mux.engine.base import EngineBase, Started
-from mux.engine.host import MAX_STEERING
+from mux.engine.host import MAX_STEERING, passed
 from mux.engine.live import LiveRun, lane
 from mux.engine.plan import Plan, PlannedChannel, new_id
 from mux.errors import BadRequest, Conflict, NotFound, Overloaded
@@ -146,7 +146,7 @@ class Controls(EngineBase, ABC):
         Raises:
             NotFound: ``call_not_found``.
             Conflict: ``approval_decided`` (the winner is in ``extra``), ``approval_closed``.
-            BadRequest: ``arguments_missing`` for an edit.
+            BadRequest: ``arguments_missing`` for an edit; ``answer_blocked`` by a guardrail.
         """
         live = await self._live_run(run)
         if answer.decision == "edit" and answer.arguments is None:
@@ -161,7 +161,12 @@ class Controls(EngineBase, ABC):
             arguments=answer.arguments if answer.decision == "edit" else None,
             reason=answer.reason,
         )
-        await live.resolve_approval(found.id, body)
+        clean = await passed(live.channels[found.id].host.guard, body)
+        if not isinstance(clean, ApprovalResolved):
+            raise BadRequest(
+                "answer_blocked", "A guardrail of this server stopped the arguments or the reason."
+            )
+        await live.resolve_approval(found.id, clean)
         return {"run": run, "channel": found.id, "call_id": call_id, "decision": body.decision, "by": by}
 
     # --- viewers ------------------------------------------------------------------------------------------

@@ -102,6 +102,15 @@ def closed_calls(
             yield Nested(call.path, body) if call.path else body
 
 
+def _is_late(channel: Channel, draft: Draft) -> bool:
+    """Whether an agent withdraws an approval that was decided meanwhile, or whose request was cut off with
+    it before it was written: a matter of time, and no fault of the agent's."""
+    if not isinstance(draft, ApprovalResolved):
+        return False
+    call = channel.state.tools.get(draft.call_id)
+    return call is None or call.waiting is None
+
+
 def run_started(live: LiveRun) -> RunStarted:
     """The first event."""
     return RunStarted(
@@ -168,6 +177,8 @@ class Driver:
         if isinstance(item, StepReset):  # only the log knows the number
             start = channel.state.step_start(item.step)
             item = item.model_copy(update={"from_cseq": start or channel.state.cseq + 1})
+        if _is_late(channel, item):
+            return
         try:
             self.journal.stage(channel.id, item)
         except IllegalEvent as e:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mux.agent import ChannelRequest, ChannelResult, Decision, Draft, Guard, OpenGuard, Steering
+from mux.agent import ChannelRequest, ChannelResult, Decision, Draft, Guard, Steering
 from mux.errors import BadRequest, NotFound
 from mux.events import (
     ApprovalRequested,
     ApprovalResolved,
+    Body,
+    Custom,
     MessageApplied,
     Phase,
 )
@@ -18,7 +20,7 @@ from mux.events import (
 if TYPE_CHECKING:
     from mux.engine.channel import Channel
 
-__all__ = ["MAX_STEERING", "ChannelHost"]
+__all__ = ["MAX_STEERING", "ChannelHost", "passed"]
 
 MAX_STEERING = 100  # messages that may wait on one channel; then steering answers 429
 
@@ -33,10 +35,14 @@ class ChannelHost:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self.stopping = False
-        self.guard: Guard = OpenGuard()
         self.inbox: list[Steering] = []
         self._interrupt = asyncio.Event()
         self._decisions: dict[str, asyncio.Future[Decision]] = {}
+
+    @property
+    def guard(self) -> Guard:
+        """The channel's guardrails, also before its agent runs (again)."""
+        return self._channel.guard
 
     async def emit(self, draft: Draft) -> None:
         await self._channel.accept(draft)
@@ -44,6 +50,12 @@ class ChannelHost:
     # --- other channels -------------------------------------------------------------------------------------
 
     async def open_channel(self, request: ChannelRequest) -> str:
+        # what an agent writes into the run's own events passes its guardrails like all that it says
+        named = Custom(name="open_channel", value={"id": request.id, "title": request.title})
+        if await passed(self.guard, named) != named:
+            raise BadRequest(
+                "channel_blocked", "A guardrail of this server stopped the channel's title or id."
+            )
         return await self._channel.live.add_channel(request, parent=self._channel.id)
 
     async def channel_result(self, channel: str, *, wait: bool) -> ChannelResult:
@@ -59,6 +71,14 @@ class ChannelHost:
                 raise BadRequest("waits_for_itself", "A channel can't wait for its own result.")
             await other.ended.wait()
         return live.result(channel)
+
+    def stop_channel(self, channel: str) -> None:
+        live = self._channel.live
+        above = live.channels.get(channel)
+        while above is not None and above is not self._channel:
+            above = live.channels.get(above.plan.parent or "")
+        if above is not None and channel != self._channel.id:
+            live.spawn(live.cancel_channel(channel, "now"))
 
     def channels(self) -> Sequence[ChannelResult]:
         live = self._channel.live
@@ -140,6 +160,19 @@ class ChannelHost:
         """The channel is over: nobody waits for a decision any more."""
         for waiting in self._decisions.values():
             waiting.cancel()
+
+
+async def passed(guard: Guard, body: Body) -> Body | None:
+    """What a channel's guardrails leave of one event that does not come from its agent's own stream;
+    ``None`` if they block it (and have logged so)."""
+
+    async def alone() -> AsyncIterator[Draft]:
+        yield body
+
+    kept = None
+    async for draft in guard.stream(alone()):
+        kept = draft if type(draft) is type(body) else kept
+    return kept if isinstance(kept, Body) else None
 
 
 def _as_decision(body: ApprovalResolved) -> Decision:

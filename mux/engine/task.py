@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from mux.agent import Guard, Message, MessageCall
+from mux.agent import Guard, Message, MessageCall, Verdict
 from mux.engine.plan import Plan, PlannedChannel
 from mux.requests import ChatMessage
 
-__all__ = ["HandOver", "Task", "checked", "make_task"]
+__all__ = ["Checked", "HandOver", "Task", "checked", "make_task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +90,36 @@ def _message(chat: ChatMessage) -> Message:
     )
 
 
-async def checked(task: Task, guard: Guard) -> tuple[Task | None, str, tuple[str, ...]]:
-    """Run the input guardrails over what this run adds to the conversation.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the input guardrails say of a task.
 
-    Returns:
-        The task (cleaned if need be, ``None`` if blocked), the action, and the rules that fired.
+    Attributes:
+        task: the task, cleaned if need be; ``None`` if it was blocked.
+        rules: the rules that fired.
+        refusal: the blocking rule's own words for the user, if it has any.
     """
+
+    task: Task | None
+    rules: tuple[str, ...] = ()
+    refusal: str | None = None
+
+
+async def checked(task: Task, guard: Guard) -> Checked:
+    """Run the input guardrails over what this run adds to the conversation."""
     new: list[Message] = []
     rules: list[str] = []
     for message in task.messages[len(task.messages) - task.new :]:
         cleaned = await _checked_message(message, guard, rules)
-        if cleaned is None:
-            return None, "blocked", tuple(rules)
+        if not isinstance(cleaned, Message):
+            return Checked(None, tuple(rules), cleaned.refusal)
         new.append(cleaned)
     kept = task.messages[: len(task.messages) - task.new]
-    return Task(new[-1].text, (*kept, *new), task.new), "masked" if rules else "pass", tuple(rules)
+    return Checked(Task(new[-1].text, (*kept, *new), task.new), tuple(rules))
 
 
-async def _checked_message(message: Message, guard: Guard, rules: list[str]) -> Message | None:
+async def _checked_message(message: Message, guard: Guard, rules: list[str]) -> Message | Verdict:
+    """The message, cleaned, or the verdict that blocks it."""
     parts = [message.content] if isinstance(message.content, str) else message.content
     cleaned: list[Any] = []
     for part in parts:
@@ -118,7 +130,7 @@ async def _checked_message(message: Message, guard: Guard, rules: list[str]) -> 
         verdict = await guard.input(text)
         rules += [r for r in verdict.rules if r not in rules]
         if verdict.action == "blocked":
-            return None
+            return verdict
         value = verdict.value if verdict.action == "masked" else text
         cleaned.append(value if isinstance(part, str) else {**part, "text": value})
     return message.model_copy(update={"content": cleaned[0] if isinstance(message.content, str) else cleaned})

@@ -68,7 +68,7 @@ class RuleGuard:
             cleaned, fired = await clean_value(value, self.for_stages(stage))
         except Blocked as e:
             self.blocked(e, stage)
-            return Verdict("blocked", None, (e.rule.name,))
+            return Verdict("blocked", None, (e.rule.name,), e.rule.refusal)
         if not fired:
             return Verdict("pass", value)
         self.masked(fired, stage)

@@ -48,7 +48,23 @@ async def delegate(
         message: For a single task: the task, complete in itself.
     """
     wanted = _tasks(ctx, tasks, agent, message)
-    opened = await asyncio.gather(*(_open(ctx, task) for task in wanted))
+    opening = [asyncio.create_task(_open(ctx, task)) for task in wanted]
+    try:
+        return await _results(ctx, wanted, opening)
+    except BaseException:  # cancelled, timed out or failed: nobody waits for the workers any more
+        await asyncio.wait(opening)  # short; a channel on its way is opened all the same
+        for task in opening:
+            if not task.cancelled() and task.exception() is None and (channel := task.result()[0]):
+                ctx.agent.host.stop_channel(channel)  # one that is done stays as it is
+        raise
+
+
+async def _results(
+    ctx: ToolContext, wanted: list[Task], opening: list[asyncio.Task[tuple[str | None, str]]]
+) -> ToolOutput:
+    """Wait for the workers and put their results together."""
+    await asyncio.wait(opening)  # not gather: a cancel must not keep us from learning what was opened
+    opened = [task.result() for task in opening]
     running = [channel for channel, _ in opened if channel is not None]
     if running:
         await ctx.progress(f"{len(running)} at work: {', '.join(running)}", fraction=0.0)

@@ -125,6 +125,7 @@ async def _watched(ctx: ToolContext, work: Callable[[Report], Coroutine[Any, Any
 
 
 def _found(hits: list[Hit], ctx: ToolContext, sources: Sources) -> ToolOutput:
+    sources.resume(ctx.agent)
     entries: dict[int, dict[str, Any]] = {}
     passages: list[dict[str, Any]] = []
     blocks: list[str] = []
@@ -142,6 +143,7 @@ def _name(path: str, ctx: ToolContext, sources: Sources) -> str:
     match = _SOURCE.fullmatch(path.strip())
     if match is None:
         return path.strip()
+    sources.resume(ctx.agent)
     source = sources.find(ctx.run, ctx.channel, int(match.group(1)))
     if source is None:
         raise ToolProblem(f"There is no source {path} yet. Search first, or give the document's name.")
@@ -183,6 +185,7 @@ def _lines(
         size += len(line) + 1
     shown = first + len(taken) - 1
     title = document.title or name.rpartition("/")[2]
+    sources.resume(ctx.agent)
     entry = sources.entry(ctx.run, ctx.channel, "path", name, title)
     head = f"[{entry['n']}] {title} ({name}, lines {first}-{shown} of {len(lines)})"
     more = f"\n[… cut here; go on with first_line={shown + 1}]" if shown < end else ""

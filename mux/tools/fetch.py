@@ -73,6 +73,7 @@ def _output(page: Page, document: Extracted, offset: int, ctx: ToolContext, sour
     text = document.text.strip()
     if offset and offset >= len(text):
         raise ToolProblem(f"The page has only {len(text)} characters.", "invalid_arguments")
+    sources.resume(ctx.agent)
     entry = sources.entry(ctx.run, ctx.channel, "url", page.url, document.title)
     part = text[offset : offset + MAX_SHOWN]
     end = offset + len(part)

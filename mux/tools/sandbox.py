@@ -18,12 +18,13 @@ from contextlib import asynccontextmanager, suppress
 from typing import Literal, NoReturn
 
 import pydantic_monty
-from pydantic_monty import AsyncMonty, AsyncMontySession, MountDir, ResourceLimits
+from pydantic_monty import AsyncMonty, AsyncMontySession, ResourceLimits
 
 from mux.tools.base import Tool, ToolContext, ToolOutput, ToolProblem
 from mux.tools.decorator import tool
 from mux.tools.results import clean_text
 from mux.tools.roots import Roots
+from mux.tools.sandbox_files import PLACE, DocumentFiles
 
 __all__ = ["MAX_PRINTED", "Sandbox", "sandbox_tool"]
 
@@ -99,12 +100,12 @@ class Sandbox:
         self._slots = asyncio.Semaphore(self._workers)
         self._opening = asyncio.Lock()
         self._pool: AsyncMonty | None = None
-        self._mounts: list[MountDir] = []
+        self._files = DocumentFiles(roots)
         self._closed = False
 
     def files(self) -> str:
         """Where programs find the documents, in words."""
-        places = [f"/docs/{p}".rstrip("/") for p in map(self._roots.prefix, self._roots.names)]
+        places = [f"{PLACE}/{p}".rstrip("/") for p in map(self._roots.prefix, self._roots.names)]
         return f"{', '.join(places)} can be read, nothing can be written" if places else "none"
 
     async def run(self, code: str, ctx: ToolContext) -> ToolOutput:
@@ -145,9 +146,7 @@ class Sandbox:
     async def _feed(self, session: AsyncMontySession, program: str, printed: _Printed) -> None:
         """Feed one program, and stop it when it prints too much: an exception in Monty's print callback would
         only surface at the program's end, so the feed is cancelled, which kills the worker."""
-        feed = asyncio.ensure_future(
-            session.feed_run(program, print_callback=printed.add, mount=self._mounts or None)
-        )
+        feed = asyncio.ensure_future(session.feed_run(program, print_callback=printed.add, os=self._files))
         flood = asyncio.ensure_future(printed.overflow.wait())
         try:
             await asyncio.wait({feed, flood}, return_when=asyncio.FIRST_COMPLETED)
@@ -185,24 +184,12 @@ class Sandbox:
             if self._closed:
                 raise ToolProblem("The server is shutting down.")
             if self._pool is None:
-                pool, self._mounts = await asyncio.to_thread(self._prepare)
+                # looks at the disk for the worker's binary
+                pool = await asyncio.to_thread(
+                    AsyncMonty, min_processes=1, max_processes=self._workers, max_checkouts_per_worker=200
+                )
                 self._pool = await pool.__aenter__()
             return self._pool
-
-    def _prepare(self) -> tuple[AsyncMonty, list[MountDir]]:
-        """The parts that look at the disk: the worker's binary, the folders."""
-        folders = self._roots.folders()
-        mounts = [
-            MountDir(
-                host_path=path,
-                virtual_path=f"/docs/{self._roots.prefix(name)}".rstrip("/"),
-                mode="read-only",
-            )
-            for name, path in folders.items()
-            if not any(path != other and path.is_relative_to(other) for other in folders.values())
-        ]
-        pool = AsyncMonty(min_processes=1, max_processes=self._workers, max_checkouts_per_worker=200)
-        return pool, mounts
 
     async def aclose(self) -> None:
         """End all workers."""
@@ -215,9 +202,6 @@ class Sandbox:
                 # the interpreter ends that thread inside foreign frames and the process aborts (seen with
                 # 1.4.0 in one of four exits). Idle for a moment, so that it gets the interpreter.
                 await asyncio.sleep(_SETTLE_S)
-            for mount in self._mounts:
-                mount.close()
-            self._mounts = []
 
 
 class _Printed:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any, Literal
 
+from mux.agent import AgentContext
 from mux.tools.base import ToolProblem
 
 __all__ = ["Sources"]
 
 MAX_CHANNELS = 2_000  # the oldest channel's numbers are forgotten; it has long ended by then
 MAX_SOURCES = 10_000  # per channel: far more than a model can cite
+# As the tools head their blocks: a number, then path or URL in parentheses, or the URL on the next line.
+_HEAD = re.compile(
+    r"^\[(\d{1,5})\] .*?(?: \((?:(?P<url>https?://\S+)|(?P<path>.+), lines [\d-]+(?: of \d+)?)\)|"
+    r"\n(?P<below>https?://\S+))$",
+    re.MULTILINE,
+)
 
 
 class Sources:
@@ -18,6 +27,17 @@ class Sources:
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str], dict[tuple[str, str], int]] = OrderedDict()
+
+    def resume(self, ctx: AgentContext) -> None:
+        """Learn the numbers that this channel was given before: in earlier runs of its thread, or before the
+        server was restarted. They stand in the conversation, and what the model cited by them stays right."""
+        if (ctx.run, ctx.channel) in self._known:
+            return
+        said = [*ctx.history, *(ctx.resume.messages if ctx.resume else ())]
+        known: dict[tuple[str, str], int] = {}
+        for key, n in _numbers(m.text for m in said if m.role == "tool"):
+            known.setdefault(key, n)
+        self._known[ctx.run, ctx.channel] = known
 
     def number(self, run: str, channel: str, kind: Literal["path", "url"], where: str) -> int:
         """The number of this path or URL on this channel, from 1; minted when it is first seen.
@@ -32,7 +52,9 @@ class Sources:
         key = (kind, where)
         if key not in known and len(known) >= MAX_SOURCES:
             raise ToolProblem(f"This channel has {MAX_SOURCES:,} sources already; answer with those.")
-        return known.setdefault(key, len(known) + 1)
+        if key not in known:
+            known[key] = 1 + next(reversed(known.values()), 0)  # the newest is the highest
+        return known[key]
 
     def entry(
         self, run: str, channel: str, kind: Literal["path", "url"], where: str, title: str
@@ -44,3 +66,16 @@ class Sources:
         """``(kind, path or URL)`` of a number given out before."""
         known = self._known.get((run, channel), {})
         return next((key for key, n in known.items() if n == number), None)
+
+
+def _numbers(texts: Iterable[str]) -> Iterable[tuple[tuple[str, str], int]]:
+    """Sources and their numbers as tool results name them, in the order in which they were given out."""
+    newest = 0
+    for text in texts:
+        for match in _HEAD.finditer(text):
+            number = int(match[1])
+            if newest and number != newest + 1:
+                continue  # seen before; or a line of a document that looks like a head
+            newest = number
+            url = match["url"] or match["below"]
+            yield (("url", url) if url else ("path", match["path"])), number

@@ -98,6 +98,7 @@ def _found(results: list[_Result], query: str, limit: int, ctx: ToolContext, sou
     usable = [r for r in results if r.url.startswith(("http://", "https://"))][:limit]
     if not usable:
         return ToolOutput(f"The web search found nothing for {query!r}.", {"sources": [], "results": []})
+    sources.resume(ctx.agent)
     entries: list[dict[str, Any]] = []
     blocks: list[str] = []
     for result in usable:

@@ -39,6 +39,7 @@ class FakeHost:
         self.between: list[Steering] = []
         self.at_end: list[Steering] = []
         self.results: dict[str, ChannelResult] = {}
+        self.stopped: list[str] = []
         self.budget: str | None = None
         self._interrupt = asyncio.Event()
 
@@ -51,6 +52,9 @@ class FakeHost:
 
     async def channel_result(self, channel: str, *, wait: bool) -> ChannelResult:
         return self.results[channel]
+
+    def stop_channel(self, channel: str) -> None:
+        self.stopped.append(channel)
 
     def channels(self) -> Sequence[ChannelResult]:
         return list(self.results.values())

@@ -22,6 +22,7 @@ class FakeHost:
         self.stopping = False
         self.opened: list[ChannelRequest] = []
         self.results: dict[str, ChannelResult] = {}
+        self.stopped: list[str] = []
         self.done: dict[str, asyncio.Event] = {}
 
     def add(self, channel: str, agent: str, status: str, output: str = "", error: str | None = None) -> None:
@@ -49,6 +50,9 @@ class FakeHost:
         if wait:
             await self.done[channel].wait()
         return self.results[channel]
+
+    def stop_channel(self, channel: str) -> None:
+        self.stopped.append(channel)
 
     def channels(self) -> Sequence[ChannelResult]:
         return list(self.results.values())

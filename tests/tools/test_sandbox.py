@@ -309,6 +309,41 @@ async def test_documents_can_be_read_and_nothing_else_there(
     assert sorted(p.name for p in root.iterdir()) == ["absolute", "relative", "sub", "up"]
 
 
+async def test_hidden_files_are_not_there_as_for_read_doc(make: Callable[..., Tool], tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / ".git").mkdir(parents=True)
+    (root / "sub").mkdir()
+    for name in (".env", ".git/config", "sub/.key", "plain.txt", "sub/data.txt"):
+        (root / name).write_text("KEY=1")
+    (root / "alias").symlink_to(".env")
+    (root / "folder").symlink_to(".git")
+    (root / "inside").symlink_to("plain.txt")
+    tool = make(root)
+    for name in (".env", ".git/config", "sub/.key", "alias", "folder/config", "sub/../.env"):
+        for code in (f"open('/docs/{name}').read()", f"import pathlib\npathlib.Path('/docs/{name}').stat()"):
+            result = await call(tool, code=code)
+            assert (result.error, "KEY" in result.output) == ("tool_failed", False), code
+            assert "FileNotFoundError" in result.output
+    code = "import os\n[n for _, d, f in os.walk('/docs') for n in [*d, *f]], os.listdir('/docs')"
+    names = ["inside", "plain.txt", "sub", "data.txt"]
+    seen = (await call(tool, code=code)).output
+    assert [n for n in (*names, ".env", ".git", "alias", "folder", ".key") if f"'{n}'" in seen] == names
+    assert (await call(tool, code="open('/docs/inside').read()")).output == "'KEY=1'\n"
+    code = "import pathlib\nsorted(str(p) for p in pathlib.Path('/docs').rglob('*'))"
+    assert ".env" not in (await call(tool, code=code)).output
+
+
+async def test_several_folders_stand_beside_each_other(make: Callable[..., Tool], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file.txt").write_text(name)
+    tool = make(tmp_path / "one", tmp_path / "two")
+    assert (await call(tool, code="import os\nsorted(os.listdir('/docs'))")).output == "['one', 'two']\n"
+    assert (await call(tool, code="open('/docs/two/file.txt').read()")).output == "'two'\n"
+    assert (await call(tool, code="open('/docs/one/../two/file.txt').read()")).output == "'two'\n"
+    assert (await call(tool, code="open('/docs/file.txt').read()")).error == "tool_failed"
+
+
 async def test_a_cancel_in_mid_run_leaves_no_process(make: Callable[..., Tool]) -> None:
     tool = make()
     before = _workers()

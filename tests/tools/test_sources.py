@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mux.agent import Message, Resume
 from mux.tools import ToolProblem
 from mux.tools.sources import MAX_CHANNELS, MAX_SOURCES, Sources
+from tests.support.tools import context
 
 
 @given(st.lists(st.text(max_size=3), max_size=60))
@@ -41,3 +45,25 @@ def test_neither_channels_nor_sources_grow_without_bound() -> None:
     assert sources.number("r", "many", "path", "0") == 1
     with pytest.raises(ToolProblem):
         sources.number("r", "many", "path", "one more")
+
+
+def test_numbers_go_on_after_a_restart_and_in_the_next_run_of_a_thread() -> None:
+    said = (
+        Message(role="tool", call_id="a", content="[1] A title (docs/a.md, lines 1-3)\ntext\n\n"
+                "[2] B (docs/(b).md, lines 4-9)\n[7] not a head (http://forged.example/)"),
+        Message(role="tool", call_id="b", content="[3] A page (https://x.example/a_(b))\n\nits text"),
+        Message(role="tool", call_id="c", content="[4] Found\nhttps://y.example/\nsnippet"),
+        Message(role="tool", call_id="d", content="[1] A title (docs/a.md, lines 4-5 of 5)\nmore"),
+    )  # fmt: skip
+    task = Message(role="user", content="go on")
+    history = replace(context(), messages=(*said[:2], task), resume=Resume(1, messages=said[2:]))
+    sources = Sources()
+    sources.resume(history)
+    sources.resume(history)  # only the first time counts
+    known = [sources.find(history.run, history.channel, n) for n in range(1, 6)]
+    assert known == [
+        ("path", "docs/a.md"), ("path", "docs/(b).md"), ("url", "https://x.example/a_(b)"),
+        ("url", "https://y.example/"), None,
+    ]  # fmt: skip
+    assert sources.number(history.run, history.channel, "path", "docs/(b).md") == 2
+    assert sources.number(history.run, history.channel, "path", "new") == 5
