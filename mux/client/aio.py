@@ -57,6 +57,7 @@ class MuxClient:
         self.timeout_s = timeout_s
         self._key = key or os.environ.get("MUX_KEY")
         self._http: aiohttp.ClientSession | None = None
+        self._met = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -99,7 +100,7 @@ class MuxClient:
         body = {"message": message, "agents": agents, "channels": channels, **options}
         body = {k: list(v) if k in ("agents", "channels") else v for k, v in body.items() if v is not None}
         key = idempotency_key or f"{time.time_ns():x}{random.getrandbits(64):016x}"
-        answer = await self._retrying("POST", "/api/runs", json=body, headers={"Idempotency-Key": key})
+        answer = await self.repeatable("POST", "/api/runs", json=body, headers={"Idempotency-Key": key})
         return Run(self, answer["run"], answer)
 
     def run(self, run: str) -> Run:
@@ -126,15 +127,20 @@ class MuxClient:
     # --- requests --------------------------------------------------------------------------------------
 
     async def request(self, method: str, path: str, **options: Any) -> Any:
-        """One request; its JSON answer.
+        """One request; its JSON answer. A GET is repeated while the server can't be reached.
 
         Raises:
-            MuxError: the server's problem document as an error, or ``server_unreachable``.
+            MuxError: the server's problem document as an error, or ``server_unreachable``: at once if the
+                server was never reached, else when it stayed away.
         """
+        return await (self.repeatable if method == "GET" else self._once)(method, path, **options)
+
+    async def _once(self, method: str, path: str, **options: Any) -> Any:
         try:
             async with self.session().request(
                 method, self.url + path, timeout=aiohttp.ClientTimeout(total=self.timeout_s), **options
             ) as response:
+                self._met = True
                 if response.status >= 400:
                     raise await problem(response)
                 return await response.json() if response.status != 204 else None
@@ -145,15 +151,15 @@ class MuxClient:
         except aiohttp.ContentTypeError as e:
             raise MuxError("server_foreign", f"What answers at {self.url} is no Mux server.") from e
 
-    async def _retrying(self, method: str, path: str, **options: Any) -> Any:
+    async def repeatable(self, method: str, path: str, **options: Any) -> Any:
         """A request that is safe to repeat, repeated while the server can't be reached."""
         give_up = time.monotonic() + min(self.reconnect_s, self.timeout_s)
         delay = FIRST_DELAY_S
         while True:
             try:
-                return await self.request(method, path, **options)
+                return await self._once(method, path, **options)
             except Unavailable:
-                if time.monotonic() + delay > give_up:
+                if not self._met or time.monotonic() + delay > give_up:
                     raise
             await asyncio.sleep(delay)
             delay = min(delay * 2, LAST_DELAY_S)
@@ -264,7 +270,7 @@ class Run:
     async def cancel(self, channel: str | None = None, *, mode: str = "now") -> None:
         """Stop the run, or one channel; ``graceful`` lets the running step end."""
         where = f"{self.path}/channels/{channel}" if channel else self.path
-        await self.client.request("POST", f"{where}/cancel", json={"mode": mode})
+        await self.client.repeatable("POST", f"{where}/cancel", json={"mode": mode})
 
     async def steer(self, channel: str, content: str, *, mode: str = "steer") -> str:
         """Send a message to a running channel; returns its ``message_id``."""

@@ -9,8 +9,9 @@
  * ```
  *
  * What it guarantees: events come in the log's order, none lost and none doubled, over any number of reconnects
- * (it resumes after the last complete frame that it handed out). It ends when the run's last event has been
- * delivered, when `signal` aborts, or by throwing a {@link StreamError} for an answer that no retry can mend.
+ * (it resumes after the last complete frame that it handed out, and checks the sequence numbers). It ends when the
+ * run's last event has been delivered, when `signal` aborts, or by throwing a {@link StreamError} for an answer
+ * that no retry can mend.
  * It needs `fetch` and nothing of a page: the same file runs in browsers, workers and Node 20.
  *
  * @module stream
@@ -93,6 +94,7 @@ export function streamUrl(options, after) {
  */
 export async function* follow(options) {
   const { signal } = options;
+  const check = proof(options);
   let after = options.after ?? null;
   let attempt = 0;
   let delay = 0;
@@ -104,6 +106,7 @@ export async function* follow(options) {
     const outcome = { reason: "closed" };
     for await (const part of connection(options, after, outcome)) {
       attempt = 0;
+      check(part);
       if (part.cursor) after = part.cursor;
       yield part;
     }
@@ -112,6 +115,34 @@ export async function* follow(options) {
     delay = outcome.reason === "rotate" ? 0 : (outcome.retryAfterMs ?? backoff(attempt));
     options.onState?.("waiting", { attempt, delayMs: delay, reason: outcome.reason });
   }
+}
+
+/**
+ * Proves that nothing comes twice or out of order and, where the stream is whole, that nothing is missing: the
+ * sequence numbers of a run have no gaps; a filter and merged deltas leave some.
+ * @param {FollowOptions} options @returns {(part: Part) => void} throws for a defect of the server
+ */
+function proof(options) {
+  const whole = !options.compact && !options.channels?.length && !options.types?.length;
+  /** @type {Map<string, number>} run → the last seq */
+  const last = new Map();
+  for (const cursor of options.after?.split(",") ?? []) {
+    const [run, , seq] = cursor.split(".");
+    if (seq) last.set(run, Number(seq));
+  }
+  let fromStart = !options.after;
+  return ({ events, control }) => {
+    if (control?.type === "stream_gap") {
+      last.clear();
+      fromStart = false;
+    }
+    for (const { run, seq } of events) {
+      const before = last.get(run) ?? (fromStart ? 0 : undefined);
+      last.set(run, seq);
+      if (before === undefined || (whole ? seq === before + 1 : seq > before)) continue;
+      throw new StreamError(502, "stream_broken", `Run ${run}: seq ${seq} followed ${before}; a defect of the server.`);
+    }
+  };
 }
 
 /** How one connection ended. @typedef {{reason: string, end?: boolean, retryAfterMs?: number}} Outcome */

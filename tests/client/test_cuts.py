@@ -89,7 +89,7 @@ async def test_the_server_is_killed_and_started_again_on_the_same_file_and_port(
 ) -> None:
     write_agent(tmp_path / "agents", "writer.py", WRITER)
     server = Server(forge, tmp_path, "--store", f"sqlite:{tmp_path / 'mux.db'}", "--model", "rehearsal",
-                    env={"MUX_REHEARSAL_PACE": "0.3"})  # fmt: skip
+                    env={"MUX_REHEARSAL_PACE": "150"})  # fmt: skip
     dice = random.Random(5)
     try:
         await server.start()

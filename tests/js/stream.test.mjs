@@ -108,3 +108,43 @@ test("several runs share one connection with a vector cursor", () => {
   assert.equal(streamUrl({ runs: ["a", "b"], compact: true }, "a.1.2,b.1.0"), "/api/events?run=a%2Cb&after=a.1.2%2Cb.1.0&compact=1");
   assert.equal(streamUrl({ base: "/mux/", runs: "a", channels: ["x"] }, null), "/mux/api/runs/a/events?channel=x");
 });
+
+test("a server that repeats or skips an event is found out", async () => {
+  const orders = { repeats: [0, 1, 1], skips: [0, 1, 3], "goes back": [0, 2] };
+  for (const [what, order] of Object.entries(orders)) {
+    behave = (_url, response) => {
+      open(response);
+      response.end(order.map((i) => frame(EVENTS[i])).join("") + END);
+    };
+    await assert.rejects(collect(), (error) => error instanceof StreamError && error.code === "stream_broken", what);
+  }
+});
+
+test("a filter and merged deltas leave gaps in seq, but never go back", async () => {
+  for (const options of [{ channels: ["a"] }, { types: ["token"] }, { compact: true }]) {
+    const some = EVENTS.filter((event) => event.seq % 3 === 0);
+    behave = (url, response) => {
+      open(response);
+      response.end(some.filter((e) => e.seq > from(url)).map(frame).join("") + END);
+    };
+    assert.deepEqual(await collect(options), some);
+    behave = (_url, response) => {
+      open(response);
+      response.end([some[1], some[0]].map(frame).join("") + END);
+    };
+    await assert.rejects(collect(options), { code: "stream_broken" });
+  }
+});
+
+test("it continues behind a cursor, and behind a gap that the server tells of", async () => {
+  behave = (url, response) => {
+    open(response);
+    response.end(EVENTS.slice(from(url)).map(frame).join("") + END);
+  };
+  assert.deepEqual(await collect({ after: "r1.1.390" }), EVENTS.slice(390));
+  behave = (_url, response) => {
+    open(response);
+    response.end(`data: {"type": "stream_gap", "requested": 0, "first": 100}\n\n${EVENTS.slice(99).map(frame).join("")}${END}`);
+  };
+  assert.deepEqual(await collect(), EVENTS.slice(99));
+});

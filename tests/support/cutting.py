@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,25 +28,28 @@ class CuttingProxy:
     url: str = ""
     cuts: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _sides: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        upstream: asyncio.StreamWriter | None = None
+        sides = [writer]
+        self._sides.add(writer)
         try:
             parts = urlsplit(self.target)
             answers, upstream = await asyncio.open_connection(parts.hostname, parts.port)
-            left = self.dice.expovariate(1 / self.mean) if self.mean else float("inf")
+            sides.append(upstream)
+            self._sides.add(upstream)
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._requests(reader, upstream))
-                both.create_task(self._answers(answers, writer, left))
+                both.create_task(self._answers(answers, writer))
         except* (OSError, EOFError):
             pass  # a side is gone; cutting the other one is what follows
         finally:
-            for side in (upstream, writer):
-                if side is not None:
-                    side.transport.abort()
+            for side in sides:
+                side.transport.abort()
+                self._sides.discard(side)
             self._tasks.discard(task)
 
     async def _requests(self, reader: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
@@ -57,23 +59,24 @@ class CuttingProxy:
             await to.drain()
         raise EOFError
 
-    async def _answers(self, reader: asyncio.StreamReader, to: asyncio.StreamWriter, left: float) -> None:
+    async def _answers(self, reader: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
+            # Exponential, so it has no memory: drawn anew for each piece, it follows changes of ``mean``.
+            left = self.dice.expovariate(1 / self.mean) if self.mean else float("inf")
             if len(data) > left:
                 to.write(data[: int(left)])
                 await to.drain()
                 self.cuts += 1
                 break
-            left -= len(data)
             to.write(data)
             await to.drain()
         raise EOFError
 
     async def close(self) -> None:
         """Cut what is left."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for side in tuple(self._sides):
+            side.transport.abort()
+        await asyncio.gather(*self._tasks)
 
 
 @asynccontextmanager
@@ -86,6 +89,5 @@ async def cutting(target: str, *, seed: int, mean: float) -> AsyncIterator[Cutti
         yield proxy
     finally:
         server.close()
-        with contextlib.suppress(asyncio.CancelledError):
-            await proxy.close()
+        await proxy.close()
         await server.wait_closed()
