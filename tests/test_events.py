@@ -149,3 +149,10 @@ def test_a_delta_made_without_validation_is_the_validated_one(text: str, kind: t
     assert quick.model_copy(update={"content": "x"}) == kind(content="x")
     with pytest.raises(ValidationError):
         quick.content = "changed"
+
+
+@given(TEXT, TEXT, st.integers(1, 10**9), st.integers(1, 10**9))
+def test_a_token_s_record_is_that_of_its_event(text: str, channel: str, seq: int, ts: int) -> None:
+    body = ev.Token(content=text)
+    slow = ev.Event("r1", seq, channel, 7, ts, body).record()
+    assert ev.token_record("r1", seq, channel, 7, ts, text, body) == slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import gc
 import signal
 import sys
 from pathlib import Path
@@ -53,6 +54,7 @@ async def _serve(settings: Settings) -> int:
         if e.errno != errno.EADDRINUSE:
             raise
         raise ConfigError("port_taken", _taken(settings.port)) from e
+    _spare_the_collector()
     _greet(service)
     await stop.wait()
     print("mux: stopping; a second signal stops at once", file=sys.stderr)
@@ -64,6 +66,17 @@ async def _serve(settings: Settings) -> int:
     hurry.cancel()
     await asyncio.gather(stopping, hurry, return_exceptions=True)
     return 0
+
+
+def _spare_the_collector() -> None:
+    """Look for cyclic garbage less often, and never again at what was loaded at the start.
+
+    Kept events are many small objects without cycles; with Python's own thresholds (700, 10, 10) going
+    through them took up to 45 % of the CPU of a run at full speed (16 to 24 µs per event, against 11).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _greet(service: Service) -> None:

@@ -14,9 +14,9 @@ from mux._failpoints import failpoint
 from mux.agent import Nested
 from mux.engine._tasks import uncut
 from mux.errors import Fenced, StoreError
-from mux.events import Body, Event, Record
+from mux.events import Body, Event, Record, Token, token_record
 from mux.log.base import Head, Store
-from mux.run import RunState
+from mux.run import ChannelState, RunState
 
 __all__ = ["Clock", "Item", "Journal", "Publish"]
 
@@ -78,19 +78,31 @@ class Journal:
         """
         if self.lost is not None:
             raise self.lost
+        state = self.state
+        known = state.channels.get(channel) if channel is not None else None
+        if type(draft) is Token and known is not None and known.takes_tokens:
+            return self._stage_token(known, draft)
         path: tuple[str, ...] = ()
         body = draft
         if isinstance(body, Nested):
             path, body = body.path, body.body
-        state = self.state
-        if channel is None:
-            cseq = state.cseq + 1
-        else:
-            known = state.channels.get(channel)
-            cseq = known.cseq + 1 if known is not None else 1
-        event = Event(self.run, state.seq + 1, channel, cseq, max(self._clock(), state.last_ts), body, path)
+        before = state.cseq if channel is None else known.cseq if known is not None else 0
+        ts = max(self._clock(), state.last_ts)
+        event = Event(self.run, state.seq + 1, channel, before + 1, ts, body, path)
         record = event.record()  # encoded before it is applied: what can't be encoded must not count
         state.apply(event)
+        self._staged.append(record)
+        return record
+
+    def _stage_token(self, channel: ChannelState, token: Token) -> Record:
+        """`stage` for a word of a channel that is in the middle of its text, which nothing can make illegal:
+        the same record and the same fold without an `Event` between them; 2.0 µs instead of 4.5."""
+        content = token.content
+        record = token_record(
+            self.run, self.state.seq + 1, channel.id, channel.cseq + 1,
+            max(self._clock(), self.state.last_ts), content, token,
+        )  # fmt: skip
+        self.state.apply_token(channel, record, content)
         self._staged.append(record)
         return record
 

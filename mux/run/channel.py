@@ -135,15 +135,8 @@ class ChannelState:
     def apply(self, event: Event) -> None:
         """Check one event of this channel against the table, then fold it in. Raises `IllegalEvent`."""
         body = event.body
-        kind = type(body)
-        if kind is Token and not event.path and (self.at == "idle" or self.at == "turn"):
-            self.cseq = cseq = event.cseq  # the hot path: nothing else to check, two appends
-            self.text.parts.append(body.content)  # type: ignore[attr-defined]
-            self.text.cseqs.append(cseq)
-            self.own_text.parts.append(body.content)  # type: ignore[attr-defined]
-            self.own_text.cseqs.append(cseq)
-            if self.first_delta is None:
-                self._delta(event)
+        if type(body) is Token and not event.path and self.takes_tokens:
+            self.add_token(event.cseq, body.content)
             return
         at = self._next_state(body, event.path)
         if isinstance(
@@ -159,6 +152,20 @@ class ChannelState:
         else:
             self.at = at
         self.cseq = event.cseq
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether a token of its own agent is legal now and changes nothing but the text (the hot path)."""
+        at = self.at
+        return (at == "turn" or at == "idle") and (self.first_delta is not None or self.requested_ts is None)
+
+    def add_token(self, cseq: int, content: str) -> None:
+        """Fold in a token, while it ``takes_tokens``."""
+        self.cseq = cseq
+        self.text.parts.append(content)
+        self.text.cseqs.append(cseq)
+        self.own_text.parts.append(content)
+        self.own_text.cseqs.append(cseq)
 
     def _next_state(self, body: Body, path: tuple[str, ...]) -> ChannelAt:
         at = self.at
@@ -292,8 +299,9 @@ class ChannelState:
             else self.refusal
         )
         fold.add(body.content, event.cseq)
-        if fold is self.reasoning and not event.path:
-            self.own_reasoning.add(body.content, event.cseq)
+        if not event.path and fold is not self.refusal:
+            own = self.own_text if fold is self.text else self.own_reasoning
+            own.add(body.content, event.cseq)
         self._delta(event)
 
     def _folds(self) -> tuple[TextFold, ...]:

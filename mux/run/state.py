@@ -9,6 +9,7 @@ from mux.events import (
     ChannelAdded,
     DoneStatus,
     Event,
+    Record,
     RunFinished,
     RunStarted,
     RunStatus,
@@ -82,6 +83,12 @@ class RunState:
                 self._call_ids.add(body.call_id)
         self.seq = event.seq
         self.last_ts = event.ts
+
+    def apply_token(self, channel: ChannelState, record: Record, content: str) -> None:
+        """`apply` for a token that was minted from this very state, while the channel ``takes_tokens``."""
+        channel.add_token(record.cseq, content)
+        self.seq = record.seq
+        self.last_ts = record.ts
 
     def _check_channel_event(self, event: Event) -> None:
         if event.run != self.run:
