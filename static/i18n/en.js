@@ -36,7 +36,7 @@ export default {
   "composer.empty": "Write what the agents should do.", "composer.target": "To which lanes", "composer.toAll": "All lanes", "composer.toFocused": "The focused lane",
   "composer.lanes": "Lanes of the next run", "composer.addLane": "Add a lane", "composer.addLive": "The lane joins the run that goes on now.", "composer.mode": "How they run",
   "composer.tools": { one: "{n} tool", other: "{n} tools" }, "composer.modified": "Differs from the agent's own settings or the shared prompt",
-  "composer.repeat": "Repeat {agent} once more", "composer.duplicate": "Duplicate {agent}", "composer.remove": "Remove {agent}", "composer.estimate": "~{n} tokens in",
+  "composer.repeat": "×{n} – repeat {agent} once more", "composer.duplicate": "Duplicate {agent}", "composer.remove": "Remove {agent}", "composer.estimate": "~{n} tokens in",
   "mode.parallel": "parallel", "mode.sequential": "one after another", "mode.limited": "at most…", "mode.limit": "How many at once",
   "mode.steer": "now", "mode.queue": "after this turn", "mode.interrupt": "interrupt",
 

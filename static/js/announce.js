@@ -44,6 +44,13 @@ export function announceLane(lane, event) {
   }
 }
 
+/** What waits for a person already when the page comes to it. @param {import("./store.js").Lane} lane */
+export function announceWaiting(lane) {
+  const [id] = lane.approvals;
+  const tool = lane.transcripts.tools.get(id)?.tool;
+  if (tool) assertive(t("announce.approval", { lane: lane.id, tool: tool.name }));
+}
+
 /** @param {import("./store.js").Run} run */
 export function announceRun(run) {
   polite(t("announce.run", { status: t(`status.${run.status}`) }));

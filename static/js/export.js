@@ -59,12 +59,8 @@ export async function exportHtml(run) {
   const grid = el("div", "export-lanes");
   [...run.lanes.values()].forEach((lane, i) => grid.append(laneHtml(lane, i)));
   main.append(grid);
-  document.body.append(main); // code is coloured only where it is in the page
-  main.hidden = true;
   const { highlight } = await import("./markdown/code.js");
-  await Promise.all([...main.querySelectorAll(".md-code")].map((node) => highlight(node).catch(() => undefined)));
-  main.remove();
-  main.hidden = false;
+  await Promise.all([...main.querySelectorAll(".md-code")].map((node) => highlight(node)));
   for (const node of main.querySelectorAll("[data-action]")) node.remove();
   const theme = document.documentElement.dataset.theme;
   return `<!doctype html>\n<html lang="en"${theme ? ` data-theme="${theme}"` : ""}><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:"><title>${escape(run.title || run.id)}</title><style>${css.join("\n").replaceAll("</", "<\\/")}</style></head><body class="export-body">${main.outerHTML}</body></html>\n`;

@@ -42,7 +42,7 @@ function follow(key) {
 /** F6 goes from region to region, Shift+F6 back. @param {number} step */
 function region(step) {
   const all = /** @type {HTMLElement[]} */ ([...document.querySelectorAll("[data-region]")]).filter((node) => node.offsetParent !== null);
-  const at = all.findIndex((node) => node.contains(document.activeElement));
+  const at = all.findLastIndex((node) => node.contains(document.activeElement));
   const next = all[(at + step + all.length) % all.length];
   const inner = next?.matches(".composer") ? next.querySelector("textarea") : next;
   if (inner instanceof HTMLElement) inner.focus();

@@ -204,7 +204,7 @@ def merge_window(events: list[Json]) -> list[Json]:
             open_[channel] = event
         else:
             open_.pop(channel, None)
-    return out
+    return sorted(out, key=lambda e: int(e["seq"]))
 
 
 def same_run_of_deltas(last: Json, event: Json, key: str | None) -> bool:
@@ -560,8 +560,8 @@ class FakeServer:
             async for frame in self._frames(runs, at):
                 await response.write(frame)
         except asyncio.CancelledError:
-            assert request.transport is not None
-            request.transport.abort()
+            if request.transport is not None:
+                request.transport.abort()
             raise
         except ConnectionResetError:
             pass

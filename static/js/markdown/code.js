@@ -30,19 +30,26 @@ async function grammar(language) {
   return lowlight;
 }
 
-/** Colour the code inside `block` (a rendered figure), once. @param {Element} block @returns {Promise<void>} */
-export async function highlight(block) {
+/** Blocks that are being coloured or are done. @type {WeakMap<Element, Promise<void>>} */
+const started = new WeakMap();
+
+/** Colour the code inside `block` (a rendered figure), once; resolves when that is done. @param {Element} block @returns {Promise<void>} */
+export function highlight(block) {
+  let work = started.get(block);
+  if (!work) started.set(block, (work = colour(block)));
+  return work;
+}
+
+/** @param {Element} block */
+async function colour(block) {
   const code = /** @type {HTMLElement|null} */ (block.querySelector("pre > code"));
   const name = code?.dataset.lang?.toLowerCase() ?? "";
   const language = ALIASES[name] ?? name;
   const text = code?.textContent ?? "";
-  if (!code || !LANGUAGES.has(language) || text.length > MAX_CODE || code.dataset.done) return;
-  code.dataset.done = "1";
-  const lowlight = await grammar(language).catch(() => null);
-  if (!lowlight) return void delete code.dataset.done; // it could not be loaded: the code stays plain
+  if (!code || !LANGUAGES.has(language) || text.length > MAX_CODE) return;
+  const lowlight = await grammar(language);
   await idle();
-  if (code.isConnected) code.replaceChildren(...lowlight.highlight(language, text).children.map(toNode));
-  else delete code.dataset.done;
+  code.replaceChildren(...lowlight.highlight(language, text).children.map(toNode));
 }
 
 /** @param {any} tree @returns {Node} */

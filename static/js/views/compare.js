@@ -1,7 +1,7 @@
 /** Two lanes side by side, also while they run: word diff, numbers, tools, landmarks. */
 import { useEffect, useRef, useState } from "preact/hooks";
 import { html } from "../html.js";
-import { attempts } from "../state.js";
+import { attempts, structure } from "../state.js";
 import { shownEntries } from "../actions.js";
 import { currentLane } from "../conversation.js";
 import { metrics, money, seconds } from "../lanestate.js";
@@ -26,28 +26,30 @@ function options() {
 
 /** @param {{left?: string}} props */
 export function Compare({ left }) {
+  structure.value;
   const list = options();
   const currents = shownEntries().map((e) => currentLane(e, attempts.value));
   const first = left ? currents.find((l) => l.id === left || l.id.startsWith(`${left}~`)) ?? currents[0] : currents[0];
   const second = currents.find((l) => l !== first) ?? list.find((o) => o.lane !== first)?.lane ?? first;
-  const [a, setA] = useState(first ? `${first.run}/${first.id}` : "");
-  const [b, setB] = useState(second ? `${second.run}/${second.id}` : "");
+  // Empty = the default, which may come only with the runs' events.
+  const [a, setA] = useState("");
+  const [b, setB] = useState("");
   const [mode, setMode] = useState("words");
   const [, redraw] = useState(0);
-  const laneA = list.find((o) => o.id === a)?.lane;
-  const laneB = list.find((o) => o.id === b)?.lane;
+  const laneA = list.find((o) => o.id === a)?.lane ?? first;
+  const laneB = list.find((o) => o.id === b)?.lane ?? second;
   const seen = useRef("");
   useEffect(() => onTick(() => {
     const mark = `${laneA?.cseq}/${laneB?.cseq}`;
     if (mark === seen.current) return;
     seen.current = mark;
     redraw((n) => n + 1);
-  }), [a, b]);
+  }), [laneA, laneB]);
   if (!laneA || !laneB) return html`<p class="muted pad">${t("compare.none")}</p>`;
   const select = (/** @type {string} */ value, /** @type {(v: string) => void} */ set, /** @type {string} */ label) => html`
     <select class="field" aria-label=${label} value=${value} onChange=${(/** @type {any} */ e) => set(e.target.value)}>${list.map((o) => html`<option key=${o.id} value=${o.id}>${o.label}</option>`)}</select>`;
   return html`
-    <div class="row compare-bar">${select(a, setA, t("compare.left"))}<span class="muted">↔</span>${select(b, setB, t("compare.right"))}<span class="grow"></span>
+    <div class="row compare-bar">${select(`${laneA.run}/${laneA.id}`, setA, t("compare.left"))}<span class="muted">↔</span>${select(`${laneB.run}/${laneB.id}`, setB, t("compare.right"))}<span class="grow"></span>
       ${["words", "side", "tools"].map((m) => html`<button key=${m} class=${`btn${mode === m ? " is-on" : ""}`} aria-pressed=${mode === m} onClick=${() => setMode(m)}>${t(`compare.${m}`)}</button>`)}</div>
     <${Deltas} a=${laneA} b=${laneB} />
     ${mode === "words" ? html`<${Words} a=${laneA} b=${laneB} />` : mode === "side" ? html`<${Sides} a=${laneA} b=${laneB} />` : html`<${Tools} a=${laneA} b=${laneB} />`}

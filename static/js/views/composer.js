@@ -182,7 +182,7 @@ function Chip({ lane, index, onCopy, onRemove, full }) {
       ${tools ? html`<span class="chip-tools">${t("composer.tools", { n: tools })}</span>` : null}
       ${changed ? html`<span class="modified" title=${t("composer.modified")}><span class="sr">${t("composer.modified")}</span></span>` : null}
     </button>
-    <button type="button" class="chip-tool num" aria-label=${t("composer.repeat", { agent: lane.agent })} title=${t("composer.repeat", { agent: lane.agent })} disabled=${full}
+    <button type="button" class="chip-tool num" aria-label=${t("composer.repeat", { agent: lane.agent, n: lane.repeats })} title=${t("composer.repeat", { agent: lane.agent, n: lane.repeats })} disabled=${full}
       onClick=${() => set(lane.repeats + 1)} onContextMenu=${(/** @type {Event} */ e) => { e.preventDefault(); set(lane.repeats - 1); }}>×${lane.repeats}</button>
     <button type="button" class="chip-tool" aria-label=${t("composer.duplicate", { agent: lane.agent })} title=${t("composer.duplicate", { agent: lane.agent })} disabled=${full} onClick=${onCopy}><${Icon} name="copy" /></button>
     <button type="button" class="chip-tool" aria-label=${t("composer.remove", { agent: lane.agent })} title=${t("composer.remove", { agent: lane.agent })} onClick=${onRemove}>×</button>
