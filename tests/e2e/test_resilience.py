@@ -66,6 +66,10 @@ FOLDED = """async () => {
     const run = runs.get(shown.value.at(-1));
     return Object.fromEntries([...run.lanes.values()].map((lane) => [lane.id, lane.transcripts.answer()]));
 }"""
+DIRTY = """async () => {
+    const { scheduler } = await import(new URL("js/state.js", document.baseURI).href);
+    return scheduler.dirty.size;
+}"""
 DRAWN = """() => Object.fromEntries([...document.querySelectorAll(".pane")].map((pane) => [
     pane.dataset.channel, [...pane.querySelectorAll(".item.text .md")].map((node) => node.textContent)]))"""
 STATES = ".state-chip"
@@ -182,10 +186,8 @@ async def settled(page: Page) -> None:
         "data-run-status", "running", timeout=60_000
     )
     await expect(page.locator(".pane-scroll[aria-busy=true]")).to_have_count(0)
-    await page.wait_for_function("""async () => {
-        const { scheduler } = await import(new URL("js/state.js", document.baseURI).href);
-        return !scheduler.dirty.size;
-    }""")
+    while await page.evaluate(DIRTY):  # noqa: ASYNC110 - the page has no event for it
+        await asyncio.sleep(0.02)
 
 
 async def same_as_uninterrupted(play: Field, page: Page, other: Page | None) -> None:
