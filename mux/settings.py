@@ -51,6 +51,7 @@ class Provider(_Section):
         max_retries: how often a step is tried again while nothing of it was shown.
         context_tokens: the context limit of its models, where it is known.
         models: names to offer where the endpoint has no ``/models``.
+        think_tags: its models write ``<think>…</think>`` before their answer: shown as reasoning.
     """
 
     base_url: str
@@ -63,6 +64,7 @@ class Provider(_Section):
     max_concurrent: int | None = Field(default=None, ge=1)
     context_tokens: int | None = Field(default=None, ge=256)
     models: tuple[str, ...] = ()
+    think_tags: bool = False
     params: dict[str, Any] = {}
 
 
@@ -147,7 +149,14 @@ class GuardrailRule(_Section):
 
 
 class McpServer(_Section):
-    """``[mcp.NAME]``: a tool server, by command (stdio) or URL (streamable HTTP)."""
+    """``[mcp.NAME]``: a tool server, by command (stdio) or URL (streamable HTTP).
+
+    Attributes:
+        env, env_from: the command's environment, by value and by the name of a variable of ours. Of our own
+            environment it gets nothing else but PATH: no HOME, no USER, no keys.
+        headers_env: HTTP header → name of the variable that holds its value.
+        tools: those to offer; empty = all.
+    """
 
     command: tuple[str, ...] = ()
     url: str | None = None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from mux.agent import AgentContext, Budget, Draft
 from mux.errors import AgentError, ConfigError
+from mux.events import Custom
 from mux.llm.loop import Loop
-from mux.llm.setup import LlmRuntime, Setup
-from mux.settings import GuardrailRule, Price, Provider
+from mux.llm.setup import LlmRuntime, McpTools, Setup
+from mux.settings import GuardrailRule, McpServer, Price, Provider
 from mux.tools.base import Tool
 
 __all__ = ["LlmAgent", "LlmRuntime"]
@@ -28,6 +30,7 @@ class LlmAgent:
         tools: tools, or names of built-in, MCP and roster tools.
         params: temperature, max_tokens, … as the provider takes them.
         guardrails: names of configured rules, or rules by name, that hold besides the global ones.
+        mcp: tool servers by name, as in ``[mcp.NAME]``; their tools are this agent's alone.
         budget: the agent's own limits.
         max_steps: model calls at most; ``None`` = ``limits.max_steps``.
         retry_after_reset: do a step again (once) when it broke off after something of it was shown.
@@ -42,12 +45,17 @@ class LlmAgent:
     tools: Sequence[Tool | str] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     guardrails: Sequence[str] | Mapping[str, GuardrailRule] = ()
+    mcp: Mapping[str, McpServer] = field(default_factory=dict)
     budget: Budget | None = None
     max_steps: int | None = None
     retry_after_reset: bool = False
     examples: Sequence[str] = ()
     source: str = ""
     runtime: LlmRuntime | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        servers = {name: McpServer.model_validate(server) for name, server in self.mcp.items()}
+        object.__setattr__(self, "mcp", servers)  # plain mappings too, as they stand in a file
 
     @property
     def resumable(self) -> Literal["resume"]:
@@ -70,7 +78,22 @@ class LlmAgent:
             ConfigError: ``model_unknown``: the request names a model that does not exist.
             AgentError: ``agent_unbound``: the agent was not loaded by a roster.
         """
+        if self.mcp and self.runtime is not None and self.runtime.mcp_tools is not None:
+            return self._with_servers(ctx, self.runtime.mcp_tools)
         return Loop(ctx, self.setup(ctx)).run()
+
+    async def _with_servers(self, ctx: AgentContext, connect: McpTools) -> AsyncIterator[Draft]:
+        """The same, when the agent's own tool servers are connected (or known not to be)."""
+        tools, problems = await connect(self.mcp)
+        for problem in problems:
+            ctx.log.warning("mcp server of an agent is away", agent=self.name, problem=problem)
+            yield Custom(name="progress", value={"message": problem})
+        setup = self.setup(ctx)
+        own = {t.name: t for t in tools if t.name not in setup.tools}
+        loop = Loop(ctx, replace(setup, tools={**setup.tools, **own}))
+        async with aclosing(cast("AsyncGenerator[Draft, None]", loop.run())) as drafts:
+            async for draft in drafts:
+                yield draft
 
     def setup(self, ctx: AgentContext) -> Setup:
         """Everything that one channel needs, with the request's overrides applied."""

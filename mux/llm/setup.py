@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from mux.events import Usage
 from mux.llm.calls import RunTool
 from mux.llm.model import Model
-from mux.settings import Price, Provider, Settings
+from mux.settings import McpServer, Price, Provider, Settings
 from mux.tools.base import Tool
 from mux.tools.runtime import run_tool
 
-__all__ = ["LlmRuntime", "ProvidersLike", "Setup", "ToolboxLike"]
+__all__ = ["LlmRuntime", "McpTools", "ProvidersLike", "Setup", "ToolboxLike"]
+
+
+# Servers by name → their tools, and a sentence for each server that can't be used now.
+McpTools: TypeAlias = Callable[[Mapping[str, McpServer]], Awaitable[tuple[Sequence[Tool], Sequence[str]]]]
 
 
 class ProvidersLike(Protocol):
@@ -48,6 +52,7 @@ class LlmRuntime:
         toolbox: the tools that exist now; asked at the start of each channel, since MCP servers come and go.
         settings: the default model and the limits.
         run_tool: runs one validated call.
+        mcp_tools: connects an agent's own tool servers; see `McpTools`.
         sleep, roll: waiting and jitter of retries, replaced in tests.
     """
 
@@ -55,6 +60,7 @@ class LlmRuntime:
     toolbox: Callable[[], ToolboxLike]
     settings: Settings
     run_tool: RunTool = run_tool
+    mcp_tools: McpTools | None = None
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
     roll: Callable[[], float] = random.random
 

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from mux.agent import Budget
 from mux.errors import ConfigError
 from mux.llm.agent import LlmAgent
-from mux.settings import GuardrailRule
+from mux.settings import GuardrailRule, McpServer
 
 __all__ = ["NAME", "read_markdown"]
 
@@ -28,12 +28,13 @@ _LINE = re.compile(r"([A-Za-z_][\w-]*):(?:[ \t]+(.*))?")
 _PARAMS = ("temperature", "top_p", "max_tokens", "seed", "stop", "reasoning_effort")
 _KNOWN = {
     "name", "description", "model", "tools", "params", "guardrails", "budget", "max_steps",
-    "retry_after_reset", "examples", *_PARAMS,
+    "retry_after_reset", "examples", "mcp", *_PARAMS,
 }  # fmt: skip
 _DEFAULT_MODEL = {"inherit", "default", ""}
 _guardrails: TypeAdapter[tuple[str, ...] | dict[str, GuardrailRule]] = TypeAdapter(
     tuple[str, ...] | dict[str, GuardrailRule]
 )
+_servers = TypeAdapter(dict[str, McpServer])
 
 
 def read_markdown(path: Path) -> tuple[LlmAgent, list[str]]:
@@ -114,6 +115,7 @@ def _agent(front: dict[str, Any], body: str, path: Path) -> LlmAgent:
             tools=_names(front.get("tools")),
             params={**{k: front[k] for k in _PARAMS if k in front}, **params},
             guardrails=_guardrails.validate_python(front.get("guardrails") or ()),
+            mcp=_servers.validate_python(front.get("mcp") or {}),
             budget=_budget(front.get("budget")),
             max_steps=int(front["max_steps"]) if front.get("max_steps") else None,
             retry_after_reset=bool(front.get("retry_after_reset", False)),

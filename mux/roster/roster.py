@@ -13,11 +13,13 @@ import structlog
 
 from mux.agent import Agent
 from mux.errors import ConfigError, NotFound
+from mux.guardrails import Rules
 from mux.llm.agent import LlmAgent
 from mux.llm.setup import LlmRuntime
 from mux.roster.markdown import read_markdown
 from mux.roster.python import forget, read_python
 from mux.tools.base import Tool
+from mux.tools.mcp_agents import mcp_problem
 
 __all__ = ["Problem", "Roster"]
 
@@ -188,6 +190,7 @@ class Roster:
             return  # an earlier folder replaces an agent of a later one: that is how one overrides
         if isinstance(agent, LlmAgent):
             agent = self._bound(agent, path, state)
+        state.warnings.extend(f"{path}: {w}" for w in self._guard_warnings(agent))
         state.agents[agent.name] = agent
         state.sources[agent.name] = path
 
@@ -200,7 +203,7 @@ class Roster:
                 if tool in state.tools:
                     tools.append(state.tools[tool])
                     continue
-                if not self._may_come(tool):
+                if not self._may_come(tool) and not any(tool.startswith(f"{s}_") for s in agent.mcp):
                     state.warnings.append(f"{path}: unknown tool {tool!r}; the agent runs without it")
             tools.append(tool)
         if agent.model is not None:
@@ -210,8 +213,26 @@ class Roster:
                 state.warnings.append(
                     f"{path}: unknown model {agent.model!r}; the agent runs on the default model"
                 )
+        for server, config in agent.mcp.items():
+            if problem := mcp_problem(config):
+                state.warnings.append(f"{path}: MCP server {server!r}: {problem}; the agent runs without it")
         bound = LlmAgent(**{**_fields(agent), "tools": tuple(tools), "source": agent.source or str(path)})
         return bound.bind(self._runtime)
+
+    def _guard_warnings(self, agent: Agent) -> list[str]:
+        """What is to be said of the agent's own guardrails. One that can't be used fails its channels: who
+        asks for a guardrail must not run without it."""
+        own = getattr(agent, "guardrails", None)
+        if not own:
+            return []
+        settings = self._runtime.settings
+        base = settings.config_path.parent if settings.config_path else None
+        try:
+            rules = Rules.compile(settings.guardrails, base=base)
+            known = len(rules.warnings)
+            return rules.with_agent(own).warnings[known:]
+        except ConfigError as e:
+            return [f"{e.message} The agent's channels fail until this is mended."]
 
     def _may_come(self, tool: str) -> bool:
         """Whether a tool belongs to a configured MCP server, which may not be connected yet."""
@@ -237,6 +258,8 @@ class Roster:
             "tools": [t for t in tools if not isinstance(agent, LlmAgent) or t in known or _own(agent, t)],
             "source": "built-in" if path.parent == self._builtin else str(path),
         }
+        if isinstance(agent, LlmAgent) and agent.mcp:
+            described["mcp"] = sorted(agent.mcp)
         budget = getattr(agent, "budget", None)
         if budget is not None:
             described["budget"] = budget.model_dump(exclude_none=True)

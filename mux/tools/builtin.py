@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mux.net import Net
-from mux.settings import Settings
+from mux.settings import McpServer, Settings
 from mux.tools.base import Tool
 from mux.tools.calculator import calculator
 from mux.tools.delegate import delegate_tools
@@ -13,6 +14,7 @@ from mux.tools.documents import document_tools
 from mux.tools.fetch import fetch_tool
 from mux.tools.index import DocumentIndex
 from mux.tools.mcp import McpManager
+from mux.tools.mcp_agents import AgentServers
 from mux.tools.roots import Roots
 from mux.tools.runtime import Toolbox
 from mux.tools.sandbox import Sandbox, sandbox_tool
@@ -46,7 +48,11 @@ class ToolResources:
             sandbox_tool(self._sandbox),
             *delegate_tools(),
         ]
-        self._mcp = McpManager(settings.mcp, reserved=[t.name for t in self._builtin])
+        self._mcp = McpManager(settings.mcp, reserved=self._names())
+        self._own_mcp = AgentServers(self._names())
+
+    def _names(self) -> list[str]:
+        return [t.name for t in self._builtin]
 
     def toolbox(self) -> Toolbox:
         """All tools there are now: built-in ones, and those of the MCP servers that are connected."""
@@ -56,8 +62,17 @@ class ToolResources:
         """Begin to connect the MCP servers, in the background."""
         await self._mcp.start()
 
+    async def mcp_tools(self, servers: Mapping[str, McpServer]) -> tuple[list[Tool], list[str]]:
+        """The tools of an agent's own MCP servers, which are started when they are first asked for.
+
+        Returns:
+            The tools, and a sentence for each server that can't be used now.
+        """
+        return await self._own_mcp.tools(servers)
+
     async def aclose(self) -> None:
         """Free threads, processes and connections."""
+        await self._own_mcp.aclose()
         await self._mcp.aclose()
         await self._sandbox.aclose()
         await self._index.aclose()

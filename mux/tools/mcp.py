@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from mux.settings import McpServer
 from mux.telemetry import get_logger, register_secret
 from mux.tools.base import Tool, ToolContext, ToolOutput, ToolProblem
-from mux.tools.mcp_link import Unconfigured, watched
+from mux.tools.mcp_link import Unconfigured, alone, watched
 from mux.tools.mcp_link import why as reason_of
 from mux.tools.mcp_values import mcp_tool_names, to_output
 from mux.tools.schema import schema_validator
@@ -85,6 +85,14 @@ class McpManager:
             return False
         return True
 
+    async def tried(self, timeout_s: float) -> None:
+        """Wait until every server was reached or has failed once, or the time is over."""
+        waits = [asyncio.ensure_future(server.tried.wait()) for server in self._servers.values()]
+        await asyncio.wait(waits, timeout=timeout_s)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
     def tools(self) -> list[Tool]:
         """The tools of all servers that were reached so far, under ``<server>_<tool>``."""
         tools: list[Tool] = []
@@ -123,6 +131,7 @@ class _Server:
         self.state: McpState = "connecting"
         self.reason = ""
         self.listed = asyncio.Event()  # the tools are known
+        self.tried = asyncio.Event()  # they are, or the first attempt has failed
         self._changed = changed
         self._backoff_s = backoff_s
         self._patience_s = patience_s
@@ -184,6 +193,7 @@ class _Server:
 
     def _set(self, state: McpState, reason: str = "") -> None:
         self.state, self.reason = state, reason
+        self.tried.set()
         if state == "ready":
             self._up.set()
         else:
@@ -268,11 +278,10 @@ class _Server:
         from mcp.client.stdio import StdioServerParameters, stdio_client
 
         env = dict(config.env) | {name: self._secret(name) for name in config.env_from}
+        command = await asyncio.to_thread(alone, config.command, env)
         errors = await stack.enter_async_context(self._stderr())
         return stdio_client(
-            StdioServerParameters(
-                command=config.command[0], args=list(config.command[1:]), env=env, cwd=config.cwd
-            ),
+            StdioServerParameters(command=command[0], args=command[1:], env=env, cwd=config.cwd),
             errlog=errors,
         )
 

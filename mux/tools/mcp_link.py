@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mcp.client._transport import Transport, TransportStreams
 
-__all__ = ["Unconfigured", "watched", "why"]
+__all__ = ["Unconfigured", "alone", "watched", "why"]
 
 
 class Unconfigured(Exception):
@@ -27,6 +29,23 @@ def why(error: BaseException) -> str:
     if isinstance(error, Unconfigured):
         return str(error)
     return f"it could not be reached ({type(error).__name__})"
+
+
+def alone(command: Sequence[str], env: Mapping[str, str]) -> list[str]:
+    """The command, started without what the SDK would let it inherit of our environment but PATH.
+
+    HOME and USER say who runs this server and where their secrets are. A server that needs them is given
+    them by ``env_from = ["HOME"]``. Only names stand on the command line, never values. Looks at the disk.
+    """
+    from mcp.client.stdio import DEFAULT_INHERITED_ENV_VARS
+
+    env_program = shutil.which("env") if os.name == "posix" else None
+    if env_program is None or "=" in command[0]:  # Windows can't run programs without its own variables
+        return list(command)
+    drop = [name for name in DEFAULT_INHERITED_ENV_VARS if name != "PATH" and name not in env]
+    if os.sep not in command[0] and shutil.which(command[0], path=env.get("PATH")) is None:
+        return list(command)  # so that the error names this program, and not `env`
+    return [env_program, *(part for name in drop for part in ("-u", name)), *command]
 
 
 class _WatchedRead:

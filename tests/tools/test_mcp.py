@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -17,13 +18,15 @@ from mux.settings import McpServer, Settings
 from mux.tools import ToolResources
 from mux.tools.base import Tool
 from mux.tools.mcp import McpManager
+from mux.tools.mcp_agents import mcp_problem
 from mux.tools.mcp_values import mcp_tool_names
-from tests.support import mcp_server
+from tests.support import mcp_server, npm_package
 from tests.support.tools import collect, until
 
 # Spawning a child stats and opens files; the SDK does it on the loop, once for each connection.
 pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.allow_blocking, pytest.mark.timeout(60)]
 
+EVERYTHING = "@modelcontextprotocol/server-everything@2026.8.31"
 SCRIPT = str(Path(mcp_server.__file__))
 
 
@@ -124,9 +127,17 @@ async def test_a_server_is_given_only_the_environment_that_is_configured(
     given = set(result.data["result"])
     assert {"PLAIN", "MUX_TEST_SHARED", "PATH"} <= given
     assert "MUX_TEST_SECRET" not in given
-    assert given <= {
-        "PLAIN", "MUX_TEST_SHARED", "HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LC_CTYPE",
-    }  # fmt: skip
+    assert given <= {"PLAIN", "MUX_TEST_SHARED", "PATH", "LC_CTYPE"}  # LC_CTYPE: Python sets it for itself
+
+
+async def test_a_server_that_needs_home_is_given_it_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    async with connected(s=stdio(tmp_path / "n", env_from=("HOME",))) as manager:
+        _, result = await collect(named(manager, "s_environment"))
+    assert "HOME" in result.data["result"]
+    assert "USER" not in result.data["result"]
 
 
 async def test_only_the_configured_tools_are_offered(tmp_path: Path) -> None:
@@ -240,6 +251,57 @@ async def test_a_published_server_works() -> None:
         assert "+09:00" in result.output
         _, result = await collect(named(manager, "time_get_current_time"), timezone="Nowhere/None")
         assert result.is_error
+
+
+@pytest.mark.timeout(120)
+async def test_a_published_server_from_npm_works() -> None:
+    """The protocol's own test server: Node, another SDK, progress notifications, content of several kinds."""
+    script = await asyncio.to_thread(npm_package.installed, EVERYTHING, "dist/index.js")
+    server = McpServer(command=("node", str(script), "stdio"), timeout_s=30)
+    async with connected(every=server) as manager:
+        _, result = await collect(named(manager, "every_echo"), message="from mux")
+        assert (result.output, result.is_error) == ("Echo: from mux", False)
+        _, result = await collect(named(manager, "every_get-sum"), a=2, b=40)
+        assert "42" in result.output
+        progress, result = await collect(
+            named(manager, "every_trigger-long-running-operation"), duration=0.4, steps=4
+        )
+        assert not result.is_error
+        assert [p.fraction for p in progress if p.fraction][-1:] == [1.0]
+        _, result = await collect(named(manager, "every_get-tiny-image"))
+        assert "image/png" in result.output
+        _, result = await collect(named(manager, "every_get-structured-content"), location="New York")
+        assert result.data["temperature"]
+        _, result = await collect(named(manager, "every_get-env"))
+        assert set(json.loads(result.output)) <= {"PATH"}
+
+
+async def test_an_agents_own_servers_start_when_it_first_runs_and_stop_with_the_service(
+    tmp_path: Path,
+) -> None:
+    resources = ToolResources(Settings())
+    servers = {"s": stdio(tmp_path / "n", tools=("add",))}
+    tools, problems = await resources.mcp_tools(servers)
+    assert ([t.name for t in tools], problems) == (["s_add"], [])
+    again, _ = await resources.mcp_tools(dict(servers))
+    assert again[0] is tools[0]  # the same server
+    assert "s_add" not in resources.toolbox().tools
+    broken = {"gone": McpServer(command=("no-such-program-at-all",))}
+    assert await resources.mcp_tools(broken) == (
+        [], ["The tool server 'gone' can't be used now: there is no program 'no-such-program-at-all'."]
+    )  # fmt: skip
+    await resources.aclose()
+    assert await resources.mcp_tools(servers) == ([], ["The server is shutting down."])
+
+
+def test_what_is_wrong_with_a_server_is_known_before_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MUX_TEST_UNSET", raising=False)
+    assert mcp_problem(McpServer()) == "it needs exactly one of command and url"
+    assert mcp_problem(McpServer(command=("x",), url="http://x")) == "it needs exactly one of command and url"
+    unset = McpServer(url="http://x", headers_env={"A": "MUX_TEST_UNSET"})
+    assert mcp_problem(unset) == "the environment variable MUX_TEST_UNSET is not set"
+    assert mcp_problem(McpServer(command=("no-such",))) == "there is no program 'no-such'"
+    assert mcp_problem(McpServer(command=(sys.executable,))) is None
 
 
 async def test_a_tool_whose_name_is_taken_is_left_out_with_a_warning(tmp_path: Path) -> None:
