@@ -40,10 +40,10 @@ structure: $(VENV)/.test  ## data flows one way (import-linter)
 js-test: $(VENV)/.test system-deps  ## the dashboard's unit tests and types
 	$(BIN)/python -m pytest tests/e2e/test_javascript.py
 
-bench: $(VENV)/.test  ## the whole benchmark suite, each figure beside a peer or a floor
+bench: $(VENV)/.test .venv-bench/.made  ## the whole benchmark suite, each figure beside a peer or a floor
 	$(BIN)/python -m tests.bench $(ARGS)
 
-bench-quick: $(VENV)/.test  ## the same in two minutes
+bench-quick: $(VENV)/.test .venv-bench/.made  ## the same in two minutes
 	$(BIN)/python -m tests.bench --quick $(ARGS)
 
 bench-compare: $(VENV)/.test  ## the difference of two results: make bench-compare A=old.json B=new.json
@@ -59,7 +59,7 @@ vendor:  ## fetch the dashboard's libraries anew into static/vendor, at their pi
 	$(PYTHON) static/vendor/update.py
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 
 system-deps:
 	@tests/system-deps
@@ -72,6 +72,12 @@ $(VENV)/.run: pyproject.toml tests/requirements.txt
 	    || { echo "Python's venv is missing; on Debian: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
 	@echo "installing into $(VENV) …"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e . -c tests/requirements.txt
+	@touch $@
+
+# Other frameworks, to measure against: never in the environment that is measured.
+.venv-bench/.made: tests/bench/requirements.txt
+	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install -q --disable-pip-version-check -r tests/bench/requirements.txt
 	@touch $@
 
 # What the tests need on top of it.

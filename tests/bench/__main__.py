@@ -10,7 +10,10 @@ from pathlib import Path
 
 from tests.bench.harness import Report, machine
 
-TABLES = ("merge", "encode")
+TABLES = (
+    "merge", "encode", "wire", "pipeline", "latency", "fanout", "replay", "memory", "startup", "appends",
+    "guardrails", "upstream", "curves",
+)  # fmt: skip
 
 
 async def measure(tables: list[str], *, quick: bool) -> Report:

@@ -52,6 +52,12 @@ class Report:
 
     figures: list[Figure] = field(default_factory=list)
     targets: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Keep and print a sentence."""
+        self.notes.append(text.strip())
+        print(text, flush=True)
 
     def add(self, *figures: Figure) -> None:
         """Keep and print figures as they come."""
@@ -79,7 +85,12 @@ class Report:
     def save(self, path: Path) -> None:
         """Write everything as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = {"machine": machine(), "figures": [asdict(f) for f in self.figures], "targets": self.targets}
+        data = {
+            "machine": machine(),
+            "figures": [asdict(f) for f in self.figures],
+            "targets": self.targets,
+            "notes": self.notes,
+        }
         path.write_text(json.dumps(data, indent=2, ensure_ascii=False))
 
 

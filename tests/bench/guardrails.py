@@ -1,0 +1,50 @@
+"""What output guardrails cost a delta: no rule, one pattern, all presets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from mux.agent import Draft, Outcome
+from mux.events import Token
+from mux.guardrails import Rules
+from mux.guardrails.presets import PRESETS
+from mux.settings import GuardrailRule
+from tests.bench.harness import Report, Side, interleaved
+
+__all__ = ["run"]
+
+WORDS = ("The ", "quick ", "brown ", "fox ", "jumps ", "over ", "12 ", "lazy ", "dogs. ")
+COUNT = 3000
+
+
+async def _drafts() -> AsyncIterator[Draft]:
+    for i in range(COUNT):
+        yield Token.of(WORDS[i % len(WORDS)])
+    yield Outcome()
+
+
+def _side(rules: dict[str, GuardrailRule]) -> Side:
+    compiled = Rules.compile(rules)
+
+    async def work() -> float:
+        guard = compiled.guard(run="r", channel="c", refusal="no")
+        size = 0
+        async for draft in guard.stream(_drafts()):
+            if isinstance(draft, Token):
+                size += len(draft.content)
+        assert size == sum(len(WORDS[i % len(WORDS)]) for i in range(COUNT))
+        return COUNT
+
+    return work
+
+
+async def run(report: Report, *, quick: bool) -> None:
+    """Clean prose, a word at a time."""
+    key = GuardrailRule(pattern="sk-[A-Za-z0-9]{20,}")
+    sides = {
+        "one pattern": _side({"no-keys": key}),
+        **{f"preset {name}": _side({name: GuardrailRule(preset=name)}) for name in PRESETS},
+        "all presets": _side({name: GuardrailRule(preset=name) for name in PRESETS}),
+        "no rule": _side({}),
+    }
+    report.add(*await interleaved("guardrails", sides, rounds=3 if quick else 5, against="no rule"))
