@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -11,6 +11,7 @@ from mux.agent import Host
 
 __all__ = ["Interrupted", "Interruption"]
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -21,8 +22,8 @@ class Interrupted(Exception):
 class Interruption:
     """Watches a host for an interruption while the body of ``async with`` runs.
 
-    The watcher cancels the task that waits in `next`, and only while it waits there: never while a generator
-    stands at a ``yield``. A cancellation that comes from elsewhere is passed on.
+    The watcher cancels the task that waits in `next` or `wait`, and only while it waits there: never while a
+    generator stands at a ``yield``. A cancellation that comes from elsewhere is passed on.
     """
 
     def __init__(self, host: Host) -> None:
@@ -55,13 +56,21 @@ class Interruption:
             Interrupted: a message arrived; the source is ended or stands at a yield, and is to be closed.
             StopAsyncIteration: the source is at its end.
         """
+        return await self.wait(anext, source)
+
+    async def wait(self, begin: Callable[[A], Awaitable[T]], argument: A) -> T:
+        """What ``begin(argument)`` gives when awaited, for example of a sleep.
+
+        Raises:
+            Interrupted: a message arrived; the wait was cancelled, or never begun.
+        """
         if self.happened or self._host.interrupted():
             self.happened = True
             raise Interrupted
         task = asyncio.current_task()
         self._waiting = task
         try:
-            return await anext(source)
+            return await begin(argument)
         except asyncio.CancelledError:
             if self._cancelled and task is not None and task.uncancel() == 0:
                 raise Interrupted from None

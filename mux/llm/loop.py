@@ -36,7 +36,7 @@ from mux.events import (
 )
 from mux.llm.calls import Call, CallRunner, parse_arguments
 from mux.llm.history import fit, schema_tokens
-from mux.llm.interrupt import Interruption
+from mux.llm.interrupt import Interrupted, Interruption
 from mux.llm.model import ModelRequest, ToolSchema, TurnEnd
 from mux.llm.setup import Setup
 from mux.llm.turn import Turn
@@ -256,7 +256,12 @@ class Loop:
                             reason=error.code,
                             delay_ms=round(delay * 1000),
                         )
-                        await self.setup.sleep(delay)
+                        try:
+                            await interruption.wait(self.setup.sleep, delay)
+                        except Interrupted:
+                            turn.interrupted = True
+                        if turn.interrupted or self.ctx.stopping:
+                            return
 
     def _opening(self) -> list[Body]:
         return [StepStarted(step=self.step, model=self.setup.spec), Phase(phase="thinking")]
@@ -278,7 +283,8 @@ class Loop:
         end = turn.end
         if end is None:
             return []
-        if not (end.calls or "".join(turn.text).strip() or turn.refusal or end.finish == "content_filter"):
+        said = "".join(turn.text).strip() or turn.refusal or any(end.choices)
+        if not (end.calls or said or end.finish == "content_filter"):
             why = (
                 "The model used up its output limit before it said anything: raise max_tokens."
                 if end.finish == "length"
@@ -287,10 +293,15 @@ class Loop:
             raise UpstreamError("upstream_empty", why, retryable=end.finish != "length")
         usage = self.setup.priced(end.usage)
         self.totals.add(end, usage)
+        choices = [
+            Custom(name="choice", value={"step": self.step, "index": index, "content": content})
+            for index, content in enumerate(end.choices, 1)
+        ]
         finished = StepFinished(
             step=self.step, finish_reason=end.finish, usage=usage, provider_items=end.provider_items
         )
-        return [finished] if usage is None else [finished, UsageReport(step=self.step, **usage.model_dump())]
+        reported = [] if usage is None else [UsageReport(step=self.step, **usage.model_dump())]
+        return [*choices, finished, *reported]
 
     def _request(self) -> tuple[ModelRequest, list[Body]]:
         reserve = schema_tokens(self._schemas) + self.setup.answer_tokens

@@ -23,6 +23,7 @@ from mux.llm.model import Delta, ModelRequest, TurnEnd
 from mux.llm.prices import library_cost, preload
 from mux.llm.prompt import chat_body, responses_body
 from mux.llm.responses import ResponsesParser
+from mux.llm.think import ThinkTags
 from mux.llm.watchdog import Watch
 from mux.llm.wire import TurnReader
 from mux.settings import Provider
@@ -134,6 +135,7 @@ class HttpModel:
 
     async def _turn(self, request: ModelRequest) -> AsyncGenerator[Delta, None]:
         reader = TurnReader(self._parser(request))
+        tags = ThinkTags() if self.provider.think_tags else None
         client = await self._opened()  # loading the SDK is no time of the provider's
         watch = Watch(self.provider.timeouts, self._clock)
         async with contextlib.AsyncExitStack() as stack:
@@ -150,6 +152,8 @@ class HttpModel:
                     ended = True
                 if reader.progressed != seen:
                     watch.progress()
+                if tags is not None:
+                    deltas = tags.split(deltas, final=reader.failure is not None)
                 before = self._clock()
                 for delta in deltas:
                     yield self._ended(delta, request, watch) if isinstance(delta, TurnEnd) else delta
