@@ -42,8 +42,8 @@ _DONE = b"data: [DONE]\n\n"
 class _Choice:
     index: int
     pieces: list[tuple[int, str]] = field(default_factory=list)  # (cseq, text): what stands
-    reasoning: list[str] = field(default_factory=list)
-    refusal: list[str] = field(default_factory=list)
+    reasoning: list[tuple[int, str]] = field(default_factory=list)
+    refusal: list[tuple[int, str]] = field(default_factory=list)
     sent: str = ""  # after a reset: text of the discarded span that the client already has
     filtered: bool = False
     step_finish: str = "stop"
@@ -52,7 +52,11 @@ class _Choice:
 
     @property
     def text(self) -> str:
-        return "".join(piece for _, piece in self.pieces)
+        return _joined(self.pieces)
+
+
+def _joined(pieces: list[tuple[int, str]]) -> str:
+    return "".join(piece for _, piece in pieces)
 
 
 class ChatCompletions:
@@ -64,14 +68,23 @@ class ChatCompletions:
         created: seconds since the epoch.
         channels: channel ids in the order of their choices; channels that join later are left out.
         include_usage: whether to send the usage chunk before the end.
+        streamed: whether the chunks are sent: what was sent can't be taken back, the whole answer can.
     """
 
     def __init__(
-        self, *, id: str, model: str, created: int, channels: Sequence[str], include_usage: bool = False
+        self,
+        *,
+        id: str,
+        model: str,
+        created: int,
+        channels: Sequence[str],
+        include_usage: bool = False,
+        streamed: bool = True,
     ) -> None:
         self._head = {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
         self._choices = {name: _Choice(i) for i, name in enumerate(channels)}
         self._include_usage = include_usage
+        self._streamed = streamed
         self._usage: Usage | None = None
         self.ended = False
 
@@ -88,10 +101,10 @@ class ChatCompletions:
         if isinstance(body, Token):
             return self._text(choice, event.cseq, body.content)
         if isinstance(body, Reasoning):
-            choice.reasoning.append(body.content)
+            choice.reasoning.append((event.cseq, body.content))
             return [self._chunk(choice, {"reasoning_content": body.content})]
         if isinstance(body, Refusal):
-            choice.refusal.append(body.content)
+            choice.refusal.append((event.cseq, body.content))
             return [self._chunk(choice, {"refusal": body.content})]
         return self._state(choice, event)
 
@@ -147,19 +160,24 @@ class ChatCompletions:
             return [self._chunk(choice, {"content": content})]
         common = min(len(choice.sent), len(content))
         if choice.sent[:common] != content[:common]:
-            return self.cut(
-                "The model's answer was interrupted and began anew after a part of it had been sent; "
-                "ask again, or read the run's own stream, which can take text back.",
-                "step_reset",
-            )
+            return self._taken_back()
         choice.sent = choice.sent[common:]
         rest = content[common:]
         return [self._chunk(choice, {"content": rest})] if rest else []
 
+    def _taken_back(self) -> list[bytes]:
+        return self.cut(
+            "The model's answer was interrupted and began anew after a part of it had been sent; "
+            "ask again, or read the run's own stream, which can take text back.",
+            "step_reset",
+        )
+
     def _discard(self, choice: _Choice, from_cseq: int) -> None:
-        dropped = "".join(piece for cseq, piece in choice.pieces if cseq >= from_cseq)
-        choice.pieces = [(cseq, piece) for cseq, piece in choice.pieces if cseq < from_cseq]
-        choice.sent = dropped + choice.sent
+        dropped = _joined([piece for piece in choice.pieces if piece[0] >= from_cseq])
+        for pieces in (choice.pieces, choice.reasoning, choice.refusal):
+            pieces[:] = [piece for piece in pieces if piece[0] < from_cseq]
+        if self._streamed:
+            choice.sent = dropped + choice.sent
 
     def _done(self, choice: _Choice, done: Done) -> list[bytes]:
         if done.status in ("failed", "timed_out", "cancelled"):
@@ -168,6 +186,8 @@ class ChatCompletions:
                 code=done.status, message=f"The agent's channel was {done.status.replace('_', ' ')}."
             )
             extra = {"error": error_body(choice.error.message, choice.error.code)["error"]}
+        elif choice.sent:
+            return self._taken_back()  # the redone text ended before what had been sent
         else:
             extra = {}
             if choice.filtered:
@@ -202,9 +222,9 @@ class ChatCompletions:
     def _message(self, choice: _Choice) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": choice.text or None, "refusal": None}
         if choice.refusal:
-            message["refusal"] = "".join(choice.refusal)
+            message["refusal"] = _joined(choice.refusal)
         if choice.reasoning:
-            message["reasoning_content"] = "".join(choice.reasoning)
+            message["reasoning_content"] = _joined(choice.reasoning)
         answer = {"index": choice.index, "message": message, "finish_reason": choice.finish or "error"}
         if choice.finish == "error" and choice.error:
             answer["error"] = error_body(choice.error.message, choice.error.code)["error"]

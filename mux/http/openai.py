@@ -86,6 +86,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         created=row.created // 1000,
         channels=[c["id"] for c in snapshot["channels"]],
         include_usage=options is not None and options.include_usage,
+        streamed=asked.stream,
     )
     headers = {"Mux-Run": row.run}
     if asked.stream:

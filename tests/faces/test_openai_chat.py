@@ -6,10 +6,7 @@ import json
 from typing import Any
 
 from mux.events import (
-    Body,
     ChannelStarted,
-    Done,
-    DoneStatus,
     Error,
     Event,
     GuardrailHit,
@@ -28,19 +25,8 @@ from mux.events import (
     Usage,
 )
 from mux.faces.openai_chat import ChatCompletions, openai_usage
-
-
-class Script:
-    """Events of a run, numbered as the log would."""
-
-    def __init__(self) -> None:
-        self.seq = 0
-        self.cseq: dict[str | None, int] = {}
-
-    def __call__(self, channel: str | None, body: Body) -> Event:
-        self.seq += 1
-        self.cseq[channel] = self.cseq.get(channel, 0) + 1
-        return Event("r1", self.seq, channel, self.cseq[channel], 0, body)
+from mux.http.openai_models import CompletionChunk
+from tests.faces.suite import FaceSuite, Heard, Script, done, finished
 
 
 def face(*channels: str, usage: bool = False) -> ChatCompletions:
@@ -75,12 +61,29 @@ def finishes(chunks: list[Any]) -> dict[int, str]:
     }
 
 
-def done(status: DoneStatus = "completed") -> Done:
-    return Done(status=status, duration_ms=1, attempt=1)
+class TestChatCompletions(FaceSuite):
+    """The promises of all faces."""
 
+    def open(self, *channels: str) -> ChatCompletions:
+        return face(*channels)
 
-def finished(**channels: DoneStatus) -> RunFinished:
-    return RunFinished(status="completed", channels=channels, duration_ms=1)
+    def read(self, data: bytes, *channels: str) -> Heard:
+        chunks = parsed(data)
+        heard = Heard(terminals=chunks.count("[DONE]"))
+        assert chunks[-1] == "[DONE]"
+        for chunk in chunks[:-1]:
+            if "error" in chunk:
+                heard.errors.append(chunk["error"]["message"])
+                continue
+            CompletionChunk.model_validate(chunk)
+            for choice in chunk["choices"]:
+                name = channels[choice["index"]]
+                if "error" in choice:
+                    heard.failed.add(name)
+                if choice["finish_reason"] == "content_filter":
+                    heard.refused.add(name)
+        heard.text = {channels[index]: text for index, text in texts(chunks).items()}
+        return heard
 
 
 def test_each_channel_is_a_choice_and_done_comes_last() -> None:
@@ -197,3 +200,25 @@ def test_a_cut_sends_a_terminal_error_once_and_nothing_after_it() -> None:
     ]
     assert encoder.cut("x") == []
     assert encoder.feed(Script()("a", Token(content="late"))) == []
+
+
+def test_redone_text_that_ends_early_is_told() -> None:
+    e = Script()
+    chunks = fed(face("a"), [
+        e("a", Token(content="Hello world")), e("a", StepReset(step=1, from_cseq=1)),
+        e("a", Token(content="Hello")), e("a", done()),
+    ])  # fmt: skip
+    assert chunks[-2]["error"]["code"] == "step_reset"
+
+
+def test_a_whole_answer_takes_back_what_was_reset() -> None:
+    e = Script()
+    encoder = ChatCompletions(id="r1", model="m", created=1, channels=["a"], streamed=False)
+    fed(encoder, [
+        e("a", Reasoning(content="hm")), e("a", Token(content="Hello")),
+        e("a", StepReset(step=1, from_cseq=1)),
+        e("a", Reasoning(content="ah")), e("a", Token(content="Bye")), e("a", done()),
+        e(None, finished(a="completed")),
+    ])  # fmt: skip
+    message = encoder.result()["choices"][0]["message"]
+    assert (message["content"], message["reasoning_content"]) == ("Bye", "ah")
