@@ -85,7 +85,7 @@ function Words({ a, b }) {
       ref.current.replaceChildren(...parts.map((p) => (p.kind === "same" ? document.createTextNode(visible(p.text)) : el(p.kind === "added" ? "ins" : "del", "", visible(p.text)))));
     });
   });
-  return html`<div class="diff" ref=${ref} dir="auto" tabindex="0" aria-label=${t("compare.words")}></div>`;
+  return html`<div class="diff" ref=${ref} dir="auto" tabindex="0" role="region" aria-label=${t("compare.words")}></div>`;
 }
 
 /** Both as they are, scrolled together by headings and fences. @param {Pair} props */
@@ -111,7 +111,7 @@ function Sides({ a, b }) {
     const share = (from.scrollTop - x[i]) / Math.max(1, (last ? x[x.length - 1] : x[i + 1]) - x[i]);
     to.scrollTop = y[i] + share * ((last ? y[y.length - 1] : y[i + 1]) - y[i]);
   };
-  return html`<div class="sides" ref=${root}><div class="side" tabindex="0" aria-label=${a.id} onScroll=${sync}></div><div class="side" tabindex="0" aria-label=${b.id} onScroll=${sync}></div></div>`;
+  return html`<div class="sides" ref=${root}><div class="side" tabindex="0" role="region" aria-label=${`A ${a.id}`} onScroll=${sync}></div><div class="side" tabindex="0" role="region" aria-label=${`B ${b.id}`} onScroll=${sync}></div></div>`;
 }
 
 /** @param {Pair} props */
