@@ -1,0 +1,185 @@
+"""What agents bring along, over HTTP: rules with refusals of their own, tool servers of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import mcp_server
+from tests.support.agents_with_tools import wiper_folder
+from tests.support.api import call, finished_run, read
+from tests.support.service import running, serving, write_agent
+
+pytestmark = [pytest.mark.allow_blocking, pytest.mark.timeout(60)]  # the whole server starts in this process
+
+SECRET = "AKIA" + "ABCDEFGHIJKLMNOP"
+
+_OWN = """---
+name: careful
+description: Has rules of its own.
+model: rehearsal
+guardrails:
+  no-cats:
+    stage: input
+    words: [cats]
+    refusal: We do not talk about cats here.
+---
+Be careful.
+"""
+
+_UNKNOWN = """---
+name: unsafe
+description: Names a rule that does not exist.
+model: rehearsal
+guardrails: [no-such-rule]
+---
+Be careful.
+"""
+
+_SERVED = """---
+name: served
+description: Has a tool server of its own.
+model: rehearsal
+mcp:
+  calc:
+    command: {command}
+    tools: [add]
+---
+Use your tool.
+"""
+
+_LOST = """---
+name: lost
+description: Its server does not exist.
+model: rehearsal
+mcp:
+  gone:
+    command: [no-such-program-at-all]
+---
+Do what you can.
+"""
+
+_LEAKY = """
+import asyncio
+import logging
+
+import mux
+
+KEY = "AKIA" + "ABCDEFGHIJKLMNOP"
+
+
+@mux.agent(name="leaky", description="Says a key in many ways.")
+async def agent(ctx):
+    how = ctx.task
+    if how == "title":
+        await ctx.open_channel("leaky", "none", title=KEY)
+    elif how == "emit":
+        await ctx.emit(mux.Custom(name="x", value={{"deep": [KEY]}}))
+    elif how == "progress":
+        await ctx.progress("found " + KEY)
+    elif how == "raise":
+        raise ValueError("bad " + KEY)
+    elif how == "error":
+        raise mux.AgentError("agent_failed", "bad " + KEY)
+    elif how == "output":
+        yield mux.Outcome(output=KEY)
+    elif how == "approve":
+        call = ctx.new_call_id()
+        yield mux.ToolCall(call_id=call, tool="f")
+        await ctx.host.approve(call, "f", {{"key": KEY}})
+    elif how == "token":
+        for c in "it is " + KEY + " ok":
+            yield mux.Token(content=c)
+    elif how == "held":
+        yield mux.Token(content="it is " + KEY[:12])
+        await asyncio.sleep(3600)
+"""
+
+
+async def test_an_agents_own_rule_shows_its_own_refusal_on_input(tmp_path: Path) -> None:
+    folder = tmp_path / "agents"
+    write_agent(folder, "careful.md", _OWN)
+    async with running(agents=[folder], refusal="The general words.") as url:
+        run = await finished_run(url, "careful", "assistant", message="about cats")
+        log = [dict(b.data) for b in await read(f"{url}/api/runs/{run['run']}/events")]
+    careful, assistant = run["channels"]
+    assert (careful["status"], assistant["status"]) == ("refused", "completed")
+    assert [e["content"] for e in log if e["type"] == "refusal"] == ["We do not talk about cats here."]
+    assert next(e for e in log if e["type"] == "done" and e["channel"] == "careful")["output"].startswith(
+        "We"
+    )
+    hits = [(e["rule"], e["stage"], e["action"]) for e in log if e["type"] == "guardrail"]
+    assert hits == [("no-cats", "input", "blocked")]
+    assert run["status"] == "completed"
+
+
+async def test_an_agent_whose_rule_does_not_exist_is_warned_about_and_never_runs_without_it(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "agents"
+    write_agent(folder, "unsafe.md", _UNKNOWN)
+    async with serving(agents=[folder]) as service:
+        (warning,) = [w for w in service.roster.warnings if "unsafe.md" in w]
+        assert "no guardrail named 'no-such-rule'" in warning
+        assert "secrets" in warning  # the names that exist
+        run = await finished_run(service.url, "unsafe", message="hi")
+    (channel,) = run["channels"]
+    assert (channel["status"], channel["error"]["code"]) == ("failed", "guardrail_invalid")
+    assert "no-such-rule" in channel["error"]["message"]
+    assert not channel["text"]
+
+
+@pytest.mark.parametrize(
+    "how", ["title", "emit", "progress", "raise", "error", "output", "approve", "token", "held"]
+)
+async def test_no_way_that_an_agent_has_to_say_something_leads_past_the_rules(
+    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, _ = wiper_folder(tmp_path)
+    (folder / "leaky.py").write_text(_LEAKY.format().lstrip())
+    async with running(agents=[folder], guardrails={"keys": {"preset": "secrets"}}) as url:
+        body = {"message": how, "agents": ["leaky", "talker"]}
+        run = (await call("POST", f"{url}/api/runs", body))[1]["run"]
+        there = f"{url}/api/runs/{run}"
+        if how == "held":
+            await read(f"{there}/events", until="token")
+            await call("POST", f"{there}/cancel", {"mode": "now"})
+        log = [dict(b.data) for b in await read(f"{there}/events")]
+        seen = json.dumps([log, (await call("GET", there))[1], (await call("GET", f"{url}/api/runs"))[1]])
+    assert "AKIA" not in seen
+    assert "AKIA" not in "".join([*capsys.readouterr(), caplog.text])
+    ended = {e["channel"]: e["status"] for e in log if e["type"] == "done"}
+    assert ended["leaky"] == {
+        "held": "cancelled",
+        "raise": "failed",
+        "error": "failed",
+        "title": "failed",
+    }.get(how, "refused")
+    assert ended["talker"] == "completed"
+
+
+async def test_an_agents_own_tool_server_is_its_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "agents"
+    command = [sys.executable, str(Path(mcp_server.__file__)), "stdio", str(tmp_path / "notes")]
+    write_agent(folder, "served.md", _SERVED.format(command=json.dumps(command)))
+    write_agent(folder, "lost.md", _LOST)
+    async with serving(agents=[folder]) as service:
+        (warning,) = [w for w in service.roster.warnings if "lost.md" in w]
+        assert "there is no program 'no-such-program-at-all'; the agent runs without it" in warning
+        agents: list[dict[str, Any]] = (await call("GET", f"{service.url}/api/agents"))[1]["agents"]
+        assert next(a for a in agents if a["name"] == "served")["mcp"] == ["calc"]
+        run = await finished_run(service.url, "served", "lost", message="add 20 and 22")
+        assert "calc_add" not in service.parts.tools.toolbox().tools
+        log = [dict(b.data) for b in await read(f"{service.url}/api/runs/{run['run']}/events")]
+    served, lost = run["channels"]
+    assert [(t["tool"], t["is_error"]) for t in served["tools"]] == [("calc_add", False)]
+    assert "42" in served["tools"][0]["output"]
+    assert lost["status"] == "completed"
+    said = [e["value"]["message"] for e in log if e["type"] == "custom" and e["channel"] == "lost"]
+    assert said == ["The tool server 'gone' can't be used now: there is no program 'no-such-program-at-all'."]
+    assert not [t for t in asyncio.all_tasks() if (t.get_name() or "").startswith("mcp ")]
