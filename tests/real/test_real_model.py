@@ -22,14 +22,15 @@ from tests.support.service import running, write_agent
 
 pytestmark = [pytest.mark.real_model, pytest.mark.slow, pytest.mark.timeout(700)]
 
+PATIENT = aiohttp.ClientTimeout(total=600)  # a real model on two shared cores takes its time
 LANES = ("north", "south", "east", "west")
 AGENT = """---
 name: {name}
 description: Answers on a real model.
 model: local:{model}
 tools: calculator
-params: {{temperature: 0.3, max_tokens: 64}}
-budget: {{steps: 3}}
+params: {{temperature: 0.3, max_tokens: 40}}
+budget: {{steps: 2}}
 ---
 You are lane-{name}. Use the calculator for arithmetic. Answer briefly.
 """
@@ -60,7 +61,7 @@ class Recorder:
         raw = b""
         try:
             async with (
-                aiohttp.ClientSession() as http,
+                aiohttp.ClientSession(timeout=PATIENT) as http,
                 http.post(
                     f"{self.upstream}/chat/completions",
                     data=body,
@@ -111,7 +112,7 @@ async def test_four_channels_on_a_real_model_say_exactly_what_the_model_sent(
     provider = {"local": {"base_url": recorder.url, "timeouts": timeouts}}
     async with (
         running(agents=[str(tmp_path / "agents")], providers=provider) as url,
-        aiohttp.ClientSession() as http,
+        aiohttp.ClientSession(timeout=PATIENT) as http,
     ):
         body = {"message": "What is 17 * 23? Use the calculator tool.", "agents": list(LANES)}
         async with http.post(f"{url}/api/runs", json=body) as answer:
