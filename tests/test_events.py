@@ -146,7 +146,8 @@ def test_a_delta_made_without_validation_is_the_validated_one(text: str, kind: t
     assert quick == slow
     assert (repr(quick), hash(quick), pickle.loads(pickle.dumps(quick))) == (repr(slow), hash(slow), slow)
     assert quick.model_dump(exclude_unset=True) == slow.model_dump(exclude_unset=True)
-    assert quick.model_copy(update={"content": "x"}) == kind(content="x")
+    assert quick.model_copy(update={"content": "x", "type": quick.type}) == kind(content="x")
+    assert kind.of("again").model_fields_set == {"content"}
     with pytest.raises(ValidationError):
         quick.content = "changed"
 

