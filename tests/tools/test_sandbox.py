@@ -420,6 +420,45 @@ def test_the_description_tells_what_this_python_lacks() -> None:
         assert word in description
 
 
+async def test_the_description_is_true_of_this_version(make: Callable[..., Tool]) -> None:
+    """Else models write programs that can't run, or don't use what would."""
+    tool = make()
+    listed = tool.description.split("the modules ")[1].split(".")[0].replace(" (paths only)", "")
+    assert (await call(tool, code=f"import {listed}")).error is None
+    lacking = {
+        "class inheritance": "class A:\n    pass\nclass B(A):\n    pass",
+        "yield": "def f():\n    yield 1\nlist(f())",
+        "del": "x = 1\ndel x",
+        "staticmethod": "class A:\n    @staticmethod\n    def f():\n        pass",
+        "async with": "async def f():\n    async with x:\n        pass",
+        "input()": "input()",
+        "numpy": "import numpy",
+        "requests": "import requests",
+        "statistics": "import statistics",
+        "network": "import socket",
+        "environment": "import os\nos.environ['PATH']",
+        "processes": "import subprocess",
+    }
+    for what, code in lacking.items():
+        assert what in tool.description
+        result = await call(tool, code=code)
+        assert result.error == "tool_failed", (what, result.output)
+        assert "Write" in result.output or "modules exist" in result.output or len(result.output) < 400
+    has = {
+        "functions": "def f(*a, **k):\n    return a\nf(1)",
+        "comprehensions": "[x for x in {1} if x]",
+        "classes without bases": "class A:\n    def __init__(self):\n        self.x = 1\nA().x",
+        "dataclasses": "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\nP(1).x",
+        "f-strings": "f'{1.5:.2f}'",
+        "match": "match 1:\n    case 1:\n        print('one')",
+        "async/await": "import asyncio\nasync def f():\n    return 1\nasyncio.run(f())",
+    }
+    for what, code in has.items():
+        assert what in tool.description
+        result = await call(tool, code=code)
+        assert result.error is None, (what, result.output)
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_made_a_program_without_failing(code: str) -> None:
     program, has_value = _with_value(code.replace("\r", "\n"))
