@@ -7,7 +7,7 @@ import { loadLanguage, t } from "./i18n.js";
 import { applyTheme } from "./theme.js";
 import { route } from "./actions.js";
 import { listenKeys } from "./keys.js";
-import { App } from "./views/app.js";
+import { App, loadDialogs } from "./views/app.js";
 import { watchTitle } from "./title.js";
 
 async function roster() {
@@ -29,6 +29,8 @@ async function start() {
   await loadLanguage(saved.get("language", navigator.language.slice(0, 2)));
   render(html`<${App} />`, /** @type {Element} */ (document.getElementById("app")));
   listenKeys();
+  const early = () => void loadDialogs().catch(() => undefined); // said when a dialog is opened
+  for (const type of ["pointermove", "keydown", "mux:started"]) document.addEventListener(type, early, { once: true, capture: true });
   watchTitle();
   window.addEventListener("popstate", () => void route());
   window.addEventListener("hashchange", () => void route());

@@ -43,6 +43,7 @@ async def test_no_screen_has_a_serious_violation(rig: Rig, packages: Path, theme
     assert not await violations(page, packages), "lane editor"
     await page.keyboard.press("Escape")
     await page.keyboard.press("Control+k")
+    await expect(page.locator("dialog")).to_be_visible()
     assert not await violations(page, packages), "palette"
 
 

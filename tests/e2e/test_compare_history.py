@@ -164,6 +164,7 @@ async def test_exports_carry_the_run_and_the_html_file_shows_it_without_a_server
 async def test_the_palette_runs_a_command_by_its_name(start: Start) -> None:
     page = await start("assistant", "analyst")
     await page.keyboard.press("Control+k")
+    await expect(page.locator("dialog input")).to_be_focused()
     await page.keyboard.type("go to lane b")
     await page.keyboard.press("Enter")
     await expect(page.locator("#pane-analyst")).to_have_attribute("data-selected", "1")

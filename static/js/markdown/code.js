@@ -36,7 +36,11 @@ const started = new WeakMap();
 /** Colour the code inside `block` (a rendered figure), once; resolves when that is done. @param {Element} block @returns {Promise<void>} */
 export function highlight(block) {
   let work = started.get(block);
-  if (!work) started.set(block, (work = colour(block)));
+  if (!work) {
+    // Without the network the code stays as it is, and is tried again when it is drawn again.
+    work = colour(block).catch(() => void started.delete(block));
+    started.set(block, work);
+  }
   return work;
 }
 

@@ -1,7 +1,8 @@
 /** The page's frame. */
 import { html } from "../html.js";
 import { useEffect, useState } from "preact/hooks";
-import { dialog, dismiss, fatal, layout, loading, maximised, offlineSince, railOpen, shown, toasts } from "../state.js";
+import { dialog, dismiss, fatal, layout, loading, maximised, offlineSince, railOpen, shown, toast, toasts } from "../state.js";
+import { lazy } from "../lazy.js";
 import { t } from "../i18n.js";
 import { newRun } from "../actions.js";
 import { TopBar } from "./topbar.js";
@@ -10,7 +11,6 @@ import { Strip } from "./strip.js";
 import { Grid } from "./grid.js";
 import { Composer } from "./composer.js";
 import { Welcome } from "./welcome.js";
-import { Dialogs } from "./dialogs.js";
 
 export function App() {
   const running = shown.value.length > 0;
@@ -25,7 +25,7 @@ export function App() {
       <${Composer} />
       <${Banner} />
       <${Toasts} />
-      ${dialog.value ? html`<${Dialogs} ...${dialog.value} />` : null}
+      ${dialog.value ? html`<${Layer} ...${dialog.value} />` : null}
     </div>
   `;
 }
@@ -41,6 +41,21 @@ function Banner() {
     return () => clearTimeout(timer);
   }, [since]);
   return since && late ? html`<div class="banner" role="status">${t("banner.offline")}</div>` : null;
+}
+
+/** Called early, at the first sign of a person, so that no key press has to wait for it. */
+export const loadDialogs = lazy(() => import("./dialogs.js"));
+
+/** The dialogs are loaded with the first of them: the first screen needs none. @param {{kind: string}} props */
+function Layer(props) {
+  const [view, setView] = useState(/** @type {{Dialogs: any}|null} */ (null));
+  useEffect(() => {
+    loadDialogs().then(setView, (error) => {
+      dialog.value = null;
+      toast(error.message, { bad: true });
+    });
+  }, []);
+  return view ? html`<${view.Dialogs} ...${props} />` : null;
 }
 
 function Fatal() {

@@ -2,7 +2,6 @@
 import { dialog, toast } from "../state.js";
 import { retryLane } from "../actions.js";
 import { copyText, download } from "../files.js";
-import { laneMarkdown } from "../export.js";
 import { t } from "../i18n.js";
 
 /**
@@ -22,12 +21,18 @@ const ACTIONS = {
   retry: (_node, entry) => void retryLane(entry.key),
   swap: (_node, entry) => (dialog.value = { kind: "swap", laneId: entry.key }),
   "raw-event": (node, _entry, lane) => (dialog.value = { kind: "text", title: t("lane.raw"), text: JSON.stringify(lane.error, null, 2), seq: node.dataset.seq }),
-  "export-lane": (_node, _entry, lane) => download(`${lane.run}-${lane.id}.md`, laneMarkdown(lane), "text/markdown"),
+  "export-lane": (_node, _entry, lane) => void exportLane(lane),
   "use-as-prompt": (_node, _entry, lane) => document.dispatchEvent(new CustomEvent("mux:prompt", { detail: lane.transcripts.answer() })),
   "tool-raw": (node, _entry, lane) => withTool(node, lane, (tool) => (dialog.value = { kind: "text", title: tool.name, text: JSON.stringify(tool, null, 2) })),
   "tool-full": (node, _entry, lane) => withTool(node, lane, (tool) => (dialog.value = { kind: "text", title: tool.name, text: tool.output ?? "" })),
   "tool-download": (node, _entry, lane) => withTool(node, lane, (tool) => download(`${tool.callId}.txt`, tool.output ?? "", "text/plain")),
 };
+
+/** @param {import("../store.js").Lane} lane */
+async function exportLane(lane) {
+  const { laneMarkdown } = await import("../export.js");
+  download(`${lane.run}-${lane.id}.md`, laneMarkdown(lane), "text/markdown");
+}
 
 /** @param {HTMLElement} node @param {import("../store.js").Lane} lane @param {(tool: import("../transcript.js").Tool) => void} act */
 function withTool(node, lane, act) {
