@@ -11,12 +11,14 @@ from rich.table import Table
 
 from mux.cli.parser import settings_from
 from mux.http.service import load_roster
+from mux.telemetry import configure_logging
 
 __all__ = ["command"]
 
 
 def command(args: argparse.Namespace) -> int:
     """List the agents; exit 1 if a file could not be loaded."""
+    configure_logging("console", "warning")  # the list is what this prints
     roster = load_roster(settings_from(args))
     agents = roster.describe()
     if args.json:

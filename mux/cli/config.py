@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from urllib.parse import urlsplit
 
 from mux.cli.parser import settings_from
 
@@ -12,5 +13,16 @@ __all__ = ["command"]
 def command(args: argparse.Namespace) -> int:
     """Print the merged settings as JSON, with the file that they were read from."""
     settings = settings_from(args)
+    shown = {
+        name: provider.model_copy(update={"base_url": _bare(provider.base_url)})
+        for name, provider in settings.providers.items()
+    }
+    settings = settings.model_copy(update={"providers": shown})
     print(settings.model_dump_json(indent=2, exclude_none=True))
     return 0
+
+
+def _bare(url: str) -> str:
+    """An address without what may be secret in it: name and password, and the query."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

@@ -21,6 +21,7 @@ from mux.http.service import load_roster
 from mux.llm.providers import Providers, probe_local_servers
 from mux.log import open_store
 from mux.settings import Settings
+from mux.telemetry import configure_logging
 
 __all__ = ["command"]
 
@@ -31,6 +32,7 @@ _MARK = {"ok": "✓", "warn": "!", "bad": "✗"}
 def command(args: argparse.Namespace) -> int:
     """Print one line per check; exit 1 if something is broken."""
     settings = settings_from(args)
+    configure_logging(settings.log_format, "error")  # its lines are the checks; tracebacks could quote keys
     lines = [*_installation(), *_roster(settings), *asyncio.run(_services(settings))]
     for state, text in lines:
         print(f"{_MARK[state]} {text}")

@@ -6,25 +6,39 @@ Renderers only look: they are given events in order and keep what they show in a
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import AsyncIterable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from rich.console import Console, Group
-from rich.layout import Layout
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.panel import Panel
+from rich.table import Table
 from rich.text import Text
 
-from mux.events import Event, Refusal, RunFinished, Token, ToolProgress, ToolResult, ToolStart
+from mux.events import (
+    ApprovalRequested,
+    Event,
+    Refusal,
+    RunFinished,
+    Token,
+    ToolProgress,
+    ToolResult,
+    ToolStart,
+)
 from mux.run import RunState
 
 __all__ = ["Renderer", "renderer", "show"]
 
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta")
 _FRAMES_PER_S = 12
+_MIN_WIDTH = 38  # narrower panes stand below each other
+_MIN_HEIGHT = 4  # a frame and two lines
+# C0 and C1 controls but the line break; a tab is two spaces, so that widths can be told.
+_PICTURES = {c: chr(0x2400 + c) for c in range(32)} | dict.fromkeys(range(0x7F, 0xA0), "\ufffd")
+_PICTURES |= {ord("\n"): "\n", ord("\t"): "  ", ord("\r"): ""}
 _GLYPHS = {
     "completed": "✓", "refused": "⊘", "failed": "✗", "cancelled": "■", "timed_out": "⏱",
     "budget_exceeded": "$", "running": "▍", "waiting": "!", "queued": "○", "pending": "○",
@@ -100,7 +114,7 @@ class Lines(_Base):
                 self.console.print(f"[dim]run {event.run}: {body.status}[/]")
             return
         if isinstance(body, Token | Refusal):
-            *lines, self._open[channel] = (self._open.get(channel, "") + body.content).split("\n")
+            *lines, self._open[channel] = (self._open.get(channel, "") + clean(body.content)).split("\n")
             for line in lines:
                 self._print(channel, escape(line))
             return
@@ -121,18 +135,20 @@ class Lines(_Base):
 
 def _note(event: Event) -> str:
     """One line for what is worth a line beside the text."""
-    body = event.body
+    body, note = event.body, ""
     if isinstance(body, ToolStart):
-        return f"→ {body.tool}({_short(body.arguments)})"
-    if isinstance(body, ToolProgress) and body.message:
-        return f"… {body.message}"
-    if isinstance(body, ToolResult):
+        note = f"→ {body.tool}({_short(body.arguments)})"
+    elif isinstance(body, ToolProgress) and body.message:
+        note = f"… {body.message}"
+    elif isinstance(body, ToolResult):
         mark = "✗" if body.is_error else "✓"
-        return f"{mark} {body.tool}: {_first_line(body.output)}"
-    if event.type in ("error", "retry", "guardrail", "done"):
+        note = f"{mark} {body.tool}: {_first_line(body.output)}"
+    elif isinstance(body, ApprovalRequested):
+        note = f"waits for a person: {body.tool}({_short(body.arguments)})"
+    elif event.type in ("error", "retry", "guardrail", "done"):
         fields = body.model_dump(exclude_none=True, exclude={"type", "output", "usage"})
-        return f"{event.type}: {_short(fields)}"
-    return ""
+        note = f"{event.type}: {_short(fields)}"
+    return clean(note.replace("\n", " "))
 
 
 def _short(value: Mapping[str, Any]) -> str:
@@ -156,8 +172,8 @@ class Panes(_Base):
         self._colours: dict[str, str] = {}
         self._notes: dict[str, str] = {}
         self._live = Live(
-            Text(""), console=console, refresh_per_second=_FRAMES_PER_S, transient=True,
-            get_renderable=self._render,
+            Text(""), console=console, refresh_per_second=_FRAMES_PER_S, get_renderable=self._render,
+            screen=True,  # the alternate screen: a resize leaves no torn frames in the scroll-back
         )  # fmt: skip
 
     def __enter__(self) -> Self:
@@ -169,59 +185,71 @@ class Panes(_Base):
     ) -> None:
         self._live.stop()
         for channel in self._channels():
-            self.console.print(self._panel(channel, height=None))
+            self.console.print(self._whole(channel))
 
     def event(self, event: Event) -> None:
         if self.state is None:
             self.state = RunState(event.run)
         self.state.apply(event)
         if event.channel is not None and (note := _note(event)):
-            self._notes[event.channel] = note
+            self._notes[event.channel] = "" if event.type == "done" else note  # the frame says how it ended
 
     def _channels(self) -> list[dict[str, Any]]:
         return list(self.state.snapshot()["channels"]) if self.state else []
 
-    def _render(self) -> Any:
+    def _render(self) -> RenderableType:
+        """As many rows of panes as fit, and how many do not."""
         channels = self._channels()
         if not channels:
             return Text("starting …", style="dim")
-        width, height = shutil.get_terminal_size()
-        columns = max(1, min(len(channels), width // 40))
+        width, height = self.console.size
+        columns = max(1, min(len(channels), width // _MIN_WIDTH))
         rows = -(-len(channels) // columns)
-        each = max(6, (height - 1) // rows)
-        grid = Layout()
-        grid.split_column(
-            *[
-                self._row(channels[r * columns : (r + 1) * columns], each)
-                for r in range(rows)
-                if (r + 1) * each < height or r == 0
-            ]
-        )
-        return Group(grid) if rows * each >= height else grid
+        shown = max(1, min(rows, (height - 1) // _MIN_HEIGHT))
+        each = max(3, (height - (shown < rows)) // shown)
+        grid = Table.grid(expand=True)
+        for _ in range(columns):
+            grid.add_column(ratio=1)
+        for row in range(shown):
+            own = channels[row * columns : (row + 1) * columns]
+            grid.add_row(*[self._pane(c, width // columns, each) for c in own])
+        hidden = len(channels) - shown * columns
+        return Group(grid, Text(f"and {hidden} more", style="dim")) if hidden > 0 else grid
 
-    def _row(self, channels: list[dict[str, Any]], height: int) -> Layout:
-        row = Layout(size=height)
-        row.split_row(*[Layout(self._panel(c, height=height)) for c in channels])
-        return row
+    def _pane(self, channel: dict[str, Any], width: int, height: int) -> Panel:
+        """The end of what a channel says, and what it does, in a pane of this size."""
+        text = channel["text"] or channel.get("refusal") or channel["reasoning"]
+        said = channel["text"] or channel.get("refusal")
+        room = max(1, height - 2)
+        body = Text(clean(text[-width * room :]), style="" if said else "dim italic", overflow="fold")
+        if note := self._notes.get(channel["id"]):
+            body.append(("\n" if text else "") + note, style="dim")
+        lines = body.wrap(self.console, max(10, width - 4))
+        return self._framed(channel, Text("\n").join(lines[-room:]), height)
 
-    def _panel(self, channel: dict[str, Any], *, height: int | None) -> Panel:
+    def _whole(self, channel: dict[str, Any]) -> Panel:
+        """The answer, as it stays."""
+        body: RenderableType = Markdown(clean(channel["text"]), hyperlinks=False)
+        if not channel["text"]:
+            why = channel.get("refusal") or (channel.get("error") or {}).get("message") or ""
+            body = Text(clean(why), style="dim", overflow="fold")
+        return self._framed(channel, body, None)
+
+    def _framed(self, channel: dict[str, Any], body: RenderableType, height: int | None) -> Panel:
         name, status = channel["id"], channel["status"]
         colour = colour_of(name, self._colours)
-        text = channel["text"] or channel["reasoning"]
-        if height is not None:
-            text = "\n".join(text.split("\n")[-height:])[-4000:]
-        body = Text(text, style="" if channel["text"] else "dim italic", overflow="fold")
-        if height is not None and (note := self._notes.get(name)):
-            body.append(("\n" if text else "") + note, style="dim")
-        if height is not None:
-            lines = body.wrap(self.console, max(20, self.console.width // max(1, len(self._colours)) - 4))
-            body = Text("\n").join(lines[-(height - 2) :])
-        model = escape(channel.get("model") or "")
+        model = escape(clean(channel.get("model") or ""))
         title = f"[{colour}]{_GLYPHS.get(status, '·')} {escape(name)}[/] [dim]{model}[/]"
         return Panel(
             body, title=title, title_align="left", border_style=colour, height=height,
             subtitle=f"[dim]{_numbers(channel)}[/]", subtitle_align="right",
         )  # fmt: skip
+
+
+def clean(text: str) -> str:
+    """Text from models and tools without what terminals obey: an escape sequence could rewrite the screen,
+    the title or the clipboard. Line breaks stay; other control characters are shown as pictures."""
+    return text.translate(_PICTURES)
 
 
 def _numbers(channel: Mapping[str, Any]) -> str:

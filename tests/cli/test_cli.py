@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from mux.cli import main
 from mux.cli.batch import read_prompts
 from mux.cli.parser import parse
-from mux.cli.render import Lines, show
+from mux.cli.render import Lines, Panes, clean, show
 from mux.cli.replay import paced, read_file
 from mux.cli.run import request_from
 from mux.cli.serve import port_owner
@@ -29,7 +30,10 @@ from mux.events import (
     Event,
     RunFinished,
     RunStarted,
+    StepFinished,
+    StepStarted,
     Token,
+    ToolCall,
     ToolResult,
     ToolStart,
 )
@@ -167,3 +171,60 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for command in ("serve", "run", "agents", "replay", "doctor", "config"):
         assert command in text
+
+
+def many(count: int) -> list[Event]:
+    """A run of so many channels, each in the middle of a long answer."""
+    names = [f"agent-{n}" for n in range(count)]
+    infos = [ChannelInfo(id=name, agent=name, model="provider:model") for name in names]
+    events = [Event("r1", 1, None, 1, 0, RunStarted(thread="t", channels=infos))]
+    for name in names:
+        text = f"{name} says: " + "word " * 200 + "\n" + "漢字" * 80 + "\nlast"
+        start = ToolStart(call_id=name, tool="calculator", arguments={"expression": "1+1"})
+        bodies: list[Body] = [ChannelStarted(agent=name, attempt=1), StepStarted(step=1, model="m"),
+                              Token(content=text), ToolCall(call_id=name, tool="calculator"),
+                              StepFinished(step=1, finish_reason="tool_calls"), start]  # fmt: skip
+        events += [Event("r1", len(events) + i, name, i, 0, b) for i, b in enumerate(bodies, 1)]
+    return events
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50), (30, 8)])
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_panes_fit_the_terminal_and_show_the_end_of_each_answer(count: int, width: int, height: int) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=width, height=height, force_terminal=True, color_system=None)
+    panes = Panes(console)
+    for event in many(count):
+        panes.event(event)
+    console.print(panes._render())
+    lines = out.getvalue().splitlines()
+    assert len(lines) <= height
+    assert max(cell_len(line) for line in lines) <= width
+    shown = sum(f"agent-{n} " in out.getvalue() for n in range(count))
+    assert shown == count or f"and {count - shown} more" in lines[-1]
+    if (width, height) != (30, 8):
+        assert shown == count
+        assert out.getvalue().count("→ calculator(") == shown
+        assert out.getvalue().count("last") == shown
+
+
+def test_nothing_that_a_model_or_tool_says_is_obeyed_by_the_terminal() -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\rover\x08"
+    assert clean(f"a{evil}\tb\nc") == "a␛]0;owned␇␛[2J\ufffd31mover␈  b\nc"
+    events = recorded()
+    events[3] = Event("r1", 4, "a", 2, 0, Token(content=evil))
+    events[4:7] = [
+        Event("r1", 5, "a", 3, 0, StepFinished(step=1, finish_reason="tool_calls")),
+        Event("r1", 6, "a", 4, 0, ToolStart(call_id="c", tool="t", arguments={"x": evil})),
+        Event("r1", 7, "a", 5, 0, ToolResult(call_id="c", tool="t", output=evil, is_error=True)),
+    ]
+    out = io.StringIO()
+    console = Console(file=out, width=80, height=24, color_system=None)
+    lines, panes = Lines(console), Panes(console)
+    for event in events:
+        lines.event(event)
+    for event in many(1):
+        panes.event(event)
+    channel = panes._channels()[0] | {"text": evil, "model": evil}
+    console.print(panes._pane(channel, 80, 10), panes._whole(channel), panes._whole(channel | {"text": ""}))
+    assert not set(out.getvalue()) & {chr(c) for c in (*range(10), *range(11, 32), *range(0x7F, 0xA0))}
