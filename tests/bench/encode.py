@@ -5,22 +5,27 @@ Peer: the obvious way: build a pydantic model of the whole event, `model_dump_js
 
 from __future__ import annotations
 
-from mux.events import Cursor, Event, Token, logged_models
+from mux.events import Cursor, Token, logged_models, token_record
+from mux.faces.sse import Sse
 from tests.bench.harness import Report, interleaved
 
 __all__ = ["run"]
 
-_EVENTS = 20_000
+_EVENTS = 20_480
+_BATCH = 64  # what one turn of the merge brings at full speed
+RUN = "r0123456789abcde"
 
 
 async def ours() -> float:
-    """Body → event → record → SSE frame, as the engine and the viewers' ring do it."""
+    """Token → record → SSE frames, as the engine's journal and the viewers' shared chunk do it."""
     size = 0
-    for seq in range(1, _EVENTS + 1):
-        record = Event(
-            "r0123456789abcde", seq, "analyst", seq, 1_790_000_000_000, Token.of("hello ")
-        ).record()
-        size += len(b"id: %b.%d.%d\ndata: %b\n\n" % (b"r0123456789abcde", 1, record.seq, record.data))
+    sse, prefix = Sse(), f"{RUN}.1.".encode()
+    for first in range(1, _EVENTS + 1, _BATCH):
+        records = [
+            token_record(RUN, seq, "analyst", seq, 1_790_000_000_000, "hello ", Token.of("hello "))
+            for seq in range(first, first + _BATCH)
+        ]
+        size += len(sse.events(records, prefix))
     return _EVENTS if size else 0
 
 
@@ -30,7 +35,7 @@ async def pydantics() -> float:
     size = 0
     for seq in range(1, _EVENTS + 1):
         value = model(
-            run="r0123456789abcde",
+            run=RUN,
             seq=seq,
             channel="analyst",
             cseq=seq,
