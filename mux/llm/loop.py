@@ -6,6 +6,7 @@ only after its step has ended upstream, and every call gets exactly one result.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -46,6 +47,7 @@ __all__ = ["Loop", "backoff"]
 _MAX_WAIT_S = 20.0  # in all, for the retries of one step; a longer Retry-After gives up at once
 _FIRST_DELAY_S = 0.5
 _MAX_DELAY_S = 8.0
+_LOOK_S = 0.25  # how often a waiting retry looks whether the channel is to stop
 _AFTER_SHOWN = frozenset(
     {"upstream_truncated", "upstream_stall"}
 )  # worth another try although text was shown
@@ -257,11 +259,20 @@ class Loop:
                             delay_ms=round(delay * 1000),
                         )
                         try:
-                            await interruption.wait(self.setup.sleep, delay)
+                            await interruption.wait(self._pause, delay)
                         except Interrupted:
                             turn.interrupted = True
                         if turn.interrupted or self.ctx.stopping:
                             return
+
+    async def _pause(self, delay: float) -> None:
+        """Wait before a retry, but not while a graceful stop waits for this step."""
+        sleep = asyncio.ensure_future(self.setup.sleep(delay))
+        try:
+            while not self.ctx.stopping and not sleep.done():
+                await asyncio.wait({sleep}, timeout=_LOOK_S)
+        finally:
+            sleep.cancel()
 
     def _opening(self) -> list[Body]:
         return [StepStarted(step=self.step, model=self.setup.spec), Phase(phase="thinking")]

@@ -7,13 +7,15 @@ redirects are off: retries are the loop's, each with an event, and a redirect co
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from mux.errors import UpstreamError
 from mux.llm.chat import ChatParser
@@ -75,10 +77,15 @@ class HttpModel:
         self._key = _clean(env.get(provider.api_key_env)) if provider.api_key_env else None
         self._extra_headers: dict[str, Any] = dict(_HEADERS)
         self._headers = {h: v for h, e in provider.headers_env.items() if (v := _clean(env.get(e)))}
+        address = urlsplit(provider.base_url)
+        if self._key is None and address.username and "authorization" not in map(str.lower, self._headers):
+            login = f"{unquote(address.username)}:{unquote(address.password or '')}"
+            self._headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
         for secret in (self._key, *self._headers.values()):
             register_secret(secret)
-        address = urlsplit(provider.base_url)
         register_secret(address.password)
+        for _, value in parse_qsl(address.query):  # some gateways want the key there
+            register_secret(value)
         self._place = f"{address.hostname}:{address.port}" if address.port else str(address.hostname)
 
     def stream(self, request: ModelRequest) -> AsyncIterator[Delta]:
@@ -256,6 +263,7 @@ class HttpModel:
         from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient, Omit
 
         preload()
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs whole addresses, with their queries
         timeout = httpx2.Timeout(None, connect=self.provider.timeouts.first_byte_s)
         secure = urlsplit(self.provider.base_url).scheme != "http"
         http = DefaultAioHttpClient(
@@ -265,13 +273,16 @@ class HttpModel:
             event_hooks={"response": [self._refuse]},
         )
         headers: dict[str, Any] = dict(self._headers)
+        base_url, query = self._address()
         if self._key is None and not any(h.lower() in ("authorization", "api-key") for h in headers):
             # local servers need no key; left out by each request, which is where the SDK looks for it
             self._extra_headers = {**_HEADERS, "Authorization": Omit(), "api-key": Omit()}
         common: dict[str, Any] = {"max_retries": 0, "timeout": timeout, "http_client": http}
+        if query:
+            common["default_query"] = query
         if self.provider.azure_api_version:
             return AsyncAzureOpenAI(
-                azure_endpoint=self.provider.base_url.rstrip("/").removesuffix("/openai"),
+                azure_endpoint=base_url.rstrip("/").removesuffix("/openai"),
                 api_version=self.provider.azure_api_version,
                 api_key=self._key or "none",
                 default_headers=headers,
@@ -279,9 +290,14 @@ class HttpModel:
             )
         if urlsplit(self.provider.base_url).hostname != "api.openai.com":
             headers = {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit(), **headers}
-        return AsyncOpenAI(
-            base_url=self.provider.base_url, api_key=self._key or "none", default_headers=headers, **common
-        )
+        return AsyncOpenAI(base_url=base_url, api_key=self._key or "none", default_headers=headers, **common)
+
+    def _address(self) -> tuple[str, dict[str, str]]:
+        """``base_url`` without name and password (a header has them), and its query, which goes with every
+        request: the SDK would put the path after it."""
+        address = urlsplit(self.provider.base_url)
+        plain = address._replace(netloc=address.netloc.rpartition("@")[2], query="", fragment="")
+        return plain.geturl(), dict(parse_qsl(address.query))
 
     async def _refuse(self, response: httpx2.Response) -> None:
         """Called with the head of each answer: turns any status but 2xx into our error, body unread."""

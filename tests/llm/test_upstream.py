@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -273,6 +274,22 @@ async def test_the_key_and_headers_come_from_the_environment() -> None:
         await read(model)
     assert server.seen[0].headers["authorization"] == f"Bearer {KEY}"
     assert server.seen[0].headers["x-team"] == "value-of-header"
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+async def test_an_address_may_hold_a_query_and_a_password(key: str | None) -> None:
+    async with serving(hello) as server:
+        address = server.url.replace("http://", "http://ann:pass-word@") + "?tenant=blue&v=2"
+        env = {"K": key} if key else {}
+        model = HttpModel("p", Provider(base_url=address, api_key_env="K"), env=env)
+        try:
+            await read(model)
+        finally:
+            await model.aclose()
+    (seen,) = server.seen
+    assert seen.path == "/v1/chat/completions?tenant=blue&v=2"
+    basic = "Basic " + base64.b64encode(b"ann:pass-word").decode()
+    assert seen.headers["authorization"] == (f"Bearer {key}" if key else basic)
 
 
 async def test_the_request_is_the_body_that_was_built() -> None:
