@@ -149,7 +149,7 @@ export function focusLane(key) {
 export function focusNext(step) {
   const list = shownEntries();
   if (!list.length) return;
-  const at = list.findIndex((e) => e.key === focus.value);
+  const at = Math.max(0, list.findIndex((e) => e.key === focus.value)); // the first is shown as focused until one is
   focusLane(list[(at + step + list.length) % list.length].key);
 }
 
