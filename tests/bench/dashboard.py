@@ -282,9 +282,10 @@ async def soaking(on: Stage, report: Report, seconds: float) -> None:
         probe = await page.evaluate("window.muxProbe()")
         after = await metrics(session)
         wall = after["wall"] - before["wall"]
+        heap = await heap_mb(session)  # first: what is collected counts as no node
         counters = await session.send("Memory.getDOMCounters")
         part = {
-            "heap_mb": await heap_mb(session), "nodes": counters["nodes"], "fps": probe["fps"],
+            "heap_mb": heap, "nodes": counters["nodes"], "fps": probe["fps"],
             "lag_p95": probe["lagP95"], "flush_p95": probe["turnP95"],
             "busy": 100 * (after["TaskDuration"] - before["TaskDuration"]) / wall,
             "events": await page.evaluate(SEQ, run),
