@@ -154,7 +154,7 @@ async def stage() -> AsyncIterator[Stage]:
 async def there(page: Page, expression: str, seconds: float = 30) -> Any:
     """The value of an expression, once it has one (the page's policy forbids Playwright's own polling)."""
     async with asyncio.timeout(seconds):
-        while not (value := await page.evaluate(expression)):  # noqa: ASYNC110 - as above
+        while not (value := await page.evaluate(expression)):
             await asyncio.sleep(0.02)
     return value
 
@@ -245,7 +245,7 @@ async def reloading(on: Stage, report: Report, events: int = 50_000) -> None:
     print(f"\nreload at {events} events", flush=True)
     run = await on.run(f"{events // LANES} 2000 {20}")
     page = await on.page(f"/#/run/{run}", init=WATCH_RELOAD)
-    while (seq := await page.evaluate(SEQ, run)) < events:  # noqa: ASYNC110 - the page's state has no event
+    while (seq := await page.evaluate(SEQ, run)) < events:
         await asyncio.sleep(0.1)
     times = []
     for _ in range(3):
