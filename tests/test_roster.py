@@ -16,7 +16,7 @@ from mux.errors import NotFound
 from mux.events import Token
 from mux.llm.agent import LlmAgent
 from mux.roster import Roster
-from mux.settings import McpServer, Settings
+from mux.settings import GuardrailRule, McpServer, Settings
 from mux.tools.builtin import builtin_tools
 from mux.tools.decorator import tool
 from tests.support.fake_host import collect, context, runtime
@@ -43,7 +43,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def load(*folders: Path, builtin: Path | None = None, model: FakeModel | None = None) -> Roster:
-    settings = Settings(model="fake:m", mcp={"files": McpServer(command=("x",))})
+    settings = Settings(
+        model="fake:m",
+        mcp={"files": McpServer(command=("x",))},
+        guardrails={"no-keys": GuardrailRule(pattern="sk-[a-z]{20}")},
+    )
     roster = Roster(
         folders,
         runtime(model or FakeModel(), calculator, settings=settings),
