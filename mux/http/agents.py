@@ -13,18 +13,28 @@ from mux.http.state import API
 
 __all__ = ["ROUTES"]
 
+_READERS = frozenset({"search_docs", "list_docs", "read_doc"})
+_MANUAL = "Mux's manual"  # what they read where no folder is configured
+
 
 async def agents(request: web.Request) -> web.StreamResponse:
     """``GET /api/agents``; changed files are read again first."""
-    roster = request.app[API].roster
-    await request.app[API].refresh()
+    api = request.app[API]
+    roster = api.roster
+    await api.refresh()
+    folders = [str(root) for root in api.settings.documents.roots] or [_MANUAL]
     return reply(
         {
-            "agents": roster.describe(),
+            "agents": [_with_documents(agent, folders) for agent in roster.describe()],
             "problems": [_problem(p) for p in roster.problems],
             "warnings": [str(w) for w in roster.warnings],
         }
     )
+
+
+def _with_documents(agent: dict[str, Any], folders: list[str]) -> dict[str, Any]:
+    """The agent, with the folders that it may read where it has a tool that reads documents."""
+    return agent | {"documents": folders} if _READERS.intersection(agent.get("tools") or ()) else agent
 
 
 def _problem(problem: Any) -> dict[str, str]:

@@ -140,6 +140,7 @@ class AgentItem(_Answer):
     model: str | None = None
     tools: list[str] = []
     source: str | None = None
+    documents: list[str] | None = None
 
 
 class AgentList(_Answer):

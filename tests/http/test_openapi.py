@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -12,6 +13,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from mux.events import BY_TYPE
 from mux.http.app import ROUTES
 from tests.support.api import call, finished_run, read
+from tests.support.service import running
 
 
 @pytest.fixture
@@ -103,3 +105,12 @@ async def test_every_error_has_its_form(document: dict[str, Any]) -> None:
             assert path == "/readyz" or {"400", "500"} <= set(errors)
             for answer in errors.values():
                 assert answer["content"][media]["schema"] == {"$ref": f"#/components/schemas/{model}"}, path
+
+
+async def test_agents_that_read_documents_say_which_folders(no_leaks: None, tmp_path: Path) -> None:
+    for roots, shown in (([], "Mux's manual"), ([str(tmp_path)], str(tmp_path))):
+        async with running(documents={"roots": roots}) as url:
+            _, body, _ = await call("GET", f"{url}/api/agents")
+            agents = {a["name"]: a for a in body["agents"]}
+        assert agents["researcher"]["documents"] == [shown]
+        assert "documents" not in agents["assistant"]
