@@ -28,6 +28,8 @@ export class PaneBody {
     this.visible = true;
     this.heightWhenLeft = 0;
     this.lastTop = 0;
+    this.lastHeight = 0;
+    this.lastClient = 0;
     /** @type {Map<string, {box: HTMLElement, view: TranscriptView, key: string, drawable: any}>} by run */
     this.turns = new Map();
     this.#listen();
@@ -39,8 +41,8 @@ export class PaneBody {
     this.resize = new ResizeObserver(() => this.pinned && this.#toEnd());
     this.resize.observe(this.scroller);
     this.resize.observe(this.content);
-    this.seen = new IntersectionObserver(([entry]) => {
-      this.visible = entry.isIntersecting;
+    this.seen = new IntersectionObserver((entries) => {
+      this.visible = entries[entries.length - 1].isIntersecting; // the last: a busy page gets several at once
       if (this.visible) for (const turn of this.turns.values()) scheduler.request(turn.drawable);
     });
     this.seen.observe(this.scroller);
@@ -55,6 +57,9 @@ export class PaneBody {
   #scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
     const fromEnd = scrollHeight - clientHeight - scrollTop;
+    // A new width or height moves the text too; only where nothing changed it was the reader who scrolled up.
+    const resized = scrollHeight !== this.lastHeight || clientHeight !== this.lastClient;
+    if (this.pinned && resized) return this.#toEnd();
     if (scrollTop < this.lastTop - 1 && fromEnd > NEAR) this.#unpin();
     else if (fromEnd <= 2 || (fromEnd <= NEAR && scrollTop > this.lastTop)) this.#pin();
     this.lastTop = scrollTop;
@@ -80,6 +85,8 @@ export class PaneBody {
   #toEnd() {
     this.scroller.scrollTop = this.scroller.scrollHeight;
     this.lastTop = this.scroller.scrollTop;
+    this.lastHeight = this.scroller.scrollHeight;
+    this.lastClient = this.scroller.clientHeight;
   }
 
   /** Show these turns. @param {Entry} entry */
