@@ -146,6 +146,7 @@ MATRIX: list[
 STATUS = {"cursor_ahead": 409, "cursor_stale": 409, "cursor_foreign": 409, "cursor_invalid": 400}
 
 
+@pytest.mark.timeout(60)  # some 200 requests, each over a connection of its own
 @pytest.mark.parametrize("store", ["memory:", "sqlite"])
 async def test_every_kind_of_cursor_has_its_answer(agents_dir: Path, tmp_path: Path, store: str) -> None:
     name = "memory:" if store == "memory:" else f"sqlite:{tmp_path / 'mux.db'}"
@@ -154,16 +155,23 @@ async def test_every_kind_of_cursor_has_its_answer(agents_dir: Path, tmp_path: P
         finished = (await finished_run(service.url))["run"]
         live = await start(service.url, "hold")
         await read(f"{service.url}/api/runs/{live}/events", until="token")
-        for state, run in (("live", live), ("finished", finished)):
-            head = (await service.store.head(run)).head
-            for title, make, *wanted in MATRIX:
-                for place in ("header", "query"):
-                    answer = await _first(service.url, run, make(run, head, other), place)
-                    assert answer == wanted[state == "finished"], f"{title} by {place} on a {state} run"
+        for trimmed in (False, True):
+            for state, run in (("live", live), ("finished", finished)):
+                if trimmed:
+                    await service.store.trim(run, 3)
+                head = (await service.store.head(run)).head
+                for title, make, *both in MATRIX:
+                    wanted = both[state == "finished"]
+                    if trimmed and wanted == 1:
+                        wanted = ("gap", 3)
+                    for place in ("header", "query"):
+                        answer = await _first(service.url, run, make(run, head, other), place)
+                        assert answer == wanted, f"{title} by {place} on a {state} run, {trimmed=}"
 
 
 async def _first(url: str, run: str, cursor: str | None, place: str) -> Any:
-    """The first seq of the stream, ``None`` where it waits for new events, 204, or the problem's code."""
+    """The first seq of the stream (with ``gap`` after one), ``None`` where it waits for new events, 204, or
+    the problem's code."""
     query = f"?after={cursor}" if cursor is not None and place == "query" else ""
     headers = {"Last-Event-ID": cursor} if cursor is not None and place == "header" else {}
     async with http("GET", f"{url}/api/runs/{run}/events{query}", headers=headers) as response:
@@ -174,9 +182,11 @@ async def _first(url: str, run: str, cursor: str | None, place: str) -> Any:
             assert response.headers["content-type"] == "application/problem+json"
             assert response.status == problem["status"] == STATUS[problem["code"]]
             return problem["code"]
+        gap = False
         async for block in response.blocks():
             if "seq" in block.data:
-                return block.data["seq"]
+                return ("gap", block.data["seq"]) if gap else block.data["seq"]
+            gap = gap or block.data["type"] == "stream_gap"
             if block.data["type"] == "stream_live":
                 return None
     return "ended"

@@ -8,9 +8,11 @@ random state of the parent is shared.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,6 +20,7 @@ from typing import Any
 
 __all__: list[str] = []
 
+PR_SET_PDEATHSIG = 1  # Linux
 PRELOADED = (
     "mux.cli.serve", "mux.cli.run", "mux.cli.replay", "openai.resources.chat.completions",
     "openai.resources.responses", "pydantic_monty",
@@ -37,6 +40,7 @@ def spawn(order: dict[str, Any]) -> dict[str, Any]:
 
 def _become(order: dict[str, Any]) -> None:
     os.setsid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a test run that is killed leaves no server
     os.chdir(order["cwd"])
     os.environ.clear()
     os.environ.update(order["env"])
