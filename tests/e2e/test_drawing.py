@@ -1,0 +1,29 @@
+"""What is drawn while panes come, go and change their size under a busy page."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.async_api import expect
+
+from tests.e2e.conftest import BROWSER, Start
+
+pytestmark = [*BROWSER, pytest.mark.timeout(120)]
+
+
+async def test_panes_go_on_following_the_end_when_others_join_and_the_window_changes(start: Start) -> None:
+    page = await start("assistant", "analyst", "lead", "writer", width=1500, height=700)
+    await expect(page.locator("#pane-worker .text .md")).to_contain_text("What the log gives")
+    for width in (900, 1500, 1000):
+        await page.set_viewport_size({"width": width, "height": 700})
+        await expect(page.locator("#pane-assistant .end")).to_be_attached()
+    await expect(page.locator("#pane-worker .end")).to_be_visible()
+    await expect(page.locator(".pill:visible")).to_have_count(0)
+    rest = "n => n.scrollHeight - n.clientHeight - n.scrollTop"
+    await expect(page.locator("#pane-assistant .state-chip")).to_contain_text("done")
+    assert await page.locator("#pane-assistant .pane-scroll").evaluate(rest) < 3
+
+
+async def test_long_answers_keep_the_page_small(start: Start) -> None:
+    page = await start("load", width=900)
+    await expect(page.locator(".md-spacer").first).to_be_attached(timeout=60_000)
+    assert await page.locator(".md-block").count() <= 100
