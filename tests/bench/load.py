@@ -145,8 +145,9 @@ def say(value: object) -> None:
 
 def main() -> None:
     """Run until standard input ends."""
-    generator = Generator(json.loads(sys.stdin.readline()))
-    commands = sys.stdin.fileno()
+    control = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 - a buffer would hide lines from epoll
+    generator = Generator(json.loads(control.readline()))
+    commands = control.fileno()
     generator.epoll.register(commands, select.EPOLLIN)
     generator.connect()
     finishing = False
@@ -156,7 +157,7 @@ def main() -> None:
                 if number in generator.open:
                     generator.read(number)
                 continue
-            line = sys.stdin.readline()
+            line = control.readline()
             if not line:
                 return
             command = json.loads(line)
