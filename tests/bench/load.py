@@ -96,7 +96,7 @@ class Generator:
             self.epoll.unregister(number)
             connection.sock.close()
             del self.open[number]
-            if self.requests:
+            if self.sequential and self.requests:
                 self.connect()
 
     def _count(self, connection: _Connection, data: bytes, now: int) -> None:
