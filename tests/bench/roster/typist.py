@@ -2,8 +2,10 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 
 import mux
+from mux.agent import Draft
 
 TEXT = """## How a stream is resumed
 
@@ -41,7 +43,7 @@ PIECES = re.findall(r"\s*\S{1,5}|\s+$", TEXT)
 
 
 @mux.agent(name="typist", description="Types at a given rate: <at once> <then> <a second>.")
-async def agent(ctx):
+async def agent(ctx: mux.AgentContext) -> AsyncIterator[Draft]:
     burst, count, rate = (int(n) for n in ctx.task.split())
     loop = asyncio.get_running_loop()
     yield mux.StepStarted(step=1)
