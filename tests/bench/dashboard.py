@@ -269,7 +269,7 @@ async def soaking(on: Stage, report: Report, seconds: float) -> None:
     print(f"\nsoak: {LANES} lanes x {RATE} tokens/s, {seconds:g} s", flush=True)
     page = await on.page("/?perf=1")
     await page.wait_for_selector("#composer-text")
-    run = await on.run(f"0 {int(seconds * RATE)} {RATE}")
+    run = await on.run(f"0 {int((seconds + 120) * RATE)} {RATE}")  # the last tenth is as busy as the first
     await page.evaluate("run => { location.hash = `#/run/${run}` }", run)
     await page.wait_for_selector(".md-block")
     session = await page.context.new_cdp_session(page)
