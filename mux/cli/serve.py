@@ -72,7 +72,7 @@ def _spare_the_collector() -> None:
     """Look for cyclic garbage less often, and never again at what was loaded at the start.
 
     Kept events are many small objects without cycles; with Python's own thresholds (700, 10, 10) going
-    through them took up to 45 % of the CPU of a run at full speed (16 to 24 µs per event, against 11).
+    through them took a good part of a run's CPU at full speed (a third and more, in noisy measurements).
     """
     gc.collect()
     gc.freeze()

@@ -258,7 +258,7 @@ class Channel:
         try:
             drafts = agent.run(ctx)
             async for draft in drafts:
-                if type(draft) is Token:  # the hot path: no coroutine for each, 0.3 µs less
+                if type(draft) is Token:  # the hot path: no coroutine for each
                     self._count(draft.content)
                     if not self.outbox.offer(draft):
                         await self.outbox.put(draft)

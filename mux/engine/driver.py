@@ -148,7 +148,8 @@ class Driver:
             live.start_timer((self.journal.state.last_ts - self.journal.state.first_ts) / 1000)
         else:
             live.start_timer()
-        live.log.info("run started", channels=len(live.channels), recovered=bool(live.row.status != "queued"))
+        recovered = any(c.attempt for c in self.journal.state.channels.values())  # somebody began it before
+        live.log.info("run started", channels=len(live.channels), recovered=recovered)
         async with live.merger as merger:
             await self.settle()
             async for batch in merger:
@@ -193,7 +194,7 @@ class Driver:
 
     async def _commit(self) -> None:
         records = await self.journal.commit()
-        for record in [r for r in records if r.type in _BARRIERS]:  # by type: 0.05 µs a record, not 0.35
+        for record in [r for r in records if r.type in _BARRIERS]:  # by type: no look at the body
             if isinstance(record.body, ToolStart | ApprovalRequested):
                 self._release_barrier(record, record.body)
         status = self.journal.state.status
