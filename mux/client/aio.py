@@ -247,10 +247,13 @@ class Run:
         snapshot: dict[str, Any] = await self.client.request("GET", self.path)
         return snapshot
 
-    async def follow(self, **options: Any) -> AsyncIterator[tuple[Event, RunState]]:
-        """Follow the run and fold it on the way: each event with the state after it (one object, updated)."""
+    async def follow(self, *, observe: bool = False) -> AsyncIterator[tuple[Event, RunState]]:
+        """Follow the run and fold it on the way: each event with the state after it (one object, updated).
+
+        Folding needs every event, so there is no filter and no compaction here.
+        """
         state = RunState(self.id)
-        async for event in self.events(**options):
+        async for event in self.events(observe=observe):
             state.apply(event)
             yield event, state
 
