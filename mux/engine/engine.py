@@ -202,14 +202,31 @@ class Engine(Controls, Archive):
         if not self.accepting:
             raise Unavailable("draining", "The server is stopping; try again in a moment.", retry_after=2.0)
         run, now = new_id("r"), self.services.clock()
+        message, title = await self._shown(plan, run, _message(plan)), await self._shown(plan, run, title)
         self._admission.check()
         self._admission.enter(run)
         row = RunRow(
             run=run, thread=thread, owner=owner, status="queued", created=now, updated=now,
-            request=plan.dump(), title=title, metadata=metadata, message=_message(plan),
+            request=plan.dump(), title=title, metadata=metadata, message=message,
             agents=tuple(dict.fromkeys(c.agent for c in plan.channels)),
         )  # fmt: skip
         return await uncut(self._begin(row, plan, idempotency))
+
+    async def _shown(self, plan: Plan, run: str, text: str | None) -> str | None:
+        """What the first event, lists and search may show of what was asked: the input rules hold there too.
+
+        The channels check their own tasks again, and refuse or clean them; this is about the run's face.
+        """
+        for agent in {c.agent for c in plan.channels} if text else ():
+            try:
+                guard = self.services.guard_for(self.services.roster.get(agent), run, "")
+                verdict = await guard.input(text or "")
+            except MuxError:  # rules that can't be used fail closed; the channel says why
+                return _BLOCKED
+            if verdict.action == "blocked":
+                return _BLOCKED
+            text = verdict.value
+        return text
 
     async def _begin(self, row: RunRow, plan: Plan, idempotency: Idempotency | None) -> Started:
         run = row.run
@@ -334,6 +351,9 @@ class Engine(Controls, Archive):
                 continue
             if row.finished is not None or await self._take_over(row):
                 return
+
+
+_BLOCKED = "[stopped by a guardrail]"
 
 
 def _message(plan: Plan) -> str | None:

@@ -183,3 +183,23 @@ async def test_an_agents_own_tool_server_is_its_alone(tmp_path: Path) -> None:
     said = [e["value"]["message"] for e in log if e["type"] == "custom" and e["channel"] == "lost"]
     assert said == ["The tool server 'gone' can't be used now: there is no program 'no-such-program-at-all'."]
     assert not [t for t in asyncio.all_tasks() if (t.get_name() or "").startswith("mcp ")]
+
+
+@pytest.mark.parametrize("action", ["block", "mask"])
+async def test_what_an_input_rule_stops_is_in_no_event_snapshot_list_or_search(
+    tmp_path: Path, action: str
+) -> None:
+    rule = {"code": {"stage": "input", "pattern": "swordfish", "action": action}}
+    async with running(guardrails=rule) as url:
+        body = {"message": "The word is swordfish. What is 2+2?", "agents": ["analyst", "assistant"]}
+        status, run, _ = await call("POST", f"{url}/api/runs", body)
+        assert status == 201
+        stream = await read(f"{url}/api/runs/{run['run']}/events")
+        _, snapshot, _ = await call("GET", f"{url}/api/runs/{run['run']}")
+        _, listed, _ = await call("GET", f"{url}/api/runs")
+        _, found, _ = await call("GET", f"{url}/api/runs?q=swordfish")
+    seen = json.dumps([[b.data for b in stream], snapshot, listed])
+    assert "sword" not in seen
+    assert found["runs"] == []
+    expected = "refused" if action == "block" else "completed"
+    assert {c["status"] for c in snapshot["channels"]} == {expected}
