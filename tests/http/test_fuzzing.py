@@ -21,7 +21,7 @@ CHECKS = (
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_no_request_is_answered_with_a_5xx_or_with_what_the_document_does_not_say(tmp_path: Path) -> None:
     """Streams too: each of their blocks is checked against the schema. Those of ``hold`` never end by
     themselves; the first cancel that is tried ends them, or else the request's timeout."""
@@ -40,7 +40,7 @@ def test_no_request_is_answered_with_a_5xx_or_with_what_the_document_does_not_sa
         command = [
             str(Path(sys.executable).parent / "schemathesis"), "run", f"{url}/openapi.json",
             "--max-time", str(SECONDS), "--checks", ",".join(CHECKS), "--seed", "11",
-            "--request-timeout", "5", "--continue-on-failure", "--no-shrink", "--no-color",
+            "--request-timeout", "15", "--continue-on-failure", "--no-shrink", "--no-color",
         ]  # fmt: skip
         run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stdout[-12000:] + run.stderr[-2000:]
