@@ -6,8 +6,7 @@ one kind is undecided and other drafts keep coming (reasoning that ended in half
 they wait for at most ``_PATIENCE`` drafts and then overtake it. Undecided text itself is never passed on: it
 follows when it is decided, with more text of its kind or at the end of its step.
 
-Pieces of tool arguments and of a tool's streamed output wait in lanes of their own, behind which nothing
-else waits: calls run in parallel, and a silent one must not hold the others' progress up.
+Pieces of tool arguments and streamed output wait in lanes of their own, behind which nothing else waits.
 """
 
 from __future__ import annotations
