@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -34,10 +35,11 @@ def serving(
     stop_s: float = 30,
 ) -> Iterator[str]:
     """``mux serve --port 0`` in ``cwd``; gives its URL, and asserts that SIGTERM ends it with exit code 0."""
+    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody reads fills, and stops the server
     process = subprocess.Popen(
         [*command, "serve", "--port", "0", *args],
         cwd=cwd, env=dict(env or clean_env(cwd / "home")), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=errors,
     )  # fmt: skip
     assert process.stdout is not None
     try:
@@ -48,10 +50,11 @@ def serving(
                 yield line.split(": ", 1)[1].strip().rstrip("/")
                 break
         else:
-            assert process.stderr is not None
-            pytest.fail(f"the server did not start: {''.join(lines)} {process.stderr.read()}")
+            errors.seek(0)
+            pytest.fail(f"the server did not start: {''.join(lines)} {errors.read()}")
         process.send_signal(signal.SIGTERM)
         assert process.wait(stop_s) == 0
     finally:
         process.kill()
         process.communicate()
+        errors.close()
