@@ -102,6 +102,7 @@ class ChannelRequest(Value):
     model: str | None = None
     instructions: str | None = None
     params: dict[str, Any] | None = None
+    tools: tuple[str, ...] | None = None
     depends_on: tuple[str, ...] = ()
     when: Literal["all", "any", "settled"] = "settled"
     inputs: tuple[str, ...] = ()
@@ -233,6 +234,7 @@ class AgentContext:
         task: the text of the task (handed-over outputs of other channels included).
         messages: history of this channel on the thread, then the task, as a conversation.
         model, instructions, params: the channel's overrides of the agent's own settings.
+        tools: names of those of the agent's tools that it may use here; ``None`` = all of them.
         budget: the channel's limits, the stricter of request and agent.
         resume: where to go on after a crash, for agents that can (``resumable = "resume"``).
         guard: the guardrails of this channel (tool stages are the agent's to call; output is wrapped).
@@ -250,6 +252,7 @@ class AgentContext:
     model: str | None = None
     instructions: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    tools: frozenset[str] | None = None
     budget: Budget | None = None
     resume: Resume | None = None
     guard: Guard = field(default_factory=OpenGuard)

@@ -51,7 +51,7 @@ class Grace(_Request):
 
 
 class ChannelSpec(_Request):
-    """One channel of a run."""
+    """One channel of a run. ``tools``: those of the agent's tools that it may use here; none given = all."""
 
     id: ChannelId | None = None
     agent: str
@@ -59,6 +59,7 @@ class ChannelSpec(_Request):
     model: str | None = None
     instructions: str | None = None
     params: dict[str, Any] | None = None
+    tools: list[str] | None = Field(default=None, max_length=256)
     depends_on: list[ChannelId] = []
     when: Literal["all", "any", "settled"] = "settled"
     inputs: list[str] = []

@@ -111,6 +111,9 @@ class OpenAIAgentsAgent:
         changes: dict[str, Any] = {}
         if ctx.instructions is not None:
             changes["instructions"] = ctx.instructions
+        if ctx.tools is not None:
+            pairs = zip(self._agent.tools, self.tools, strict=True)
+            changes["tools"] = [tool for tool, name in pairs if name in ctx.tools]
         if ctx.model is not None and not isinstance(self._agent.model, str | None):
             # a model object has its own client: keep that, or the SDK asks OpenAI with its own key
             model: Any = copy.copy(self._agent.model)

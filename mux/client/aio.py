@@ -89,7 +89,7 @@ class MuxClient:
         Args:
             message: the task.
             agents: names from the roster; or
-            channels: one mapping per channel, as ``POST /api/runs`` takes them.
+            channels: one mapping per channel, as ``POST /api/runs`` takes them (``agent``, ``tools``, …).
             idempotency_key: the same key with the same request gives the same run. One is made if none is
                 given, so that a request repeated after a lost connection starts no second run.
             options: further members of the request (``thread``, ``messages``, ``max_parallel``, …).

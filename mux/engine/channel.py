@@ -234,6 +234,7 @@ class Channel:
             model=self.plan.model,
             instructions=self.plan.instructions,
             params=self.plan.params or {},
+            tools=None if self.plan.tools is None else frozenset(self.plan.tools),
             budget=self.meter.budget,
             resume=resume_point(self.state) if self._resumes(agent) else None,
             log=self.log,

@@ -21,6 +21,7 @@ _SPEC = {
     "model",
     "instructions",
     "params",
+    "tools",
     "depends_on",
     "when",
     "inputs",

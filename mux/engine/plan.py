@@ -50,6 +50,7 @@ class PlannedChannel(BaseModel):
     model: str | None = None
     instructions: str | None = None
     params: dict[str, Any] | None = None
+    tools: tuple[str, ...] | None = None
     depends_on: tuple[str, ...] = ()
     when: Literal["all", "any", "settled"] = "settled"
     inputs: tuple[str, ...] = ()
@@ -138,7 +139,7 @@ def make_plan(
         streaming: the request itself streams: then leaving means cancelling after a grace.
 
     Raises:
-        BadRequest: with the place and what to do.
+        BadRequest: with the place and what to do (``tool_unknown``, ``dependency_cycle``, …).
         NotFound: ``agent_unknown``.
     """
     _check_message(request)
@@ -150,7 +151,7 @@ def make_plan(
     if len(taken) != sum(s.id is not None for s in specs):
         raise BadRequest("channel_duplicate", "Two channels have the same id; ids must be unique in a run.")
     for spec in specs:
-        roster.get(spec.agent)
+        _check_tools(spec, roster.get(spec.agent))
         channel_id = spec.id or free_id(spec.agent, taken)
         taken.add(channel_id)
         channels.append(PlannedChannel(**spec.model_dump(exclude={"id"}), id=channel_id))
@@ -186,6 +187,7 @@ def _specs(request: StartRequest, last: RunRow | None, default: Sequence[str]) -
             "model",
             "instructions",
             "params",
+            "tools",
             "depends_on",
             "when",
             "inputs",
@@ -207,6 +209,20 @@ def free_id(agent: str, taken: Iterable[str], mark: str = ".") -> str:
     if mark == "." and base not in taken:
         return base
     return next(name for n in range(2, len(taken) + 3) if (name := f"{base}{mark}{n}") not in taken)
+
+
+def _check_tools(spec: ChannelSpec | ChannelRequest, agent: Agent) -> None:
+    """A tool that the agent does not have can't be left to it; those of its own servers come later."""
+    if spec.tools is None:
+        return
+    known = list(getattr(agent, "tool_names", None) or getattr(agent, "tools", ()))
+    servers = tuple(f"{name}_" for name in getattr(agent, "mcp", ()))
+    unknown = [name for name in spec.tools if name not in known and not name.startswith(servers)]
+    if unknown:
+        raise BadRequest(
+            "tool_unknown",
+            f"Agent {spec.agent!r} has no tool {unknown[0][:64]!r}. It has: {', '.join(known) or 'none'}.",
+        )
 
 
 def _check_order(channels: Sequence[PlannedChannel]) -> None:
@@ -244,7 +260,7 @@ def plan_channel(
     Raises:
         BadRequest, NotFound: as `make_plan`; `Conflict`-free: an id that is taken is a BadRequest.
     """
-    roster.get(spec.agent)
+    _check_tools(spec, roster.get(spec.agent))
     taken = {c.id for c in plan.channels}
     if spec.id is not None and spec.id in taken:
         raise BadRequest("channel_duplicate", f"This run has a channel {spec.id!r} already.")

@@ -158,6 +158,9 @@ class ModelItem(_Answer):
     provider: str | None = None
     name: str | None = None
     context: int | None = None
+    price: dict[str, float | str] | None = Field(
+        default=None, description="`input`, `output`, `cached` per million tokens; `currency`"
+    )
     available: bool | None = None
 
 

@@ -89,7 +89,8 @@ class LlmAgent:
             ctx.log.warning("mcp server of an agent is away", agent=self.name, problem=problem)
             yield Custom(name="progress", value={"message": problem})
         setup = self.setup(ctx)
-        own = {t.name: t for t in tools if t.name not in setup.tools}
+        chosen = [t for t in tools if ctx.tools is None or t.name in ctx.tools]
+        own = {t.name: t for t in chosen if t.name not in setup.tools}
         loop = Loop(ctx, replace(setup, tools={**setup.tools, **own}))
         async with aclosing(cast("AsyncGenerator[Draft, None]", loop.run())) as drafts:
             async for draft in drafts:
@@ -142,7 +143,7 @@ class LlmAgent:
             tool = known.get(given) if isinstance(given, str) else given
             if tool is None:
                 ctx.log.debug("tool_unknown", agent=self.name, tool=given)  # the roster has warned of it
-            else:
+            elif ctx.tools is None or tool.name in ctx.tools:
                 tools[tool.name] = tool
         return tools
 

@@ -98,7 +98,7 @@ class Providers:
         return {name: model.circuit.state for name, model in self._models.items()}
 
     async def offers(self) -> list[dict[str, Any]]:
-        """The models that can be used now: ``{id, provider, name, context?, available, error?}``.
+        """The models that can be used now: ``{id, provider, name, context?, price?, available, error?}``.
 
         Endpoints are asked side by side, each with a short deadline; the answer is kept for half a minute.
         """
@@ -138,6 +138,8 @@ class Providers:
             context = provider.context_tokens or names.get(model, {}).get("context")
             if context:
                 offer["context"] = context
+            if (price := self.price(offer["id"])) is not None:
+                offer["price"] = price.model_dump(exclude_none=True)
             offer["available"] = error is None
             if error is not None:
                 offer["error"] = error

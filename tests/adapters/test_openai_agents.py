@@ -269,6 +269,20 @@ async def test_history_overrides_and_late_messages_reach_the_sdk() -> None:
     play(drafts)
 
 
+async def test_only_the_chosen_tools_are_offered_to_the_model() -> None:
+    @function_tool
+    async def send_mail(to: str) -> str:
+        """Send a mail."""
+        return to
+
+    async with sdk(text_chunks("Yes."), text_chunks("No."), tools=[get_weather, send_mail]) as (fake, agent):
+        for tools in (["get_weather"], []):
+            await collect(OpenAIAgentsAgent(agent).run(context(tools=frozenset(tools))))
+    first, second = fake.requests
+    assert [t["function"]["name"] for t in first["tools"]] == ["get_weather"]
+    assert "tools" not in second
+
+
 async def test_turns_budgets_and_graceful_stops_end_it_cleanly() -> None:
     turn = tool_chunks(("c1", "get_weather", '{"city": "Oslo"}'))
     again = tool_chunks(("c2", "get_weather", '{"city": "Rome"}'))

@@ -11,7 +11,7 @@ import pytest
 from mux.events import Record, Usage
 from mux.llm.agent import LlmAgent
 from mux.log import MemoryStore
-from mux.requests import ApprovalAnswer, StartRequest, SteerRequest
+from mux.requests import ApprovalAnswer, ChannelSpec, StartRequest, SteerRequest
 from mux.tools import tool
 from tests.engine.test_control import waiting_call
 from tests.support.agents import harness, types, until
@@ -168,3 +168,27 @@ async def test_a_second_turn_on_the_thread_sends_the_first_with_its_tools() -> N
         await h.finished(again.run)
     roles = [m.role for m in model.requests[-1].messages]
     assert roles == ["user", "assistant", "tool", "assistant", "user"]
+
+
+async def test_a_channel_with_chosen_tools_has_no_others_also_in_its_retry_and_the_next_turn() -> None:
+    @tool
+    async def look() -> str:
+        """Look."""
+        return "seen"
+
+    @tool
+    async def delete() -> str:
+        """Delete."""
+        raise AssertionError("it was not chosen")
+
+    model = FakeModel(turn(call(0, "delete", "{}")), *[model_says("done") for _ in range(3)])
+    async with harness(llm(model, look, delete)) as h:
+        chosen = StartRequest(message="go", channels=[ChannelSpec(agent="llm", tools=["look"])])
+        first = (await h.engine.start_run(chosen)).row
+        snapshot = await h.finished(first.run)
+        assert snapshot["channels"][0]["tools"][0]["error"] == "unknown_tool"
+        again, _ = await h.engine.retry(first.run, "llm")
+        await h.finished(again)
+        follow_up = await h.engine.start_run(StartRequest(message="and?", thread=first.thread))
+        await h.finished(follow_up.row.run)
+        assert [[t.name for t in request.tools] for request in model.requests] == [["look"]] * 4

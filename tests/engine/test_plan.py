@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,8 +10,10 @@ from mux.agent import Budget, Message, OpenGuard
 from mux.engine.meter import Meter, stricter
 from mux.engine.plan import Plan, PlannedChannel, free_id, make_plan, new_id, title_of
 from mux.engine.task import Checked, HandOver, checked, make_task
+from mux.errors import BadRequest
 from mux.events import Cursor, StepFinished, Usage, UsageReport
-from mux.requests import StartRequest
+from mux.llm.agent import LlmAgent
+from mux.requests import ChannelSpec, StartRequest
 from tests.support.agents import FakeRoster, says
 
 
@@ -85,3 +88,18 @@ async def test_handed_over_outputs_come_after_the_message() -> None:
     assert task.text.startswith("sum up\n\n<output")
     assert "it broke" in task.text
     assert await checked(task, OpenGuard()) == Checked(task)
+
+
+def test_a_channel_takes_only_tools_that_its_agent_has() -> None:
+    roster = FakeRoster([LlmAgent(name="llm", tools=["add", "look"], mcp={"files": {"command": ["f"]}})])
+
+    def plan(*tools: str) -> Plan:
+        request = StartRequest(message="m", channels=[ChannelSpec(agent="llm", tools=list(tools))])
+        return make_plan(request, roster, last=None, default_agents=(), max_channels=32, streaming=False)
+
+    assert plan("look").channels[0].tools == ("look",)
+    assert plan().channels[0].tools == ()
+    assert plan("files_read").channels[0].tools == ("files_read",)  # known only when the server is connected
+    with pytest.raises(BadRequest, match=r"no tool 'lok'\. It has: add, look") as raised:
+        plan("look", "lok")
+    assert raised.value.code == "tool_unknown"

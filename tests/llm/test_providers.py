@@ -79,7 +79,10 @@ async def test_offers_name_what_can_be_used_and_why_the_rest_can_not() -> None:
         await known.aclose()
     assert len(server.seen) == 1, "offers are cached"
     assert offers[0] == {"id": "rehearsal", "provider": "rehearsal", "name": "rehearsal", "available": True}
-    assert offers[1] == {"id": "local:a", "provider": "local", "name": "a", "available": True}
+    price = {"input": 1, "output": 2, "currency": "USD"}
+    assert offers[1] == {
+        "id": "local:a", "provider": "local", "name": "a", "price": price, "available": True
+    }  # fmt: skip
     assert offers[2]["context"] == 9000
     dead = offers[3]
     assert (dead["id"], dead["available"]) == ("dead:m", False)
