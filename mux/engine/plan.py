@@ -215,7 +215,8 @@ def _check_tools(spec: ChannelSpec | ChannelRequest, agent: Agent) -> None:
     """A tool that the agent does not have can't be left to it; those of its own servers come later."""
     if spec.tools is None:
         return
-    known = list(getattr(agent, "tool_names", None) or getattr(agent, "tools", ()))
+    named: Iterable[str] = getattr(agent, "tool_names", getattr(agent, "tools", ()))
+    known = list(named)
     servers = tuple(f"{name}_" for name in getattr(agent, "mcp", ()))
     unknown = [name for name in spec.tools if name not in known and not name.startswith(servers)]
     if unknown:

@@ -14,6 +14,7 @@ from mux.errors import BadRequest
 from mux.events import Cursor, StepFinished, Usage, UsageReport
 from mux.llm.agent import LlmAgent
 from mux.requests import ChannelSpec, StartRequest
+from mux.settings import McpServer
 from tests.support.agents import FakeRoster, says
 
 
@@ -91,7 +92,9 @@ async def test_handed_over_outputs_come_after_the_message() -> None:
 
 
 def test_a_channel_takes_only_tools_that_its_agent_has() -> None:
-    roster = FakeRoster([LlmAgent(name="llm", tools=["add", "look"], mcp={"files": {"command": ["f"]}})])
+    roster = FakeRoster(
+        [LlmAgent(name="llm", tools=["add", "look"], mcp={"files": McpServer(command=("f",))})]
+    )
 
     def plan(*tools: str) -> Plan:
         request = StartRequest(message="m", channels=[ChannelSpec(agent="llm", tools=list(tools))])
