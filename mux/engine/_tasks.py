@@ -17,5 +17,11 @@ async def uncut(work: Coroutine[Any, Any, T]) -> T:
     """Do it to its end, even if whoever waits for it is cancelled meanwhile."""
     task = asyncio.get_running_loop().create_task(work)
     _running.add(task)
-    task.add_done_callback(_running.discard)
+    task.add_done_callback(_over)
     return await asyncio.shield(task)
+
+
+def _over(task: asyncio.Task[Any]) -> None:
+    _running.discard(task)
+    if not task.cancelled():
+        task.exception()  # seen: a caller that was cancelled can't be told, and has nobody who waits for it

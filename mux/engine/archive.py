@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 from mux.engine.base import EngineBase
 from mux.engine.history import row_summary, summary_of
+from mux.engine.intake import guards, shown
 from mux.engine.plan import new_id
 from mux.errors import BadRequest, MuxError
 from mux.events import Event, Record
@@ -77,10 +78,13 @@ class Archive(EngineBase):
         """Change title, star or metadata; metadata keys that are set to null are removed.
 
         Raises:
-            BadRequest: ``metadata_too_large``.
+            BadRequest: ``metadata_too_large``; ``edit_blocked`` by a guardrail on input.
         """
         row = await self.row(run)
-        changes: dict[str, Any] = request.model_dump(exclude_unset=True)
+        given = request.model_dump(exclude_unset=True)
+        changes: dict[str, Any] = await shown(given, row.agents, guards(self.services, run))
+        if not isinstance(changes, dict):
+            raise BadRequest("edit_blocked", "A guardrail of this server stopped the title or the metadata.")
         if changes.get("metadata") is None:
             changes.pop("metadata", None)
         else:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mux.agent import Agent, AgentContext, Draft, Guard, Nested, Outcome
 from mux.engine.host import ChannelHost
 from mux.engine.meter import Meter, stricter
 from mux.engine.outbox import Outbox
-from mux.engine.plan import PlannedChannel
-from mux.engine.task import Task, checked
+from mux.engine.plan import Asked, PlannedChannel
+from mux.engine.task import Checked, Task, checked
 from mux.errors import AgentError, MuxError
 from mux.events import (
     ApprovalRequested,
@@ -174,8 +175,7 @@ class Channel:
         if self.state.at == "announced":
             model = self.plan.model or getattr(agent, "model", None)
             yield ChannelStarted(agent=self.plan.agent, model=model, attempt=1)
-        task = await self.live.task_of(self)
-        verdict = await checked(task, guard)
+        verdict = await self._checked_task(guard)
         safe = verdict.task
         if not self._resumes(agent):  # they are in the log already
             for rule in verdict.rules:
@@ -200,6 +200,15 @@ class Channel:
             pass  # the driver sees `cancelled_itself`
         finally:
             await self._stop_agent()
+
+    async def _checked_task(self, guard: Guard) -> Checked:
+        """What it is asked, if it may be: what the rules said before it was kept, and what they say now, when
+        other channels' outputs stand with it."""
+        asked = self.plan.asked or Asked()
+        if asked.blocked:
+            return Checked(None, asked.rules, asked.refusal)
+        now = await checked(await self.live.task_of(self), guard)
+        return replace(now, rules=tuple(dict.fromkeys((*asked.rules, *now.rules))))
 
     async def _said(self, agent_task: asyncio.Task[None]) -> AsyncIterator[Draft]:
         """What the agent says, ending as the agent ends: the guardrails pass held-back text on at the end of

@@ -103,6 +103,7 @@ class Controls(EngineBase, ABC):
             id=lane(old.id),
             model=model or old.model,
             inputs=tuple(dict.fromkeys(inputs)),
+            asked=old.asked,
         )
         before = plan.history_before or run
         new = plan.model_copy(

@@ -17,6 +17,7 @@ from mux.engine.base import Started
 from mux.engine.control import Controls
 from mux.engine.driver import Driver, run_started
 from mux.engine.history import summary_of
+from mux.engine.intake import guards, message_of, read_metadata, read_plan, shown
 from mux.engine.journal import Clock, Publish
 from mux.engine.live import LiveRun
 from mux.engine.plan import Plan, RosterLike, make_plan, new_id, title_of
@@ -167,8 +168,7 @@ class Engine(Controls, Archive):
         if key is not None:
             expires = self.services.clock() + round(self.settings.limits.idempotency_s * 1000)
             idempotency = Idempotency(owner, key, digest, expires)
-        title = request.title or title_of(plan)
-        return await self._launch(plan, owner, thread, title, dict(request.metadata), idempotency)
+        return await self._launch(plan, owner, thread, request.title, dict(request.metadata), idempotency)
 
     async def _last_of_thread(self, thread: str | None, owner: str) -> RunRow | None:
         if thread is None:
@@ -202,31 +202,18 @@ class Engine(Controls, Archive):
         if not self.accepting:
             raise Unavailable("draining", "The server is stopping; try again in a moment.", retry_after=2.0)
         run, now = new_id("r"), self.services.clock()
-        message, title = await self._shown(plan, run, _message(plan)), await self._shown(plan, run, title)
+        guard_of, agents = guards(self.services, run), tuple(dict.fromkeys(c.agent for c in plan.channels))
+        plan = await read_plan(plan, guard_of)
+        message = await shown(message_of(plan), agents, guard_of)
+        title = await shown(title, agents, guard_of) or title_of(message)
+        metadata = await read_metadata(metadata, agents, guard_of)
         self._admission.check()
         self._admission.enter(run)
         row = RunRow(
             run=run, thread=thread, owner=owner, status="queued", created=now, updated=now,
-            request=plan.dump(), title=title, metadata=metadata, message=message,
-            agents=tuple(dict.fromkeys(c.agent for c in plan.channels)),
+            request=plan.dump(), title=title, metadata=metadata, message=message, agents=agents,
         )  # fmt: skip
         return await uncut(self._begin(row, plan, idempotency))
-
-    async def _shown(self, plan: Plan, run: str, text: str | None) -> str | None:
-        """What the first event, lists and search may show of what was asked: the input rules hold there too.
-
-        The channels check their own tasks again, and refuse or clean them; this is about the run's face.
-        """
-        for agent in {c.agent for c in plan.channels} if text else ():
-            try:
-                guard = self.services.guard_for(self.services.roster.get(agent), run, "")
-                verdict = await guard.input(text or "")
-            except MuxError:  # rules that can't be used fail closed; the channel says why
-                return _BLOCKED
-            if verdict.action == "blocked":
-                return _BLOCKED
-            text = verdict.value
-        return text
 
     async def _begin(self, row: RunRow, plan: Plan, idempotency: Idempotency | None) -> Started:
         run = row.run
@@ -351,18 +338,3 @@ class Engine(Controls, Archive):
                 continue
             if row.finished is not None or await self._take_over(row):
                 return
-
-
-_BLOCKED = "[stopped by a guardrail]"
-
-
-def _message(plan: Plan) -> str | None:
-    """What lists and search know of what was asked."""
-    if plan.message is not None:
-        return plan.message
-    if plan.messages:
-        content = plan.messages[-1].content
-        if isinstance(content, str):
-            return content
-        return "".join(str(p.get("text", "")) for p in content or () if p.get("type") == "text")
-    return "\n\n".join(c.message for c in plan.channels if c.message) or None

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from mux.agent import ChannelRequest, ChannelResult, Draft, Message, Nested, Steering
 from mux.engine._tasks import uncut
 from mux.engine.channel import Channel
+from mux.engine.intake import guards, read_channel
 from mux.engine.journal import Journal
 from mux.engine.meter import Meter
 from mux.engine.plan import Plan, PlannedChannel, plan_channel, too_many_channels
@@ -160,6 +161,7 @@ class LiveRun:
             if len(self.channels) >= limit:
                 raise too_many_channels(limit)
             planned = plan_channel(spec, self.services.roster, self.plan, parent=parent, retry_of=retry_of)
+            planned = await read_channel(planned, self.plan, guards(self.services, self.run))
             self.plan = self.plan.with_channel(planned)
             agents = tuple(dict.fromkeys((*self.row.agents, planned.agent)))
             self.row = await self.services.store.update(self.run, request=self.plan.dump(), agents=agents)

@@ -21,7 +21,16 @@ from mux.events import ChannelAdded, ChannelInfo
 from mux.log.base import RunRow
 from mux.requests import ChannelSpec, ChatMessage, Grace, StartRequest
 
-__all__ = ["Plan", "PlannedChannel", "RosterLike", "make_plan", "new_id", "plan_channel", "title_of"]
+__all__ = [
+    "Asked",
+    "Plan",
+    "PlannedChannel",
+    "RosterLike",
+    "make_plan",
+    "new_id",
+    "plan_channel",
+    "title_of",
+]
 
 _BASE36 = string.digits + string.ascii_lowercase
 _TITLE_CHARS = 80
@@ -37,6 +46,24 @@ class RosterLike(Protocol):
 
     def get(self, name: str) -> Agent:
         """Raises NotFound ``agent_unknown``, with near names."""
+
+
+class Asked(BaseModel):
+    """What the input rules did to what a channel is asked, before it was kept.
+
+    Attributes:
+        rules: the rules that fired.
+        blocked: the channel must not run; nothing of what was blocked is kept.
+        refusal: the blocking rule's own words for the user, if it has any.
+        messages: the run's messages as this channel's rules leave them, where the plan keeps others.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    rules: tuple[str, ...] = ()
+    blocked: bool = False
+    refusal: str | None = None
+    messages: tuple[ChatMessage, ...] | None = None
 
 
 class PlannedChannel(BaseModel):
@@ -59,6 +86,7 @@ class PlannedChannel(BaseModel):
     retry_of: str | None = None
     parent: str | None = None
     added: bool = False
+    asked: Asked | None = None
 
     @property
     def waits_for(self) -> tuple[str, ...]:
@@ -94,6 +122,7 @@ class Plan(BaseModel):
     timeout_s: float | None = None
     budget: Budget | None = None
     history_before: str | None = None  # a retried run: history is what was said before that one
+    blocked: bool = False  # an input rule stopped the message for some channel: it is not kept here
 
     def dump(self) -> dict[str, Any]:
         """As JSON for the run's row."""
@@ -267,11 +296,21 @@ def plan_channel(
         raise BadRequest("channel_duplicate", f"This run has a channel {spec.id!r} already.")
     base = retry_of.partition("~")[0] if retry_of else None
     channel_id = spec.id or (free_id(base, taken, "~") if base else free_id(spec.agent, taken))
+    old = plan.channel(retry_of) if retry_of else None
+    asked = old.asked if old is not None else None  # what was stopped once is gone
     channel = PlannedChannel(
-        **spec.model_dump(exclude={"id"}), id=channel_id, parent=parent, retry_of=retry_of, added=True
-    )
-    if channel.message is None and plan.message is None and plan.messages is None:
-        raise BadRequest("message_empty", "Say what the new channel should do: `message` is missing.")
+        **spec.model_dump(exclude={"id"}), id=channel_id, parent=parent, retry_of=retry_of, added=True,
+        asked=asked,
+    )  # fmt: skip
+    if channel.message is None and asked is None:
+        if plan.message is None and plan.messages is None:
+            raise BadRequest("message_empty", "Say what the new channel should do: `message` is missing.")
+        if plan.blocked:
+            raise BadRequest(
+                "message_empty",
+                "A guardrail of this server stopped the run's message, so it was not kept: say in `message`"
+                " what the new channel should do.",
+            )
     _check_known(channel, taken)
     return channel
 
@@ -281,15 +320,7 @@ def too_many_channels(limit: int) -> BadRequest:
     return BadRequest("too_many_channels", f"A run may have {limit} channels (limits.max_channels).")
 
 
-def title_of(plan: Plan) -> str | None:
-    """The first line of the message, for lists."""
-    text = plan.message or next((c.message for c in plan.channels if c.message), None)
-    if text is None and plan.messages:
-        content = plan.messages[-1].content
-        text = content if isinstance(content, str) else _text(content)
-    line = (text or "").strip().partition("\n")[0].strip()
+def title_of(message: str | None) -> str | None:
+    """The first line of what was asked, for lists."""
+    line = (message or "").strip().partition("\n")[0].strip()
     return (line if len(line) <= _TITLE_CHARS else line[: _TITLE_CHARS - 1].rstrip() + "…") or None
-
-
-def _text(parts: Sequence[Mapping[str, Any]] | None) -> str:
-    return "".join(str(p.get("text", "")) for p in parts or () if p.get("type") == "text")

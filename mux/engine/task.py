@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from mux.agent import Guard, Message, MessageCall, Verdict
+from mux.agent import Guard, Message, MessageCall
+from mux.engine.intake import Reader
 from mux.engine.plan import Plan, PlannedChannel
 from mux.requests import ChatMessage
 
@@ -49,11 +50,12 @@ def make_task(
 ) -> Task:
     """Put the pieces together: history, given messages, the task with the outputs handed over."""
     blocks = "\n\n".join(o.block() for o in outputs)
-    if channel.message is not None or plan.messages is None:
+    asked = (channel.asked and channel.asked.messages) or plan.messages
+    if channel.message is not None or asked is None:
         given: list[Message] = []
         last = Message(role="user", content=channel.message or plan.message or "")
     else:
-        *given, last = [_message(m) for m in plan.messages]
+        *given, last = [_message(m) for m in asked]
     if blocks:
         last = _with_text(last, blocks)
     messages = (*history, *given, last)
@@ -107,30 +109,13 @@ class Checked:
 
 async def checked(task: Task, guard: Guard) -> Checked:
     """Run the input guardrails over what this run adds to the conversation."""
+    reader = Reader(guard)
     new: list[Message] = []
-    rules: list[str] = []
     for message in task.messages[len(task.messages) - task.new :]:
-        cleaned = await _checked_message(message, guard, rules)
-        if not isinstance(cleaned, Message):
-            return Checked(None, tuple(rules), cleaned.refusal)
-        new.append(cleaned)
+        said = {"content": message.content, "calls": [c.model_dump() for c in message.calls]}
+        read = await reader.read(said)
+        if reader.blocked:
+            return Checked(None, tuple(reader.rules), reader.refusal)
+        new.append(Message.model_validate({**message.model_dump(), **read}))
     kept = task.messages[: len(task.messages) - task.new]
-    return Checked(Task(new[-1].text, (*kept, *new), task.new), tuple(rules))
-
-
-async def _checked_message(message: Message, guard: Guard, rules: list[str]) -> Message | Verdict:
-    """The message, cleaned, or the verdict that blocks it."""
-    parts = [message.content] if isinstance(message.content, str) else message.content
-    cleaned: list[Any] = []
-    for part in parts:
-        text = part if isinstance(part, str) else part.get("text")
-        if not isinstance(text, str) or not text:
-            cleaned.append(part)
-            continue
-        verdict = await guard.input(text)
-        rules += [r for r in verdict.rules if r not in rules]
-        if verdict.action == "blocked":
-            return verdict
-        value = verdict.value if verdict.action == "masked" else text
-        cleaned.append(value if isinstance(part, str) else {**part, "text": value})
-    return message.model_copy(update={"content": cleaned[0] if isinstance(message.content, str) else cleaned})
+    return Checked(Task(new[-1].text, (*kept, *new), task.new), tuple(reader.rules))

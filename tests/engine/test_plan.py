@@ -62,7 +62,7 @@ def test_run_ids_fit_a_cursor() -> None:
 
 @given(st.text())
 def test_titles_are_one_short_line(text: str) -> None:
-    title = title_of(Plan(channels=(PlannedChannel(id="a", agent="a"),), message=text))
+    title = title_of(text)
     assert title is None or (0 < len(title) <= 80 and "\n" not in title)
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from tests.support import mcp_server
 from tests.support.agents_with_tools import wiper_folder
-from tests.support.api import call, finished_run, read
+from tests.support.api import call, finished_run, read, settled
+from tests.support.checker import http
 from tests.support.service import running, serving, write_agent
 
 pytestmark = [pytest.mark.allow_blocking, pytest.mark.timeout(60)]  # the whole server starts in this process
@@ -203,3 +204,184 @@ async def test_what_an_input_rule_stops_is_in_no_event_snapshot_list_or_search(
     assert found["runs"] == []
     expected = "refused" if action == "block" else "completed"
     assert {c["status"] for c in snapshot["channels"]} == {expected}
+
+
+_STRICT = """---
+name: strict
+description: Has a rule of its own.
+model: rehearsal
+guardrails:
+  badge:
+    stage: input
+    pattern: zq[0-9]{6}
+    action: ACTION
+---
+Be strict.
+"""
+_BADGE = "zq" + "481516"
+_PATIENT = """
+import asyncio
+
+import mux
+
+@mux.agent(name="patient", description="Waits.")
+async def agent(ctx):
+    yield mux.Token(content="waiting")
+    await asyncio.sleep(3600)
+"""
+
+
+def _kept(store: Path) -> bytes:
+    """All that the store's files hold."""
+    return b"".join(file.read_bytes() for file in store.parent.glob(f"{store.name}*"))
+
+
+def _asked(how: str) -> dict[str, Any]:
+    """A start whose caller writes the badge somewhere."""
+    there = f"my badge is {_BADGE}, what is 2+2?"
+    escaped = json.dumps({"badge": _BADGE}).replace("z", "\\u007a")
+    task = {"message": "what is 2+2?", "agents": ["analyst"]}
+    channel = {"agent": "analyst"}
+    return {
+        "message": {"message": there, "agents": ["analyst"]},
+        "title cut": {"message": "a" * 71 + there, "agents": ["analyst"]},
+        "title": {**task, "title": there},
+        "metadata": {**task, "metadata": {"note": {"deep": [there]}, _BADGE: 1, "ok": "yes"}},
+        "channel": {"channels": [{**channel, "message": there}]},
+        "channel title": {"message": "2+2", "channels": [{**channel, "title": there}]},
+        "instructions": {"message": "2+2", "channels": [{**channel, "instructions": there}]},
+        "params": {"message": "2+2", "channels": [{**channel, "params": {"user": _BADGE}}]},
+        "messages": {"messages": [{"role": "user", "content": there}], "agents": ["analyst"]},
+        "part": {
+            "messages": [{"role": "user", "content": [{"type": "text", "text": there}]}],
+            "agents": ["analyst"],
+        },
+        "foreign part": {
+            "messages": [{"role": "user", "content": [{"type": "file", "file": {"name": _BADGE}}]}],
+            "agents": ["analyst"],
+        },
+        "earlier call": {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [
+                        {"id": "c1", "type": "function", "function": {"name": "f", "arguments": escaped}}
+                    ],
+                },
+                {"role": "tool", "tool_call_id": "c1", "content": there},
+                {"role": "user", "content": "what is 2+2?"},
+            ],
+            "agents": ["analyst"],
+        },
+    }[how]
+
+
+_WAYS = [
+    "message", "title cut", "title", "metadata", "channel", "channel title", "instructions", "params",
+    "messages", "part", "foreign part", "earlier call",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("action", ["block", "mask"])
+@pytest.mark.parametrize("how", _WAYS)
+async def test_what_an_input_rule_stops_is_kept_nowhere(
+    tmp_path: Path, how: str, action: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rule = {"badge": {"stage": "input", "pattern": "zq[0-9]{6}", "action": action}}
+    store = tmp_path / "runs.db"
+    async with running(store=f"sqlite:{store}", guardrails=rule) as url:
+        headers = {"Idempotency-Key": "k1", "Prefer": "wait=10"}
+        status, run, _ = await call("POST", f"{url}/api/runs", _asked(how), headers=headers)
+        assert status == 201, run
+        there = f"{url}/api/runs/{run['run']}"
+        again = (await call("POST", f"{url}/api/runs", _asked(how), headers=headers))[1]
+        log = [dict(b.data) for b in await read(f"{there}/events")]
+        export = await _text(f"{there}/export") if how == "message" else ""
+        seen = json.dumps([log, run, (await call("GET", f"{url}/api/runs"))[1], export])
+    assert again["run"] == run["run"]
+    assert "zq4" not in seen
+    assert b"zq4" not in _kept(store)
+    assert "zq4" not in caplog.text
+    stopped = action == "block" and how not in ("title", "metadata", "channel title")
+    assert [c["status"] for c in run["channels"]] == ["refused" if stopped else "completed"]
+    if how == "metadata":
+        assert run["metadata"]["ok"] == "yes"
+    if how == "message":
+        hits = [(e["rule"], e["stage"], e["action"]) for e in log if e["type"] == "guardrail"]
+        assert hits == [("badge", "input", "blocked" if action == "block" else "masked")]
+
+
+async def _text(url: str) -> str:
+    async with http("GET", url) as response:
+        return (await response.body()).decode()
+
+
+@pytest.mark.parametrize("action", ["block", "mask"])
+async def test_an_agents_own_input_rule_leaves_the_others_their_task_also_in_retries_and_later_runs(
+    tmp_path: Path, action: str
+) -> None:
+    folder = tmp_path / "agents"
+    write_agent(folder, "strict.md", _STRICT.replace("ACTION", action))
+    store = tmp_path / "runs.db"
+    async with running(store=f"sqlite:{store}", agents=[folder]) as url:
+        run = await finished_run(url, "strict", "analyst", message=f"{_BADGE}: what is 20 + 22?")
+        there = f"{url}/api/runs/{run['run']}"
+        strict, analyst = run["channels"]
+        assert "zq4" not in json.dumps([run["message"], run["title"], strict])
+        assert (strict["status"], analyst["status"]) == (
+            "refused" if action == "block" else "completed",
+            "completed",
+        )
+        assert "42" in analyst["text"]  # it was asked the whole question
+        retried: dict[str, dict[str, Any]] = {}
+        for channel in ("strict", "analyst"):
+            _, new, _ = await call("POST", f"{there}/channels/{channel}/retry", {})
+            await settled(url, new["run"])
+            retried[channel] = (await call("GET", f"{url}/api/runs/{new['run']}"))[1]
+        body = {"message": "and 1 + 1?", "thread": run["thread"], "agents": ["strict", "analyst"]}
+        _, later, _ = await call("POST", f"{url}/api/runs", body, headers={"Prefer": "wait=10"})
+    assert [c["status"] for c in retried["strict"]["channels"]] == [strict["status"]]
+    assert "zq4" not in json.dumps(retried["strict"])
+    assert "42" in retried["analyst"]["channels"][0]["text"]
+    assert [c["status"] for c in later["channels"]] == ["completed", "completed"]
+
+
+async def test_a_channel_that_joins_a_run_whose_message_was_stopped_needs_a_task_of_its_own(
+    tmp_path: Path,
+) -> None:
+    rule = {"badge": {"stage": "input", "pattern": "zq[0-9]{6}"}}
+    write_agent(tmp_path / "agents", "patient.py", _PATIENT)
+    async with running(guardrails=rule, agents=[tmp_path / "agents"]) as url:
+        channels = [{"agent": "analyst"}, {"agent": "patient", "message": "wait"}]
+        _, run, _ = await call("POST", f"{url}/api/runs", {"message": _BADGE, "channels": channels})
+        there = f"{url}/api/runs/{run['run']}"
+        await read(f"{there}/events?channel=patient", until="token")
+        assert run["message"] == "[stopped by a guardrail]"
+        status, problem, _ = await call("POST", f"{there}/channels", {"agent": "analyst"})
+        assert (status, problem["code"]) == (400, "message_empty")
+        assert "guardrail" in problem["detail"]
+        assert (await call("POST", f"{there}/channels", {"agent": "analyst", "message": "2+2"}))[0] == 201
+        status, again, _ = await call("POST", f"{there}/channels/analyst/retry", {})
+        assert status == 201
+        await read(f"{there}/events?channel={again['channel']}", until="done")
+        _, snapshot, _ = await call("GET", there)
+        await call("POST", f"{there}/cancel", {})
+    ended = {c["id"]: c["status"] for c in snapshot["channels"]}
+    assert (ended["analyst"], ended[again["channel"]]) == ("refused", "refused")
+
+
+async def test_edits_of_a_run_pass_the_input_rules(tmp_path: Path) -> None:
+    rules = {
+        "badge": {"stage": "input", "pattern": "zq[0-9]{6}"},
+        "mail": {"stage": "input", "preset": "email", "action": "mask", "mask": "[mail]"},
+    }
+    async with running(guardrails=rules) as url:
+        there = f"{url}/api/runs/{(await finished_run(url, 'assistant'))['run']}"
+        for edit in ({"title": _BADGE}, {"metadata": {"note": [_BADGE]}}, {"metadata": {_BADGE: "x"}}):
+            status, problem, _ = await call("PATCH", there, edit)
+            assert (status, problem["code"]) == (400, "edit_blocked")
+        edit = {"title": "ask a@example.org", "starred": True, "metadata": {"note": "b@example.org"}}
+        assert (await call("PATCH", there, edit))[0] == 200
+        _, run, _ = await call("GET", there)
+    assert (run["title"], run["starred"], run["metadata"]) == ("ask [mail]", True, {"note": "[mail]"})
