@@ -378,6 +378,7 @@ async def test_edits_of_a_run_pass_the_input_rules(tmp_path: Path) -> None:
     }
     async with running(guardrails=rules) as url:
         there = f"{url}/api/runs/{(await finished_run(url, 'assistant'))['run']}"
+        edit: dict[str, Any]
         for edit in ({"title": _BADGE}, {"metadata": {"note": [_BADGE]}}, {"metadata": {_BADGE: "x"}}):
             status, problem, _ = await call("PATCH", there, edit)
             assert (status, problem["code"]) == (400, "edit_blocked")
