@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from mux.events import Usage
 
@@ -58,13 +58,18 @@ class Message(Value):
 
 
 class Budget(Value):
-    """Limits of a run or channel; ``None`` = none. The step that reaches one still ends cleanly."""
+    """Limits of a run or channel; ``None`` = none. The step that reaches one still ends cleanly.
 
-    steps: int | None = None
-    tokens: int | None = None
-    cost: float | None = None
-    seconds: float | None = None
-    tool_calls: int | None = None
+    Written by people: an unknown or impossible limit is refused, for it would be no limit at all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    steps: int | None = Field(default=None, ge=1)
+    tokens: int | None = Field(default=None, ge=1)
+    cost: float | None = Field(default=None, gt=0)
+    seconds: float | None = Field(default=None, gt=0)
+    tool_calls: int | None = Field(default=None, ge=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from mux.agent import Budget
 from mux.events import SteerMode
@@ -27,12 +36,40 @@ __all__ = [
 ]
 
 ChannelId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~-]{1,64}$")]
-Text: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=4_000_000)]
 CancelMode: TypeAlias = Literal["graceful", "now"]
 
 
+def _empty() -> PydanticCustomError:
+    return PydanticCustomError("message_empty", "The message is empty: say what the agents should do.")
+
+
+def _said(text: str) -> str:
+    if not text.strip():
+        raise _empty()
+    return text
+
+
+Text: TypeAlias = Annotated[
+    str,
+    StringConstraints(max_length=4_000_000),
+    AfterValidator(_said),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 4_000_000, "pattern": r"\S"}),
+]
+
+
+def _typed(part: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(part.get("type"), str):
+        raise ValueError(  # noqa: TRY004 - pydantic reports ValueError as what it is: bad input
+            'a content part needs its type: {"type": "text", "text": "…"}'
+        )
+    return part
+
+
+ContentPart: TypeAlias = Annotated[dict[str, Any], AfterValidator(_typed)]
+
+
 class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ChatMessage(_Request):
@@ -41,7 +78,14 @@ class ChatMessage(_Request):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[dict[str, Any]] | None = None
+    content: str | list[ContentPart] | None = None
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is more in it than white space."""
+        if isinstance(self.content, str):
+            return bool(self.content.strip())
+        return any(p["type"] != "text" or str(p.get("text") or "").strip() for p in self.content or ())
 
 
 class Grace(_Request):
@@ -88,6 +132,8 @@ class StartRequest(_Request):
             raise ValueError("give either message or messages, not both")
         if self.agents is not None and self.channels is not None:
             raise ValueError("give either agents or channels, not both")
+        if self.messages and not self.messages[-1].says_something:
+            raise _empty()
         has_own = bool(self.channels) and all(c.message for c in self.channels or [])
         if self.message is None and self.messages is None and not has_own:
             raise ValueError("message is missing: say what the agents should do")

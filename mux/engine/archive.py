@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from mux.engine.base import EngineBase
 from mux.engine.history import row_summary, summary_of
 from mux.engine.intake import guards, shown
-from mux.engine.plan import new_id
+from mux.engine.plan import check_metadata, new_id
 from mux.errors import BadRequest, MuxError
 from mux.events import Event, Record
 from mux.log.base import RowStatus, RunPage, RunQuery, RunRow
@@ -22,8 +22,8 @@ __all__ = ["Archive"]
 
 _EXPORT_VERSION: Final = 1
 _MAX_IMPORT: Final = 256 << 20  # bytes of one imported run
-_MAX_METADATA: Final = 64 << 10  # bytes of JSON
 _IMPORT_BATCH: Final = 500
+_OPEN: Final[frozenset[RowStatus]] = frozenset({"queued", "running", "waiting"})
 _RETENTION_EVERY_S: Final = 600.0
 _DELETE_WAIT_S: Final = 5.0
 
@@ -59,16 +59,22 @@ class Archive(EngineBase):
 
     async def list_runs(self, query: RunQuery) -> RunPage:
         """A page of runs, newest first; live ones with their present status."""
+        wanted = query.status
+        if not _OPEN.isdisjoint(wanted):  # rows tell the open states apart only now and then; live runs do
+            query = replace(query, status=(*_OPEN, *(s for s in wanted if s not in _OPEN)))
         page = await self.store.list(query)
-        rows = [self._fresh(row) for row in page.runs]
+        rows = [await self._fresh(row) for row in page.runs]
+        if wanted:
+            rows = [row for row in rows if row.status in wanted]
         return RunPage(rows, page.next, page.hits)
 
-    def _fresh(self, row: RunRow) -> RunRow:
+    async def _fresh(self, row: RunRow) -> RunRow:
         live = self._live.get(row.run)
         if live is None or live.state.started is None:
             return row
-        status = cast("RowStatus", live.state.status)
-        return replace(row, status=status, summary=summary_of(live.state))
+        async with live.journal.lock:  # the cursor must not be ahead of the log
+            status = cast("RowStatus", live.state.status)
+            return replace(row, status=status, summary=summary_of(live.state, live.journal.epoch))
 
     def summary(self, row: RunRow) -> dict[str, Any]:
         """A row as JSON for lists."""
@@ -76,6 +82,9 @@ class Archive(EngineBase):
 
     async def patch(self, run: str, request: PatchRun) -> dict[str, Any]:
         """Change title, star or metadata; metadata keys that are set to null are removed.
+
+        Returns:
+            The run as it stands.
 
         Raises:
             BadRequest: ``metadata_too_large``; ``edit_blocked`` by a guardrail on input.
@@ -90,15 +99,14 @@ class Archive(EngineBase):
         else:
             merged = {**row.metadata, **changes["metadata"]}
             changes["metadata"] = {k: v for k, v in merged.items() if v is not None}
-            if len(json.dumps(changes["metadata"])) > _MAX_METADATA:
-                raise BadRequest("metadata_too_large", f"Metadata may have {_MAX_METADATA} bytes as JSON.")
+            check_metadata(changes["metadata"])
         if changes.get("starred", False) is None:
             changes.pop("starred")
         if changes:
             row = await self.store.update(run, **changes)
             if (live := self._live.get(run)) is not None:
                 live.row = row
-        return row_summary(self._fresh(row))
+        return await self.snapshot(run)
 
     async def delete(self, run: str) -> None:
         """Forget a run; one that is live is cancelled first."""
@@ -192,6 +200,8 @@ class Archive(EngineBase):
     ) -> None:
         assert state.finished is not None
         metadata, created = about.get("metadata"), about.get("created")
+        metadata = metadata if isinstance(metadata, dict) else {}
+        check_metadata(metadata)
         row = RunRow(
             run=run,
             thread=new_id("t"),
@@ -205,11 +215,11 @@ class Archive(EngineBase):
             },
             title=str(about["title"])[:500] if about.get("title") else None,
             starred=bool(about.get("starred")),
-            metadata=metadata if isinstance(metadata, dict) else {},
+            metadata=metadata,
             message=state.started.message if state.started else None,
             agents=tuple(dict.fromkeys(c.agent for c in state.channels.values())),
             finished=state.last_ts,
-            summary=summary_of(state),
+            summary=summary_of(state, 1),  # the epoch of a new log
         )
         await self.store.create(row)
         try:

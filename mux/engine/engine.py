@@ -283,7 +283,10 @@ class Engine(Controls, Archive):
         state = live.state
         assert state.finished is not None
         live.row = await self.store.update(
-            live.run, status=state.finished.status, finished=state.last_ts, summary=summary_of(state)
+            live.run,
+            status=state.finished.status,
+            finished=state.last_ts,
+            summary=summary_of(state, live.journal.epoch),
         )
         live.log.info("run finished", status=state.finished.status, duration_ms=state.finished.duration_ms)
 

@@ -32,7 +32,7 @@ def row_summary(row: RunRow) -> dict[str, Any]:
         "status": row.status,
         "channels": channels,
         "updated": row.updated,
-        **({"finished": row.finished} if row.finished is not None else {}),
+        "finished": row.finished,
         **row_members(row),
         **summary,
     }
@@ -127,10 +127,11 @@ def _bare(row: RunRow, cursor: str) -> dict[str, Any]:
     )
 
 
-def summary_of(state: RunState) -> dict[str, Any]:
+def summary_of(state: RunState, epoch: int) -> dict[str, Any]:
     """What the row keeps of a finished run, for lists."""
     usage, finished = state.usage, state.finished
     return {
+        "cursor": f"{state.run}.{epoch}.{state.seq}",
         "usage": usage.model_dump(exclude_none=True) if usage else {},
         "duration_ms": finished.duration_ms if finished else None,
         "channels": [

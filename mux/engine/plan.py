@@ -6,6 +6,7 @@ crash. Everything that can be refused is refused here, before anything was start
 
 from __future__ import annotations
 
+import json
 import secrets
 import string
 import time
@@ -26,6 +27,7 @@ __all__ = [
     "Plan",
     "PlannedChannel",
     "RosterLike",
+    "check_metadata",
     "make_plan",
     "new_id",
     "plan_channel",
@@ -34,6 +36,7 @@ __all__ = [
 
 _BASE36 = string.digits + string.ascii_lowercase
 _TITLE_CHARS = 80
+_MAX_METADATA = 64 << 10  # bytes of JSON
 STREAM_GRACE_S = 15.0
 
 
@@ -171,10 +174,10 @@ def make_plan(
         BadRequest: with the place and what to do (``tool_unknown``, ``dependency_cycle``, …).
         NotFound: ``agent_unknown``.
     """
-    _check_message(request)
     specs = _specs(request, last, default_agents)
     if len(specs) > max_channels:
         raise too_many_channels(max_channels)
+    check_metadata(request.metadata)
     channels: list[PlannedChannel] = []
     taken = {s.id for s in specs if s.id is not None}
     if len(taken) != sum(s.id is not None for s in specs):
@@ -195,12 +198,6 @@ def make_plan(
         timeout_s=request.timeout_s,
         budget=request.budget,
     )
-
-
-def _check_message(request: StartRequest) -> None:
-    texts = [request.message, *(c.message for c in request.channels or [])]
-    if any(t is not None and not t.strip() for t in texts):
-        raise BadRequest("message_empty", "The message is empty: say what the agents should do.")
 
 
 def _specs(request: StartRequest, last: RunRow | None, default: Sequence[str]) -> list[ChannelSpec]:
@@ -318,6 +315,20 @@ def plan_channel(
 def too_many_channels(limit: int) -> BadRequest:
     """The answer to one channel too many."""
     return BadRequest("too_many_channels", f"A run may have {limit} channels (limits.max_channels).")
+
+
+def check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Refuse what is no JSON, or more than lists can carry.
+
+    Raises:
+        BadRequest: ``metadata_invalid``, ``metadata_too_large``.
+    """
+    try:
+        size = len(json.dumps(metadata, allow_nan=False))
+    except (TypeError, ValueError) as e:
+        raise BadRequest("metadata_invalid", f"Metadata has to be JSON: {e}.") from None
+    if size > _MAX_METADATA:
+        raise BadRequest("metadata_too_large", f"Metadata may have {_MAX_METADATA} bytes as JSON.")
 
 
 def title_of(message: str | None) -> str | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+import pydantic_core
+
 from mux.events import Record
 from mux.viewers.encoder import Encoder
 
@@ -15,8 +17,16 @@ __all__ = ["Encoder", "dump", "one_line", "plain"]
 
 
 def dump(value: object) -> bytes:
-    """Compact JSON in UTF-8, on one line (the encoder escapes every control character)."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    """Compact JSON in UTF-8, on one line (the encoder escapes every control character).
+
+    Numbers that JSON has no word for are null, as in the log: Python would write ``Infinity``, which no
+    other reader takes.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return pydantic_core.to_json(value, inf_nan_mode="null")
+    return text.encode("utf-8", "replace")
 
 
 def plain(frame: Mapping[str, object]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The application: routes, pages, and the two boundaries around every handler."""
+"""The application: routes, pages, and the boundary around every handler."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mux._paths import bundled
 from mux.http import agents, chat_stream, health, openai, runs, streams
 from mux.http.openapi import openapi
 from mux.http.pages import Pages
-from mux.http.problems import errors_become_problems
+from mux.http.problems import answer_to
 from mux.http.replies import reply
-from mux.http.routes import Answer, Route, add_routes
-from mux.http.security import add_headers, guard
+from mux.http.routes import Answer, Handler, Route, add_routes
+from mux.http.security import add_headers, check
 from mux.http.state import API, Api
 
 __all__ = ["ROUTES", "build_app"]
@@ -53,6 +53,19 @@ def _document_route(table: Sequence[Route]) -> Route:
 ROUTES: tuple[Route, ...] = (*NATIVE, _document_route(NATIVE))
 
 
+@web.middleware
+async def boundary(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Around every handler: who may call, and failures as answers.
+
+    One layer, because an open stream keeps the frames of all layers for as long as it lives.
+    """
+    try:
+        return check(request) or await handler(request)
+    except Exception as e:  # noqa: BLE001 - the boundary of HTTP: answered, and logged if it is a defect
+        response = answer_to(request, e)
+        return openai.in_openais_form(response) if request.path.startswith("/v1/") else response
+
+
 def build_app(api: Api, *, static: Path | None = None) -> web.Application:
     """The aiohttp application of these parts.
 
@@ -61,7 +74,7 @@ def build_app(api: Api, *, static: Path | None = None) -> web.Application:
         static: the dashboard's folder; default the one that ships with the package.
     """
     app = web.Application(
-        middlewares=[openai.errors_in_openais_form, errors_become_problems, guard],
+        middlewares=[boundary],
         client_max_size=int(api.settings.http.max_body_mb * 1024 * 1024),
     )
     app[API] = api

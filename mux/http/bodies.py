@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import inspect
+import json
 import typing
 from typing import Any, TypeVar
 
@@ -16,7 +18,9 @@ from mux.errors import BadRequest
 __all__ = ["problem_of_validation", "read_model"]
 
 M = TypeVar("M", bound=BaseModel)
+BODY_S = 60.0  # a body is on its way for so long at most: a client that stops in it must not be kept
 _MAX_ERRORS = 20
+_OWN_CODES = frozenset({"message_empty"})  # types of errors that our models raise with a code of their own
 
 
 async def read_model(request: web.Request, model: type[M], *, optional: bool = False) -> M:
@@ -26,12 +30,17 @@ async def read_model(request: web.Request, model: type[M], *, optional: bool = F
         optional: an empty body stands for the model's defaults.
 
     Raises:
-        BadRequest: ``body_type`` (415), ``body_missing``, ``body_broken``, ``json_invalid`` or
-            ``request_invalid``.
+        BadRequest: ``body_type`` (415), ``body_missing``, ``body_broken``, ``body_slow`` (408),
+            ``json_invalid`` or ``request_invalid``.
         HTTPRequestEntityTooLarge: the body is over the limit.
     """
     try:
-        data = await request.read()
+        async with asyncio.timeout(BODY_S):
+            data = await request.read()
+    except TimeoutError:
+        raise BadRequest(
+            "body_slow", f"The body did not arrive within {BODY_S:g} s; send it again.", status=408
+        ) from None
     except web.RequestPayloadError:
         raise BadRequest(
             "body_broken", "The body is not what its headers say (encoding or length)."
@@ -47,6 +56,7 @@ async def read_model(request: web.Request, model: type[M], *, optional: bool = F
         )
     try:
         value = pydantic_core.from_json(data, allow_inf_nan=False)
+        json.dumps(value, allow_nan=False)  # 1e999 is read as infinity, which no JSON could give back
     except ValueError as e:
         raise BadRequest("json_invalid", f"The body is not JSON: {e}.") from None
     if not isinstance(value, dict):
@@ -73,7 +83,12 @@ def problem_of_validation(error: ValidationError, model: type[BaseModel]) -> Bad
     first = found[0]
     where = f"{first['field'][:200]}: " if first["field"] else ""
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return BadRequest("request_invalid", f"{where}{first['message']}{more}", extra={"errors": found})
+    code = error.errors()[0]["type"]
+    return BadRequest(
+        code if code in _OWN_CODES else "request_invalid",
+        f"{where}{first['message']}{more}",
+        extra={"errors": found},
+    )
 
 
 def _known(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

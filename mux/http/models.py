@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mux.errors import Fault
 from mux.events import Usage
 
 __all__ = [
@@ -78,12 +79,25 @@ class Run(_Answer):
     channels: list[ChannelView] = []
 
 
+class ChannelItem(_Answer):
+    """A channel of a run in a list."""
+
+    id: str
+    agent: str
+    model: str | None = None
+    status: str
+
+
 class RunItem(_Answer):
-    """A run in a list."""
+    """A run in a list: without texts and calls."""
 
     run: str
     thread: str
     status: str
+    cursor: str | None = Field(default=None, description="where its log stands")
+    channels: list[ChannelItem] = []
+    usage: Usage | None = None
+    duration_ms: int | None = None
     title: str | None = None
     starred: bool = False
     metadata: dict[str, Any] = {}
@@ -221,5 +235,6 @@ class Problem(_Answer):
     status: int
     detail: str = Field(description="what happened and what to do, for people")
     code: str = Field(description="stable, for programs")
+    fault: Fault = Field(description="whose it was")
     retryable: bool
     errors: list[ProblemField] | None = None

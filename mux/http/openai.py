@@ -7,14 +7,16 @@ when the client hangs up, the run is cancelled.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
+from pydantic import ValidationError
 
 from mux.errors import BadRequest, NotFound
 from mux.events import Event, Record
 from mux.faces.base import dump
 from mux.faces.openai_chat import ChatCompletions, error_body
+from mux.http.bodies import problem_of_validation
 from mux.http.openai_models import (
     MAX_CHOICES,
     Completion,
@@ -31,9 +33,10 @@ from mux.http.state import API, Api
 from mux.http.streams import SSE, follow
 from mux.requests import ChannelSpec, StartRequest
 
-__all__ = ["ROUTES", "ChatEncoder", "errors_in_openais_form"]
+__all__ = ["ROUTES", "ChatEncoder", "in_openais_form"]
 
 MAX_WAIT_S = 3600.0
+_OPENAIS_CODES = {"agent_unknown": "model_not_found"}  # that its clients know
 _PASSED_ON = (
     "temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed", "presence_penalty",
     "frequency_penalty", "reasoning_effort", "logit_bias",
@@ -76,6 +79,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     """``POST /v1/chat/completions``."""
     api: Api = request.app[API]
     asked: CompletionRequest = request[BODY]
+    await api.refresh()
     started = await settled(api.engine.start_run(_start(asked), key=idempotency_key(request), streaming=True))
     row = started.row
     snapshot = await api.engine.snapshot(row.run)
@@ -111,40 +115,39 @@ def _start(asked: CompletionRequest) -> StartRequest:
             "request_invalid", f"model names an agent, or up to {MAX_CHOICES} of them joined by +."
         )
     params = {k: v for k in _PASSED_ON if (v := getattr(asked, k)) is not None}
-    return StartRequest(
-        messages=asked.messages,
-        channels=[ChannelSpec(agent=name, params=params or None) for name in names],
-        metadata=dict(asked.metadata or {}),
-        on_disconnect="cancel",
-    )
+    try:
+        return StartRequest(
+            messages=asked.messages,
+            channels=[ChannelSpec(agent=name, params=params or None) for name in names],
+            metadata=dict(asked.metadata or {}),
+            on_disconnect="cancel",
+        )
+    except ValidationError as e:
+        raise problem_of_validation(e, StartRequest) from None
 
 
 async def models(request: web.Request) -> web.StreamResponse:
     """``GET /v1/models``."""
-    return reply(ModelCards(data=_cards(request)).model_dump())
+    return reply(ModelCards(data=await _cards(request)).model_dump())
 
 
 async def model(request: web.Request) -> web.StreamResponse:
     """``GET /v1/models/{model}``."""
     name = request.match_info["model"]
-    for card in _cards(request):
+    for card in await _cards(request):
         if card.id == name:
             return reply(card.model_dump())
     raise NotFound("agent_unknown", f"There is no agent {name[:80]!r}; GET /v1/models lists them.")
 
 
-def _cards(request: web.Request) -> list[ModelCard]:
+async def _cards(request: web.Request) -> list[ModelCard]:
+    await request.app[API].refresh()
     return [ModelCard(id=agent["name"]) for agent in request.app[API].roster.describe()]
 
 
-@web.middleware
-async def errors_in_openais_form(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Problem documents of ``/v1`` as what this protocol's clients understand; the outermost middleware."""
-    response = await handler(request)
-    is_problem = response.content_type == "application/problem+json"
-    if not (is_problem and request.path.startswith("/v1/") and isinstance(response, web.Response)):
+def in_openais_form(response: web.Response) -> web.Response:
+    """A problem document as what this protocol's clients understand."""
+    if response.content_type != "application/problem+json":
         return response
     told = json.loads(response.body if isinstance(response.body, bytes) else b"{}")
     fields = told.get("errors") or [{}]
@@ -152,7 +155,8 @@ async def errors_in_openais_form(
     if response.status == 429:
         kind = "rate_limit_error"
     headers = {k: v for k, v in response.headers.items() if k in ("Retry-After", "Cache-Control", "Allow")}
-    body = error_body(told.get("detail", ""), told.get("code", ""), kind, fields[0].get("field"))
+    code = _OPENAIS_CODES.get(told.get("code", ""), told.get("code", ""))
+    body = error_body(told.get("detail", ""), code, kind, fields[0].get("field"))
     return web.Response(
         status=response.status, body=dump(body), content_type="application/json", headers=headers
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mux.requests import ChatMessage
 
@@ -53,6 +53,12 @@ class CompletionRequest(_Loose):
     reasoning_effort: str | None = None
     logit_bias: dict[str, float] | None = None
     metadata: dict[str, str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        """Clients send null for what they leave out, also where the protocol has no null."""
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
     @field_validator("tools")
     @classmethod

@@ -1,21 +1,18 @@
-"""Every error as a problem document (RFC 9457) with our stable ``code``; the boundary of the handlers."""
+"""Every error as a problem document (RFC 9457) with our stable ``code``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 
-from mux.errors import MuxError
+from mux.errors import Fault, MuxError
 from mux.faces.base import dump
 from mux.telemetry import get_logger
 
-__all__ = ["errors_become_problems", "problem", "problem_of"]
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+__all__ = ["answer_to", "problem", "problem_of"]
 
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
@@ -25,6 +22,7 @@ def problem(
     code: str,
     detail: str,
     *,
+    fault: Fault | None = None,
     retryable: bool = False,
     retry_after: float | None = None,
     headers: dict[str, str] | None = None,
@@ -36,6 +34,7 @@ def problem(
         status: HTTP status.
         code: stable identifier, for programs.
         detail: one sentence for people, with what to do.
+        fault: whose it was; by default the client's below 500, else the server's.
         retry_after: seconds, sent as the header (rounded up).
         members: further members of the document.
     """
@@ -45,6 +44,7 @@ def problem(
         "status": status,
         "detail": detail,
         "code": code,
+        "fault": fault or ("client" if status < 500 else "server"),
         "retryable": retryable,
         **members,
     }
@@ -59,41 +59,38 @@ def problem(
 
 def problem_of(error: MuxError) -> web.Response:
     """The problem document of one of our errors."""
-    taken = {"type", "title", "status", "detail", "code", "retryable", "retry_after", "headers"}
+    taken = {"type", "title", "status", "detail", "code", "fault", "retryable", "retry_after", "headers"}
     members = {k: v for k, v in error.extra.items() if k not in taken}
     return problem(
         error.status,
         error.code,
         error.message,
+        fault=error.fault,
         retryable=error.retryable,
         retry_after=error.retry_after,
         **members,
     )
 
 
-@web.middleware
-async def errors_become_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The failure boundary of HTTP: whatever a handler raises becomes a problem document."""
-    try:
-        return await handler(request)
-    except MuxError as e:
-        return problem_of(e)
-    except web.HTTPException as e:
-        return _framework_problem(request, e)
-    except ConnectionError:
-        raise  # the peer is gone: nobody to tell
-    except Exception:  # noqa: BLE001 - the boundary of HTTP: logged, and answered without details
-        get_logger().exception("request_failed", method=request.method, path=request.path)
-        return problem(500, "internal_error", "Something went wrong in the server; its log has the details.")
+def answer_to(request: web.Request, error: Exception) -> web.Response:
+    """Whatever a handler raises as an answer; what is no error, or has nobody to be told, is raised again."""
+    if isinstance(error, MuxError):
+        return problem_of(error)
+    if isinstance(error, web.HTTPException) and error.status >= 400:
+        return _framework_problem(request, error)
+    if isinstance(error, web.HTTPException | ConnectionError):
+        raise error  # a redirect; or the peer is gone
+    get_logger().error("request_failed", method=request.method, path=request.path, exc_info=error)
+    return problem(500, "internal_error", "Something went wrong in the server; its log has the details.")
 
 
-def _framework_problem(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
-    """aiohttp's own refusals in our form; redirects and other non-errors pass."""
-    if error.status < 400:
-        raise error
+def _framework_problem(request: web.Request, error: web.HTTPException) -> web.Response:
+    """aiohttp's own refusals in our form."""
     path = request.path[:200]
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
+        if error.method == "OPTIONS":
+            return web.Response(status=204, headers={"Allow": f"{allowed}, OPTIONS"})
         return problem(
             405,
             "method_not_allowed",

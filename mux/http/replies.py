@@ -12,10 +12,14 @@ __all__ = ["reply"]
 
 
 def reply(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A JSON response; API answers are never cached (they change, and belong to one owner)."""
+    """A JSON response; API answers are never cached (they change, and belong to one owner).
+
+    Args:
+        value: what JSON can say, or its bytes.
+    """
     return web.Response(
         status=status,
-        body=dump(value),
+        body=value if isinstance(value, bytes) else dump(value),
         content_type="application/json",
         headers={"Cache-Control": "no-store", **(headers or {})},
     )

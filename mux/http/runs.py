@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from aiohttp import web
 
@@ -15,7 +15,7 @@ from mux.http.replies import reply
 from mux.http.routes import BODY, Answer, Param, Route, query
 from mux.http.state import API
 from mux.http.streams import NDJSON, SSE, STREAM_PARAMS, encoder_for, follow, selection_of, wants
-from mux.log.base import RunQuery, RunRow
+from mux.log.base import RowStatus, RunQuery
 from mux.requests import (
     AddChannel,
     ApprovalAnswer,
@@ -32,6 +32,7 @@ T = TypeVar("T")
 MAX_WAIT_S = 600.0
 MAX_LIST = 200
 MAX_LINE = 64 * 1024 * 1024  # one event of an imported run
+_STATUSES: tuple[str, ...] = get_args(RowStatus)
 _working: set[asyncio.Task[Any]] = set()
 
 
@@ -99,7 +100,12 @@ def _wait_s(request: web.Request) -> float | None:
 async def listing(request: web.Request) -> web.StreamResponse:
     """``GET /api/runs``."""
     statuses = [s.strip() for text in query(request, "status", []) for s in text.split(",") if s.strip()]
-    page = await request.app[API].engine.list_runs(
+    if unknown := [s for s in statuses if s not in _STATUSES]:
+        raise BadRequest(
+            "query_invalid", f"{unknown[0][:40]!r} is no status of a run; those are {', '.join(_STATUSES)}."
+        )
+    api = request.app[API]
+    page = await api.engine.list_runs(
         RunQuery(
             status=tuple(statuses),
             agent=query(request, "agent"),
@@ -111,28 +117,11 @@ async def listing(request: web.Request) -> web.StreamResponse:
             after=query(request, "after"),
         )
     )
-    out: dict[str, Any] = {"runs": [_item(row, page.hits.get(row.run)) for row in page.runs]}
-    if page.next is not None:
-        out["next"] = page.next
-    return reply(out)
-
-
-def _item(row: RunRow, hits: Any) -> dict[str, Any]:
-    out: dict[str, Any] = {
-        "run": row.run,
-        "thread": row.thread,
-        "status": row.status,
-        "title": row.title,
-        "starred": row.starred,
-        "metadata": dict(row.metadata),
-        "created": row.created,
-        "updated": row.updated,
-        "finished": row.finished,
-        "message": row.message,
-        "agents": list(row.agents),
-        **row.summary,
-    }
-    return out | {"hits": dict(hits)} if hits else out
+    runs = []
+    for row in page.runs:
+        item, hits = api.engine.summary(row), page.hits.get(row.run)
+        runs.append(item | {"hits": dict(hits)} if hits else item)
+    return reply({"runs": runs} | ({"next": page.next} if page.next is not None else {}))
 
 
 async def show(request: web.Request) -> web.StreamResponse:

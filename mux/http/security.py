@@ -10,7 +10,6 @@ The server listens on loopback, where every web page that the user has open can 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -20,11 +19,10 @@ from mux.http.routes import Route
 from mux.http.state import API
 from mux.settings import Settings
 
-__all__ = ["add_headers", "check_address", "guard"]
+__all__ = ["add_headers", "check", "check_address"]
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _ALLOW_HEADERS = "Accept, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, Authorization"
-_EXPOSE_HEADERS = "Location, Retry-After, Preference-Applied, Idempotency-Replayed"
+_EXPOSE_HEADERS = "Location, Retry-After, Preference-Applied, Idempotency-Replayed, Mux-Run"
 
 
 def check_address(settings: Settings) -> None:
@@ -46,9 +44,12 @@ def check_address(settings: Settings) -> None:
         )
 
 
-@web.middleware
-async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let only those requests through that the user (or an allowed origin) meant."""
+def check(request: web.Request) -> web.Response | None:
+    """Refuse requests that neither the user nor an allowed origin meant; preflights are answered here.
+
+    Raises:
+        BadRequest: ``host_invalid``, ``host_forbidden``, ``origin_forbidden``, ``cross_site``.
+    """
     settings = request.app[API].settings
     _check_host(request, settings, request.app[API].extra_hosts)
     origin = request.headers.get("Origin")
@@ -70,7 +71,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             "or call it from a page of this server.",
             status=403,
         )
-    return await handler(request)
+    return None
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -18,6 +18,7 @@ from mux.errors import MuxError
 from mux.guardrails import Rules
 from mux.http.app import build_app
 from mux.http.security import check_address
+from mux.http.server import Runner
 from mux.http.state import Api
 from mux.llm.providers import Providers
 from mux.llm.rehearsal import RehearsalModel
@@ -75,7 +76,7 @@ class Service:
         self.url = ""
         self._parts: _Parts | None = None
         self._socket: socket.socket | None = None
-        self._runner: web.AppRunner | None = None
+        self._runner: Runner | None = None
         self._engine: Engine | None = None
         self._hub: Hub | None = None
         self._hurry = asyncio.Event()
@@ -154,9 +155,8 @@ class Service:
             refresh=self._refresh_roster,
         )
         app = await asyncio.to_thread(build_app, api)  # lists the dashboard's folder
-        self._runner = web.AppRunner(
+        self._runner = Runner(
             app,
-            handle_signals=False,
             access_log=None,
             handler_cancellation=True,  # a viewer's leaving is noticed at once, not at its next heartbeat
             shutdown_timeout=CLOSE_S,

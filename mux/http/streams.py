@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Sequence
+from functools import lru_cache
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from mux.errors import BadRequest, MuxError
+from mux.faces.base import dump
 from mux.faces.ndjson import Ndjson, NdjsonCompact
 from mux.faces.sse import Sse, SseCompact
 from mux.faces.text import Text
@@ -65,6 +67,10 @@ class TransportSink:
     def closing(self) -> bool:
         return self._transport.is_closing()
 
+    @property
+    def full(self) -> bool:
+        return self._transport.get_write_buffer_size() > BUFFER
+
     def frame(self, chunk: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(chunk), chunk) if self.framing == "chunked" else chunk
 
@@ -73,7 +79,7 @@ class TransportSink:
         if transport.is_closing():
             return False
         transport.write(framed)
-        return transport.get_write_buffer_size() <= BUFFER
+        return not self.full
 
     async def drain(self) -> None:
         if self._transport.is_closing():
@@ -111,14 +117,18 @@ def wants(request: web.Request, offered: Sequence[str]) -> str:
 def encoder_for(request: web.Request, selection: Selection, offered: Sequence[str] = STREAM_MEDIA) -> Encoder:
     """The face that the request asks for."""
     media = wants(request, offered)
-    compact, span = query(request, "compact", False), query(request, "compact_ms", 1000)
+    if media == TEXT and (selection.channels is None or len(selection.channels) != 1):
+        raise BadRequest(
+            "not_acceptable", "Bare text is the text of one channel: add ?channel=ID.", status=406
+        )
+    return _encoder(media, query(request, "compact", False), query(request, "compact_ms", 1000))
+
+
+@lru_cache(maxsize=64)  # they are values without state: a thousand viewers share one
+def _encoder(media: str, compact: bool, span: int) -> Encoder:
     if media == NDJSON:
         return NdjsonCompact(span) if compact else Ndjson()
     if media == TEXT:
-        if selection.channels is None or len(selection.channels) != 1:
-            raise BadRequest(
-                "not_acceptable", "Bare text is the text of one channel: add ?channel=ID.", status=406
-            )
         return Text()
     return SseCompact(span) if compact else Sse()
 
@@ -178,6 +188,7 @@ async def _send(
     writer = await response.prepare(request)
     if writer is None:
         raise ConnectionResetError
+    response.headers.clear()  # they are sent; a stream would keep 1 KiB of them for as long as it lives
     sink = TransportSink(request, writer, user_timeout_s=2 * api.hub.write_timeout_s)
     try:
         reason = await viewer.serve(sink)
@@ -210,7 +221,9 @@ async def many_events(request: web.Request) -> web.StreamResponse:
 
 async def viewers(request: web.Request) -> web.StreamResponse:
     """``GET /api/viewers``."""
-    return reply(request.app[API].hub.statistics())
+    hub = request.app[API].hub
+    rows = b",".join(map(dump, hub.rows()))  # one by one: all of four thousand would be megabytes of objects
+    return reply(b'{"viewers":[%b],"count":%d,"limit":%d}' % (rows, hub.count, hub.max_viewers))
 
 
 _STREAM = Answer(

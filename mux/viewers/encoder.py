@@ -54,6 +54,7 @@ class Sink(Protocol):
     Attributes:
         framing: the transfer coding, applied once per distinct one; the same bytes go to all that share it.
         closing: whether the peer is gone.
+        full: whether the buffer is over its bound: `drain` would wait.
     """
 
     @property
@@ -61,6 +62,9 @@ class Sink(Protocol):
 
     @property
     def closing(self) -> bool: ...
+
+    @property
+    def full(self) -> bool: ...
 
     def frame(self, chunk: bytes) -> bytes:
         """The chunk in this sink's transfer coding."""

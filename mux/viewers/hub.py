@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from mux.errors import Overloaded, Unavailable
 from mux.events import Record, RunFinished
@@ -345,12 +345,15 @@ class Hub:
             self._tick_handle = self.loop.call_later(min(1.0, self.heartbeat_s / 4), self._tick)
 
     def _tick(self) -> None:
-        """Heartbeats of the live groups, and rotation by age: one timer for all viewers."""
+        """Heartbeats, and rotation by age: one timer for all viewers."""
         self._tick_handle = None
         now = self.loop.time()
         for group in set(self._grouped.values()):
             if now - group.wrote_at >= self.heartbeat_s:
                 group.heartbeat(now)
+        for viewer in self._viewers.values():
+            if viewer not in self._grouped:
+                viewer.tick()
         if self._rotate_s is not None:
             for viewer in list(self._viewers.values()):
                 if now - viewer.opened_at >= self._rotate_s:
@@ -379,8 +382,12 @@ class Hub:
                 waiter.cancel()
         await self.history.close()
 
-    def statistics(self) -> dict[str, object]:
-        """What ``GET /api/viewers`` answers."""
+    @property
+    def count(self) -> int:
+        """How many viewers are open."""
+        return len(self._viewers)
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """The open viewers as ``GET /api/viewers`` shows them; to be read in one turn of the loop."""
         now = self.loop.time()
-        rows = [v.statistics(now) for v in self._viewers.values()]
-        return {"viewers": rows, "count": len(rows), "limit": self.max_viewers}
+        return (viewer.statistics(now) for viewer in self._viewers.values())

@@ -49,19 +49,7 @@ class Selection:
         Raises:
             BadRequest: ``filter_invalid``: not a channel id, an unknown type, or an unknown ``until``.
         """
-        ids, kinds = _split(channels), _split(types)
-        for name in ids or ():
-            if not _CHANNEL.fullmatch(name):
-                raise BadRequest("filter_invalid", f"channel={name[:80]!r} is not a channel id.")
-        for name in kinds or ():
-            _check_type(name)
-        if until not in (None, "channels"):
-            raise BadRequest("filter_invalid", "until can only be 'channels'.")
-        return cls(
-            None if ids is None else frozenset(ids),
-            None if kinds is None else tuple(sorted(set(kinds))),
-            until == "channels" and ids is not None,
-        )
+        return _parse(tuple(channels), tuple(types), until)
 
     @property
     def everything(self) -> bool:
@@ -91,6 +79,23 @@ class Selection:
         if self.until_channels:
             out["until"] = "channels"
         return out
+
+
+@lru_cache(maxsize=256)  # a thousand viewers with one filter share it
+def _parse(channels: tuple[str, ...], types: tuple[str, ...], until: str | None) -> Selection:
+    ids, kinds = _split(channels), _split(types)
+    for name in ids or ():
+        if not _CHANNEL.fullmatch(name):
+            raise BadRequest("filter_invalid", f"channel={name[:80]!r} is not a channel id.")
+    for name in kinds or ():
+        _check_type(name)
+    if until not in (None, "channels"):
+        raise BadRequest("filter_invalid", "until can only be 'channels'.")
+    return Selection(
+        None if ids is None else frozenset(ids),
+        None if kinds is None else tuple(sorted(set(kinds))),
+        until == "channels" and ids is not None,
+    )
 
 
 def _split(values: Iterable[str]) -> list[str] | None:

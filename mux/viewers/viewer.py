@@ -165,6 +165,12 @@ class Viewer:
         if future is not None and not future.done():
             future.set_result(None)
 
+    def tick(self) -> None:
+        """Time has passed: after silence a heartbeat is due. One timer of the hub serves all viewers."""
+        future = self._future
+        if future is not None and not future.done() and self._silent_for() >= self._hub.heartbeat_s:
+            future.set_result(None)
+
     def leave_group(self, position: int) -> None:
         """Called by the group that lets this viewer go: read on from there."""
         self.legs[0].pos = position
@@ -267,21 +273,15 @@ class Viewer:
         hub = self._hub
         if not self._woken and self._rotate is None:
             self._future = hub.loop.create_future()
-            timer = hub.loop.call_at(self._wrote_at + hub.heartbeat_s, self._on_silence)
             try:
                 await self._future
             finally:
-                timer.cancel()
                 self._future = None
         if self._silent_for() >= hub.heartbeat_s and not self._woken:
             await self._send(self.encoder.heartbeat(self.cursor.encode()))
         rest = self.encoder.window_s - self._silent_for()
         if rest > 0 and self._rotate is None:
             await asyncio.sleep(rest)
-
-    def _on_silence(self) -> None:
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -295,8 +295,11 @@ class Viewer:
         await self._drain()
 
     async def _drain(self) -> None:
-        async with asyncio.timeout(self._hub.write_timeout_s):
-            await self.sink.drain()
+        if self.sink.closing:
+            raise ConnectionResetError
+        if self.sink.full:  # else there is nothing to wait for, and a cancelled timer would lie about
+            async with asyncio.timeout(self._hub.write_timeout_s):
+                await self.sink.drain()
 
     def _silent_for(self) -> float:
         return self._hub.loop.time() - self._wrote_at

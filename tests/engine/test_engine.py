@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from pydantic import ValidationError
 
 from mux.agent import AgentContext, Draft
-from mux.errors import BadRequest, NotFound
+from mux.errors import NotFound
 from mux.events import Token
 from mux.requests import StartRequest
 from tests.support.agents import Scripted, echo, harness, says, types, waits
@@ -67,6 +68,6 @@ async def test_an_unknown_agent_is_refused_with_near_names_and_nothing_is_starte
     async with harness(says("assistant", "x")) as h:
         with pytest.raises(NotFound, match="assistant"):
             await h.engine.start_run(StartRequest(message="hi", agents=["asistant"]))
-        with pytest.raises(BadRequest):
-            await h.engine.start_run(StartRequest(message="  "))
+        with pytest.raises(ValidationError, match="message is empty"):
+            StartRequest(message="  ")
         assert not await h.store.unfinished()

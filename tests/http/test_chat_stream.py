@@ -88,7 +88,7 @@ async def test_a_viewer_that_comes_back_in_time_keeps_the_run(service: Service) 
                 seen = block.id or seen
                 if block.data["type"] == "stream_live":
                     break
-        await until(lambda: not service.hub.statistics()["count"])
+        await until(lambda: not service.hub.count)
     (run,) = await runs(url)
     async with http("GET", f"{url}/api/runs/{run}/events"):
         await asyncio.sleep(0.5)  # longer than the grace: what would have cancelled it, has

@@ -136,7 +136,7 @@ async def test_a_guardrails_block_is_a_content_filter_and_leaks_nothing(client: 
 @pytest.mark.parametrize(
     ("body", "status", "code", "param"),
     [
-        ({"model": "nobody", "messages": [{"role": "user", "content": "x"}]}, 404, "agent_unknown", None),
+        ({"model": "nobody", "messages": [{"role": "user", "content": "x"}]}, 404, "model_not_found", None),
         ({"model": "counter"}, 400, "request_invalid", "messages"),
         ({"model": "counter", "messages": []}, 400, "request_invalid", "messages"),
         ({"model": "counter+", "messages": [{"role": "user", "content": "x"}]}, 400, "request_invalid", None),
@@ -161,7 +161,7 @@ async def test_the_agents_are_listed_as_models(client: AsyncOpenAI) -> None:
     assert (await client.models.retrieve("counter")).owned_by == "mux"
     with pytest.raises(openai.NotFoundError) as error:
         await client.models.retrieve("nobody")
-    assert error.value.code == "agent_unknown"
+    assert error.value.code == "model_not_found"
 
 
 @pytest.mark.parametrize("stream", [True, False])

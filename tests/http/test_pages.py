@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from mux.errors import MuxError
 from mux.http.pages import Pages, content_security_policy
-from mux.http.problems import errors_become_problems
+from mux.http.problems import answer_to
+from mux.http.routes import Handler
 from tests.support.api import call
 from tests.support.checker import http
 
@@ -68,11 +70,20 @@ async def site(tmp_path: Path, no_leaks: None) -> Path:
     return root
 
 
+@web.middleware
+async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Failures as answers, as in the application."""
+    try:
+        return await handler(request)
+    except MuxError as e:
+        return answer_to(request, e)
+
+
 async def get(
     root: Path, name: str, headers: dict[str, str] | None = None
 ) -> tuple[int, dict[str, str], bytes]:
     """One file of a folder, over a server of its own."""
-    app = web.Application(middlewares=[errors_become_problems])
+    app = web.Application(middlewares=[answered])
     Pages(root).add_to(app)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mux.http import bodies
 from mux.http.service import Service
 from tests.support.api import call, finished_run, read, start
 from tests.support.checker import Checker, http
@@ -124,6 +125,8 @@ async def test_titles_stars_and_metadata_change_and_are_found(url: str) -> None:
     change = {"title": "Kept", "starred": True, "metadata": {"vote": "A"}}
     status, changed, _ = await call("PATCH", f"{url}/api/runs/{run}", change)
     assert (status, changed["title"], changed["starred"]) == (200, "Kept", True)
+    assert changed == (await call("GET", f"{url}/api/runs/{run}"))[1]
+    assert (await call("PATCH", f"{url}/api/runs/{run}", {"metadata": {"a": "x" * 70_000}}))[0] == 400
     for query in ("starred=1", "metadata.vote=A", "agent=counter&metadata.vote=A", "limit=1&starred=true"):
         runs = (await call("GET", f"{url}/api/runs?{query}"))[1]["runs"]
         assert [r["run"] for r in runs] == [run], query
@@ -170,13 +173,21 @@ async def test_an_exported_run_comes_back_as_it_was(url: str) -> None:
 
 BAD: list[tuple[str, Any, int, str]] = [
     ("unknown agent", {"message": "x", "agents": ["counterx"]}, 404, "agent_unknown"),
-    ("empty message", {"message": "", "agents": ["counter"]}, 400, "request_invalid"),
+    ("empty message", {"message": "", "agents": ["counter"]}, 400, "message_empty"),
+    ("blank message", {"message": " \n", "agents": ["counter"]}, 400, "message_empty"),
+    ("blank last message", {"messages": [{"role": "user", "content": " "}]}, 400, "message_empty"),
+    ("no parts", {"messages": [{"role": "user", "content": []}]}, 400, "message_empty"),
+    ("untyped part", {"messages": [{"role": "user", "content": [{"text": "x"}]}]}, 400, "request_invalid"),
+    ("unknown limit", {"message": "x", "budget": {"step": 1}}, 400, "request_invalid"),
+    ("impossible limit", {"message": "x", "budget": {"steps": -1}}, 400, "request_invalid"),
+    ("much metadata", {"message": "x", "metadata": {"a": "x" * 70_000}}, 400, "metadata_too_large"),
     ("no message", {"agents": ["counter"]}, 400, "request_invalid"),
     ("unknown field", {"messagex": "x"}, 400, "request_invalid"),
     ("unknown field inside", {"channels": [{"agnet": "counter", "message": "x"}]}, 400, "request_invalid"),
     ("wrong type", {"message": 5}, 400, "request_invalid"),
     ("not an object", [1], 400, "request_invalid"),
     ("not JSON", b'{"message": }', 400, "json_invalid"),
+    ("infinite", b'{"message": "x", "metadata": {"a": 1e999}}', 400, "json_invalid"),
     ("NaN", b'{"message": "x", "timeout_s": NaN}', 400, "json_invalid"),
     ("deep", b"[" * 100_000, 400, "json_invalid"),
     ("not UTF-8", b'{"message": "\xff"}', 400, "json_invalid"),
@@ -197,7 +208,76 @@ async def test_a_bad_start_says_what_to_do_and_starts_nothing(
         problem = await response.json()
     assert (response.status, problem["status"], problem["code"]) == (status, status, code), problem
     assert problem["detail"]
+    assert problem["fault"] == "client"
     assert (await call("GET", f"{url}/api/runs"))[1]["runs"] == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"NO SUCH THING\r\n\r\n", 400, "http_invalid"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nbad header\r\n\r\n", 400, "http_invalid"),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", 400, "http_invalid"),
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, "http_invalid"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nExpect: more\r\n\r\n", 417, "expectation_failed"),
+    ],
+)
+async def test_what_is_not_http_is_refused_with_a_problem_document_too(
+    url: str, sent: bytes, status: int, code: str
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    writer.write(sent)
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    length = int(head.lower().partition("content-length: ")[2].split()[0])
+    problem = json.loads(await reader.readexactly(length))
+    writer.close()
+    assert f" {status} " in head.partition("\r\n")[0]
+    assert "application/problem+json" in head
+    assert (problem["status"], problem["code"], problem["fault"]) == (status, code, "client")
+
+
+async def test_a_body_that_stops_on_its_way_is_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_S", 0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    writer.write(
+        b"POST /api/runs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 50\r\n\r\n{"
+    )
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    writer.close()
+    assert " 408 " in head.partition("\r\n")[0]
+
+
+async def test_a_large_body_may_ask_before_it_is_sent(url: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    body = b'{"message": "1", "agents": ["counter"]}'
+    writer.write(
+        b"POST /api/runs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
+    )
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+    writer.write(body)
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 201 ")
+    writer.close()
+
+
+async def test_options_names_the_methods(url: str) -> None:
+    status, _, headers = await call("OPTIONS", f"{url}/api/runs")
+    assert (status, headers["allow"]) == (204, "GET, HEAD, POST, OPTIONS")
+
+
+async def test_a_run_in_a_list_has_its_cursor_and_channels_and_its_present_state(url: str) -> None:
+    run = await start(url, "hold")
+    await finished_run(url)
+    listed = (await call("GET", f"{url}/api/runs?status=running,waiting"))[1]["runs"]
+    assert [r["run"] for r in listed] == [run]
+    assert listed[0]["cursor"].startswith(f"{run}.1.")
+    assert [(c["id"], c["status"]) for c in listed[0]["channels"]] == [("hold", "running")]
+    done = (await call("GET", f"{url}/api/runs?status=completed"))[1]["runs"]
+    snapshot = (await call("GET", f"{url}/api/runs/{done[0]['run']}"))[1]
+    assert done[0]["cursor"] == snapshot["cursor"]
+    assert (await call("GET", f"{url}/api/runs?status=queued"))[1]["runs"] == []
+    assert (await call("GET", f"{url}/api/runs?status=over"))[1]["code"] == "query_invalid"
 
 
 async def test_a_misspelt_field_is_named_with_its_path_and_the_right_name(url: str) -> None:

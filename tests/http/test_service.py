@@ -60,7 +60,7 @@ async def test_a_drain_lets_runs_finish_and_refuses_new_ones(agents_dir: Path) -
         url = service.url
         run = await start(url, "hold")
         watching = asyncio.create_task(read(f"{url}/api/runs/{run}/events"))
-        await until(lambda: service.hub.statistics()["count"])
+        await until(lambda: service.hub.count)
         stopping = asyncio.create_task(service.stop(grace_s=10))
         assert (await watching)[-1].data["type"] == "stream_rotate"
         assert (await call("GET", f"{url}/readyz"))[0] == 503

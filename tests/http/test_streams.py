@@ -246,7 +246,7 @@ async def test_open_streams_are_listed_and_limited(agents_dir: Path) -> None:
             status, problem, headers = await call("GET", url)
             assert (status, problem["code"]) == (429, "viewers_full")
             assert int(headers["retry-after"]) >= 1
-        await until(lambda: not service.hub.statistics()["count"])
+        await until(lambda: not service.hub.count)
 
 
 async def test_a_peer_that_does_not_read_is_dropped_and_can_resume(agents_dir: Path) -> None:
@@ -256,9 +256,9 @@ async def test_a_peer_that_does_not_read_is_dropped_and_can_resume(agents_dir: P
         host, port = service.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
         writer.write(f"GET /api/runs/{run}/events HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
-        await until(lambda: service.hub.statistics()["count"])
+        await until(lambda: service.hub.count)
         other = asyncio.create_task(read(f"{service.url}/api/runs/{run}/events?compact=1"))
-        await until(lambda: not service.hub.statistics()["count"])
+        await until(lambda: not service.hub.count)
         checker = Checker(run)
         checker.feed(await other)
         assert checker.ended
@@ -270,7 +270,7 @@ async def test_stopping_the_server_rotates_its_streams(agents_dir: Path) -> None
     async with serving(agents=[agents_dir]) as service:
         run = await start(service.url, "hold")
         reading = asyncio.create_task(read(f"{service.url}/api/runs/{run}/events"))
-        await until(lambda: service.hub.statistics()["count"])
+        await until(lambda: service.hub.count)
         await service.stop(grace_s=0)
         assert (await reading)[-1].data == {"type": "stream_rotate", "reason": "drain"}
 

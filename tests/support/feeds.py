@@ -112,6 +112,10 @@ class MemorySink:
         self.aborted = False
         self.grew = asyncio.Event()
 
+    @property
+    def full(self) -> bool:
+        return not self.room.is_set()
+
     def frame(self, chunk: bytes) -> bytes:
         return chunk
 
