@@ -127,6 +127,7 @@ class GuardrailRule(_Section):
         function: ``module:function`` or ``path.py:function``.
         refusal: what the user sees instead of a blocked reply.
         normalize: also match over NFKC, zero-width and soft-hyphen variants.
+        fold: the same, and letters of other scripts that look like Latin ones match as those.
     """
 
     stage: tuple[Literal["input", "output", "tool_input", "tool_output"], ...] = ("output",)
@@ -137,6 +138,7 @@ class GuardrailRule(_Section):
     action: Literal["block", "mask"] = "block"
     ignore_case: bool = False
     normalize: bool = False
+    fold: bool = False
     mask: str = "[masked]"
     refusal: str | None = None
     max_hold: int | None = Field(default=None, ge=1)

@@ -7,7 +7,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 import regex
 
 from mux.errors import ConfigError
+from mux.guardrails.confusables import latin
 from mux.guardrails.presets import PRESETS, Refine
 from mux.guardrails.shape import Unusable, analyse, hold_pattern
 from mux.settings import GuardrailRule
@@ -46,6 +47,7 @@ class Rule:
         max_hold: characters that may be held back; more can't be decided and blocks.
         refine: narrows a match down to its forbidden parts (a check digit), or to none.
         check: the function of a function rule, with its timeout.
+        fold: characters that are read as others (with ``normalize``).
         window: longest span that the function forbids; ``None`` = it must see the whole text.
     """
 
@@ -56,6 +58,7 @@ class Rule:
     refusal: str | None
     normalize: bool
     timeout_s: float
+    fold: Mapping[int, str] | None = None
     pattern: regex.Pattern[str] = _UNMATCHABLE
     hold: regex.Pattern[str] = _UNMATCHABLE
     open: regex.Pattern[str] = _UNMATCHABLE
@@ -91,7 +94,8 @@ def compile_rule(name: str, rule: GuardrailRule, base: Path) -> tuple[Rule, list
         "blocks": rule.action == "block",
         "mask": rule.mask,
         "refusal": rule.refusal,
-        "normalize": rule.normalize,
+        "normalize": rule.normalize or rule.fold,
+        "fold": _folding(name) if rule.fold else None,
         "timeout_s": rule.timeout_s,
     }
     if rule.function:
@@ -109,6 +113,13 @@ def compile_rule(name: str, rule: GuardrailRule, base: Path) -> tuple[Rule, list
 
 def _invalid(name: str, why: str) -> ConfigError:
     return ConfigError("guardrail_invalid", f"Guardrail {name!r} can't be used: {why}")
+
+
+def _folding(name: str) -> Mapping[int, str]:
+    try:
+        return latin()
+    except ConfigError as e:
+        raise _invalid(name, f"{e.message}.") from e
 
 
 def _words(words: Sequence[str]) -> str:
@@ -152,7 +163,7 @@ def _pattern_rule(
         hold=hold,
         open=opened,
         # a combining character may still change the last one
-        ahead=max(shape.ahead, 1) if rule.normalize else shape.ahead,
+        ahead=max(shape.ahead, 1) if common["normalize"] else shape.ahead,
         behind=max(shape.behind, 1),  # so that what follows never looks like the beginning of the text
         max_hold=rule.max_hold or max(_MAX_HOLD, shape.hold or 0),
         refine=refine,

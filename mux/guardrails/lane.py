@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from mux.guardrails.compiled import Rule
-from mux.guardrails.scan import Blocked, FunctionScanner, PatternScanner, Scanner, Span
+from mux.guardrails.scan import Blocked, Carried, Finding, FunctionScanner, PatternScanner, Scanner, Span
 from mux.guardrails.views import Escapes, JsonStrings, Normalised
 
 __all__ = ["Lane", "clean_text", "clean_value"]
@@ -20,7 +20,7 @@ _MAX_HELD = 8_000_000  # characters that function rules may hold before the text
 
 def _scanner(rule: Rule) -> Scanner:
     plain: Scanner = FunctionScanner(rule, rule.check) if rule.check else PatternScanner(rule)
-    return Normalised(plain) if rule.normalize else plain
+    return Normalised(plain, rule.fold) if rule.normalize else plain
 
 
 class Lane:
@@ -29,18 +29,27 @@ class Lane:
     Args:
         rules: the rules that it is scanned for.
         is_json: it is JSON text: its strings are scanned decoded, as well as the text itself.
+        carried: what was undecided at the end of the text before (see :meth:`finish`).
     """
 
-    def __init__(self, rules: Sequence[Rule], *, is_json: bool = False) -> None:
+    def __init__(
+        self, rules: Sequence[Rule], *, is_json: bool = False, carried: Iterable[Carried] = ()
+    ) -> None:
         self._rules = rules
         self._is_json = is_json
         self._scanners: list[Scanner] = [_scanner(r) for r in rules]
         if is_json:
-            self._scanners += [JsonStrings(lambda r=r: _scanner(r)) for r in rules]  # type: ignore[misc]
+            for rule in rules:
+                self._scanners += [
+                    JsonStrings(lambda r=rule: _scanner(r)),  # type: ignore[misc]
+                    JsonStrings(lambda r=rule: Escapes(_scanner(r))),  # type: ignore[misc] # JSON in JSON
+                ]
+        self._scanners += [twin for c in carried if (twin := c.fork()) is not None]
         self._text = ""  # not yet released
         self.start = 0  # absolute position of _text[0]
         self.end = 0
         self._limit = 0
+        self._found: list[Finding] = []  # of each scanner, last
         self._spans: list[Span] = []
         self._escapes = is_json  # whether escapes are looked for already
         self.silenced = False
@@ -61,15 +70,37 @@ class Lane:
             ]
         self._text += text
         self.end += len(text)
-        limit = self.end
+        self._found = []
         for scanner in self._scanners:
             scanner.feed(text)
-            found = await scanner.scan(final)
+            self._found.append(await scanner.scan(final))
+        limit = self.end
+        for found in self._found:
             limit = min(limit, found.limit)
             self._spans += found.spans
         if self.end - limit > _MAX_HELD:
             raise Blocked(self._rules[0], "held too long")
         self._limit = limit
+
+    async def finish(self) -> list[Carried]:
+        """The text ends here, which decides it. Readers may join the next one to it, though: so what had not
+        decided the end, and did not find it forbidden, is given back to follow the next text as well.
+
+        Raises:
+            Blocked: see :meth:`push`.
+        """
+        undecided = [
+            s.fork() if found.limit < self.end else None
+            for s, found in zip(self._scanners, self._found, strict=False)
+        ]
+        await self.push("", final=True)
+        carried: list[Carried] = []
+        for twin, found in zip(undecided, self._found, strict=False):
+            if isinstance(twin, Carried):
+                carried.append(Carried(twin.inner, twin.before + self.end))
+            elif twin is not None and not any(s.end == self.end for s in found.spans):
+                carried.append(Carried(twin, self.end))
+        return carried
 
     def take(self, upto: int | None = None) -> tuple[str, list[Rule]]:
         """Release what is decided, masks put in; and the rules that were masked, once per match.

@@ -6,8 +6,11 @@ Sources:
     secrets: the public formats that GitHub secret scanning, gitleaks and detect-secrets document.
     card: ISO/IEC 7812 (length, issuer prefixes) with the Luhn check of its annex B.
     phone: E.164 (at most 15 digits), and the national forms that people write with separators.
-    injection: phrases and chat-template markers from the OWASP LLM Top 10 (LLM01), the deepset
-        prompt-injections and the Lakera "ignore instructions" collections, as short as they stay telling.
+    injection: phrases as in the OWASP LLM Top 10 (LLM01), the deepset prompt-injections and the Lakera
+        "ignore instructions" collections, in eight languages, as short as they stay telling; and the special
+        tokens of the model families' chat templates. A list of our own: of the detectors on PyPI the light
+        one that is kept up (aicordon's Picket) flagged 6 of 58 pages of technical documentation when it was
+        measured, and the others want a model or a service. A function rule can ask one of those.
 """
 
 from __future__ import annotations
@@ -84,26 +87,70 @@ _TOKENS = "|".join(
 # One look behind for all of them: at each place it settles nearly everything
 _SECRETS = rf"(?<!\w)(?:{_TOKENS})|-----BEGIN (?:[A-Z]{{2,12}} ){{0,2}}PRIVATE KEY(?: BLOCK)?-----"
 
+_GAP = r"\s{1,3}"
+_OLD = (
+    r"(?:(?:all|any|every(?:thing)?|the|your|my|of|these|those|previous|prior|above|earlier|preceding|foregoing"
+    rf"|initial|original|system|safety|security|developer){_GAP}){{1,5}}"
+)
+_ORDERS = (
+    r"(?:instructions?|prompts?|rules?|directions?|guidelines?|directives?|messages?|context|constraints?"
+    r"|restrictions?|training|programming)\b"
+)
 _PHRASES = "|".join(
     [
-        r"(?:ignore|disregard|forget|override|bypass)\s{1,3}(?:(?:all|any|every|the|your|my|of|these|those"
-        r"|previous|prior|above|earlier|preceding|foregoing|system|safety)\s{1,3}){1,5}"
-        r"(?:instructions?|prompts?|rules?|directions?|guidelines?|directives?|messages?|context)\b",
-        r"(?:you\s{1,3}are\s{1,3}now\s{1,3}(?:in\s{1,3})?(?:a\s{1,3})?(?:DAN|developer\s{1,3}mode|jailbroken"
-        r"|unrestricted)\b)",
-        r"(?:new\s{1,3}(?:system\s{1,3}(?:prompt|instructions?)|instructions?)\s{0,3}:)",
-        r"(?:(?:reveal|print|show|repeat|output)\s{1,3}(?:me\s{1,3})?(?:your|the)\s{1,3}(?:hidden\s{1,3}|full\s{1,3}"
-        r"|initial\s{1,3})?system\s{1,3}prompt\b)",
-        r"(?:do\s{1,3}not\s{1,3}(?:tell|inform|alert)\s{1,3}the\s{1,3}user\b)",
+        rf"(?:ignore|disregard|forget|override|overrule|bypass|discard|skip|drop){_GAP}{_OLD}{_ORDERS}",
+        rf"(?:ignore|disregard|forget){_GAP}(?:everything|all|anything){_GAP}(?:(?:that|you){_GAP}){{0,3}}"
+        r"(?:above|before|were\s{1,3}told|have\s{1,3}been\s{1,3}told|know|said\s{1,3}before)\b",
+        rf"do{_GAP}not{_GAP}follow{_GAP}{_OLD}{_ORDERS}",
+        rf"you{_GAP}are{_GAP}now{_GAP}(?:in{_GAP})?(?:an?{_GAP})?(?:DAN|developer\s{{1,3}}mode|jailbroken"
+        r"|unrestricted|unfiltered|uncensored)\b",
+        rf"(?:enter|enable|activate|switch{_GAP}to){_GAP}(?:DAN|developer|god|jailbreak|debug|admin)\s{{1,3}}mode\b",
+        rf"new{_GAP}(?:system{_GAP}(?:prompt|instructions?)|instructions?)\s{{0,3}}:",
+        rf"(?:reveal|print|show|repeat|output|display|disclose|leak|tell{_GAP}me){_GAP}(?:me{_GAP})?(?:your|the)"
+        rf"{_GAP}(?:(?:hidden|full|initial|original|entire|exact|secret){_GAP})?system{_GAP}(?:prompt|message"
+        r"|instructions?)\b",
+        rf"do{_GAP}not{_GAP}(?:tell|inform|alert|notify|mention{_GAP}(?:this|it){_GAP}to|reveal{_GAP}(?:this|it)"
+        rf"{_GAP}to){_GAP}the{_GAP}user\b",
+        rf"without{_GAP}(?:telling|informing|alerting|notifying|asking){_GAP}the{_GAP}user\b",
+        # the first of these in other languages
+        rf"(?:ignorier(?:e|en{_GAP}sie)?|missachte|vergiss){_GAP}(?:bitte{_GAP})?(?:(?:alle|die|deine|ihre"
+        rf"|vorherigen|bisherigen|obigen|früheren){_GAP}){{1,4}}(?:anweisungen|instruktionen|befehle|regeln"
+        r"|vorgaben)\b",
+        rf"(?:ignore[zr]?|oublie[zr]?){_GAP}(?:(?:toutes|les|tes|vos|ces){_GAP}){{1,3}}(?:instructions|consignes"
+        r"|règles)\b",
+        rf"(?:ignora|ignore|olvida|olvide){_GAP}(?:(?:todas|las|tus|sus|estas|anteriores){_GAP}){{1,4}}"
+        r"(?:instrucciones|reglas|indicaciones|órdenes)\b",
+        rf"(?:ignora|dimentica){_GAP}(?:(?:tutte|le|tue|precedenti){_GAP}){{1,4}}(?:istruzioni|regole)\b",
+        rf"(?:ignore|esqueça|desconsidere){_GAP}(?:(?:todas|as|suas|anteriores){_GAP}){{1,4}}(?:instruções|regras"
+        r"|ordens)\b",
+        rf"(?:игнорируй(?:те)?|забудь(?:те)?){_GAP}(?:(?:все|свои|твои|предыдущие|прежние){_GAP}){{1,4}}"
+        r"(?:инструкции|указания|правила)\b",
+    ]
+)
+# Chinese and Japanese stand without spaces, so there is no word boundary to look for
+_UNSPACED = (
+    r"(?:忽略|无视|無視|忘记)(?:掉)?(?:你)?(?:之前|以前|以上|先前|上面|前面)?(?:的)?(?:所有|全部|一切)?(?:的)?"
+    r"(?:指令|指示|提示|规则)"
+    r"|(?:以前|これまで|上記|前)の(?:すべての)?(?:指示|命令|指令)を(?:すべて)?無視"
+)
+# What chat templates of model families use as borders (their tokenizers' special tokens)
+_TEMPLATES = "|".join(
+    [
+        r"<\|(?:im_start|im_end|im_sep|system|user|assistant|developer|endoftext|endofprompt|begin_of_text"
+        r"|end_of_text|start_header_id|end_header_id|eot_id|eom_id|python_tag|start|end|message|channel|call"
+        r"|return|observation|end_of_turn|start_of_role|end_of_role|tool_call|tool_response"
+        r"|START_OF_TURN_TOKEN|END_OF_TURN_TOKEN|SYSTEM_TOKEN|USER_TOKEN|CHATBOT_TOKEN)\|>",
+        r"<｜(?:User|Assistant|System|begin▁of▁sentence|end▁of▁sentence|tool▁calls▁begin)｜>",
+        r"\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS)\]|<</?SYS>>|<(?:start|end)_of_turn>",
     ]
 )
 _INJECTION = "|".join(
     [
         rf"(?i:(?<!\w)(?:{_PHRASES}))",
-        r"<\|(?:im_start|im_end|system|user|assistant|endoftext|start_header_id|eot_id)\|>",
-        r"\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>",
-        r"(?i:</?(?:system|system_prompt|instructions)>)",
-        r"(?i:\[(?:system|admin)\s{0,2}(?:message|override|note)?\s{0,2}\])",
+        _UNSPACED,
+        _TEMPLATES,
+        r"(?i:</?(?:system|system_prompt|system-prompt|instructions|important_instructions)>)",
+        r"(?i:\[(?:system|admin|developer)\s{0,2}(?:message|override|note|prompt)?\s{0,2}\])",
     ]
 )
 

@@ -8,17 +8,19 @@ before it, apart from the ``spans`` already reported, and no later text can chan
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass
 from typing import Protocol
 
 import regex
 
 from mux.guardrails.compiled import Checker, Rule
 
-__all__ = ["Blocked", "Finding", "FunctionScanner", "PatternScanner", "Scanner", "Span"]
+__all__ = ["Blocked", "Carried", "Finding", "FunctionScanner", "PatternScanner", "Scanner", "Span"]
 
 _INLINE_S = 0.02  # a scan that takes longer goes to a thread: the loop belongs to all channels
 _INLINE_CHARS = 50_000
+_DECIDED = 1 << 62  # a position behind any text
 _MAX_MATCHES = 10_000  # in one scan; a rule that masks more than that masks everything
 
 
@@ -61,6 +63,9 @@ class Scanner(Protocol):
 
     async def scan(self, final: bool) -> Finding:
         """Decide what can be decided; ``final``: the text ends here. Raises :class:`Blocked`."""
+
+    def fork(self) -> Scanner | None:
+        """A second scanner at the same place; ``None`` if it can only judge texts whole."""
 
 
 @dataclass(slots=True)
@@ -177,7 +182,9 @@ class FunctionScanner:
     start: int = 0
     at: int = 0
     judged: int = 0
-    _pending: list[Span] = field(default_factory=list)
+
+    def fork(self) -> FunctionScanner | None:
+        return None if self.rule.window is None else copy.copy(self)
 
     def feed(self, text: str) -> None:
         self.text += text
@@ -209,3 +216,38 @@ class FunctionScanner:
             self.text, self.start = self.text[drop:], self.start + drop
             self.at, self.judged = self.at - drop, self.judged - drop
         return Finding(self.start + self.at, result)
+
+
+@dataclass(slots=True)
+class Carried:
+    """A scanner that was left undecided at the end of one text and follows the next as if it went on there:
+    a channel's steps are texts of their own, but readers join them.
+
+    Attributes:
+        inner: the scanner, which counts from the beginning of the text before.
+        before: how long that text was.
+        open: whether the border between the texts is still undecided.
+    """
+
+    inner: Scanner
+    before: int
+    open: bool = True
+
+    def fork(self) -> Carried | None:
+        inner = self.inner.fork() if self.open else None
+        return None if inner is None else Carried(inner, self.before)
+
+    def feed(self, text: str) -> None:
+        if self.open:
+            self.inner.feed(text)
+
+    async def scan(self, final: bool) -> Finding:
+        if not self.open:
+            return Finding(_DECIDED)
+        found = await self.inner.scan(final)
+        # what reaches back into the text before was shown then; what begins here is also seen without us
+        spans = tuple(
+            Span(0, s.end - self.before, s.rule) for s in found.spans if s.start < self.before < s.end
+        )
+        self.open = found.limit < self.before
+        return Finding(max(0, found.limit - self.before) if self.open else _DECIDED, spans)

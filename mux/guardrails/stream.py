@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import traceback
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ from mux.events import (
 )
 from mux.guardrails.compiled import Rule, Stage
 from mux.guardrails.lane import Lane, clean_text, clean_value
-from mux.guardrails.scan import Blocked
+from mux.guardrails.scan import Blocked, Carried
 
 if TYPE_CHECKING:
     from mux.guardrails.guard import RuleGuard
@@ -57,6 +58,7 @@ _CLOSE_S = 5.0  # for an agent to close after a block
 _Delta: TypeAlias = Token | Reasoning | Refusal
 _DELTAS = (Token, Reasoning, Refusal)
 _Path: TypeAlias = tuple[str, ...]
+_Key: TypeAlias = tuple[_Path, type[_Delta]]
 # Bodies without a word of agent or model (steering carries what the user wrote).
 _OURS: tuple[type[Body], ...] = (StepReset, Phase, MessageReceived, MessageApplied, MessageReturned)
 _IDS = ("type", "call_id")  # ids are looked at once, when they first come
@@ -97,7 +99,8 @@ class GuardedStream:
         self._output = guard.for_stages("output")
         self._tool_input = guard.for_stages("output", "tool_input")
         self._tool_output = guard.for_stages("output", "tool_output")
-        self._lanes: dict[tuple[_Path, type[_Delta]], Lane] = {}
+        self._lanes: dict[_Key, Lane] = {}
+        self._carried: dict[_Key, list[Carried]] = {}  # undecided at the end of the step before
         self._calls: dict[str, _Call] = {}
         self._queue: deque[Draft | _Segment] = deque()
         self._waiting = 0  # drafts that came while the head of the queue was undecided text
@@ -151,7 +154,8 @@ class GuardedStream:
         kind = type(body)
         lane = self._lanes.get((path, kind))
         if lane is None:
-            lane = self._lanes[path, kind] = Lane(self._output)
+            lane = Lane(self._output, carried=self._carried.get((path, kind), ()))
+            self._lanes[path, kind] = lane
         await lane.push(body.content)
         last = self._queue[-1] if self._queue else None
         if isinstance(last, _Segment) and last.lane is lane:
@@ -314,7 +318,7 @@ class GuardedStream:
         """A step of this path (``None``: everything) is over: decide all of its text."""
         for key, lane in list(self._lanes.items()):
             if path is None or key[0] == path:
-                await lane.push("", final=True)
+                self._carried[key] = await lane.finish()
                 # also for what was overtaken, which has no place in the queue any more
                 self._queue.append(_Segment(key[1], key[0], lane, lane.end))
                 del self._lanes[key]
@@ -366,17 +370,31 @@ class GuardedStream:
         ]
 
     async def _clean_failure(self, failure: Exception) -> Exception:
-        """The agent's exception, or ours in its place where its words are forbidden."""
+        """The agent's exception, or ours in its place where its words are forbidden. What a log would print
+        with it is checked as well: causes, groups, notes."""
         words = failure.message if isinstance(failure, MuxError) else str(failure)
+        if await self._forbids(words):
+            # A new exception without a cause: a traceback in the log would quote the words.
+            return AgentError(
+                "agent_failed", "The agent failed; a guardrail of this server hides its message."
+            )
+        if not await self._forbids("".join(traceback.format_exception(failure))):
+            return failure
+        if isinstance(failure, MuxError):  # its own words are clean
+            failure.__cause__ = failure.__context__ = None
+            return failure
+        name = type(failure).__name__
+        return AgentError(
+            "agent_failed", f"The agent failed ({name}); a guardrail of this server hides where."
+        )
+
+    async def _forbids(self, text: str) -> bool:
         try:
-            _, fired = await clean_value(words, self._output)
+            _, fired = await clean_value(text, self._output)
         except Blocked as e:
             self._guard.blocked(e, "output")
-        else:
-            if not fired:
-                return failure
-        # A new exception without a cause: a traceback in the log would quote the words.
-        return AgentError("agent_failed", "The agent failed; a guardrail of this server hides its message.")
+            return True
+        return bool(fired)
 
     async def _close(self) -> None:
         close = getattr(self._drafts, "aclose", None)

@@ -7,9 +7,11 @@ that a combining mark may still follow) counts as undecided.
 
 from __future__ import annotations
 
+import copy
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Self
 
 from mux.guardrails.scan import Finding, Scanner, Span
 
@@ -44,6 +46,14 @@ class _View:
 
     def feed(self, text: str) -> None:
         self.raw += text
+
+    def fork(self) -> Self | None:
+        inner = self.inner.fork() if self.inner is not None else None
+        if inner is None:
+            return None
+        twin = copy.copy(self)
+        twin.inner, twin._origin = inner, list(self._origin)
+        return twin
 
     def _give(self, text: str, origin: Iterable[int]) -> None:
         assert self.inner is not None
@@ -117,7 +127,14 @@ class Normalised(_View):
     """NFKC, without invisible characters (zero-width, soft hyphen, variation selectors), escapes decoded.
 
     Source: UAX #15; composition never reaches back over a starter, so clusters are normalised one by one.
+
+    Args:
+        fold: further replacements, of single characters by single ones.
     """
+
+    def __init__(self, inner: Scanner, fold: Mapping[int, str] | None = None) -> None:
+        super().__init__(inner)
+        self._fold = fold
 
     async def scan(self, final: bool) -> Finding:
         raw, at = self.raw, self.at
@@ -148,7 +165,10 @@ class Normalised(_View):
         return used
 
     def _normalise(self, cluster: str, began: int) -> None:
-        text = unicodedata.normalize("NFKC", cluster)
+        text = cluster if self._fold is None else cluster.translate(self._fold)  # ϲ would become σ
+        text = unicodedata.normalize("NFKC", text)
+        if self._fold is not None:
+            text = text.translate(self._fold)
         self._give(text, [self.at + began] * len(text))
 
 

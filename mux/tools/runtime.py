@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
+import traceback
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -99,7 +100,7 @@ async def run_tool(
                 return
         for update in call.take():
             yield update
-        yield call.result(call.outcome(task))
+        yield call.result(await call.outcome(task))
     finally:
         call.end()
         await _stop(task, ctx, tool)
@@ -251,7 +252,7 @@ class _Call:
     def _elapsed_ms(self) -> int:
         return round((time.monotonic() - self._started) * 1000)
 
-    def outcome(self, task: asyncio.Task[ToolOutput]) -> ToolOutput:
+    async def outcome(self, task: asyncio.Task[ToolOutput]) -> ToolOutput:
         """The finished work as a result, whatever it raised: the failure boundary of a tool."""
         if task.cancelled():
             return _failure("The tool was cancelled from inside.", "cancelled")
@@ -262,8 +263,21 @@ class _Call:
             return _failure(error.message, error.error, error.printed, error.data, self._tool.max_output)
         if isinstance(error, MuxError):
             return _failure(error.message)
-        self.agent.log.warning("tool_failed", tool=self.tool, call_id=self.call_id, exc_info=error)
+        await self._log_failure(error)
         return _failure(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+
+    async def _log_failure(self, error: BaseException) -> None:
+        """A traceback quotes what the tool touched: the rules on tool output hold for the log as well."""
+        log = self.agent.log.bind(tool=self.tool, call_id=self.call_id)
+        trace = "".join(traceback.format_exception(error))
+        try:
+            shown = (await self.agent.guard.tool_output(self.tool, trace)).action == "pass"
+        except Exception:  # noqa: BLE001 - a rule that fails blocks
+            shown = False
+        if shown:
+            log.warning("tool_failed", exc_info=error)
+        else:
+            log.warning("tool_failed", error=type(error).__name__, traceback="hidden by a guardrail")
 
     def timeout_output(self) -> ToolOutput:
         message = f"The tool was stopped: it did not finish within {self._tool.timeout_s:g} s."

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import traceback
 from collections.abc import AsyncIterator, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import regex
 from structlog.testing import capture_logs
 
 from mux.agent import Draft, Guard, Nested, Outcome
@@ -447,3 +451,94 @@ async def test_a_result_with_thousands_of_values_is_checked_without_holding_the_
     assert verdict.value[1][:-1] == rows
     assert verdict.value[1][-1] == {"name": "[masked]"}
     assert longest < 0.1
+
+
+def step(number: int, *pieces: str) -> list[Draft]:
+    """One step that says these pieces."""
+    return [
+        StepStarted(step=number, model="m"),
+        *[Token(content=p) for p in pieces],
+        StepFinished(step=number, finish_reason="stop"),
+    ]
+
+
+@pytest.mark.parametrize("action", ["block", "mask"])
+@pytest.mark.parametrize("parts", [2, 3])
+async def test_a_span_that_goes_on_in_the_next_step_is_never_complete(action: str, parts: int) -> None:
+    said = f"it is {SECRET} you know"
+    for cut in range(7, len(said) - 10, 3):
+        cuts = [0, cut, *([cut + 4] if parts == 3 else []), len(said)]
+        pieces = [said[a:b] for a, b in pairwise(cuts)]
+        drafts = [
+            d for n, piece in enumerate(pieces, 1) for d in step(n, *[t.content for t in tokens(piece)])
+        ]
+        out = await through(guard(key={"pattern": KEY, "action": action}), drafts)
+        shown = text(out)
+        found = regex.search(KEY, shown)
+        assert found is None
+        # what was shown before the border was no key then; once it is one, nothing more of it is shown
+        assert SECRET[: max(cuts[-2], 7) - 5] not in shown.replace("[masked]", "#")
+        if action == "block":
+            assert isinstance(out[-1], Outcome)
+        else:
+            assert "[masked]" in shown
+            assert shown.endswith(" you know")
+
+
+async def test_steps_that_are_clean_alone_and_together_are_unchanged() -> None:
+    rules = guard(
+        mail={"preset": "email", "action": "mask"}, start={"pattern": "^secret"}, key={"preset": "secrets"}
+    )
+    drafts = [*step(1, "Let me se", "arch"), *step(2, "es, sk-"), *step(3, "and a"), *step(4, "@ b. Done")]
+    out = await through(rules, drafts)
+    assert text(out) == "Let me searches, sk-and a@ b. Done"
+    masked = [*step(1, "write to jo@example.org"), *step(2, "Thanks")]
+    assert text(await through(rules, masked)) == "write to [masked]Thanks"
+    out = await through(rules, [*step(1, "a"), *step(2, "secret")])
+    assert isinstance(out[-1], Outcome)  # each step's text is one of its own as well
+
+
+async def test_a_step_that_is_done_again_follows_the_step_before_it_and_not_its_own_first_try() -> None:
+    head, tail = SECRET[:9], SECRET[9:]
+    broken = [StepStarted(step=2, model="m"), Token(content="clean "), StepReset(step=2, from_cseq=9)]
+    out = await through(guard(key={"pattern": KEY}), [*step(1, head), *broken, *step(2, tail)])
+    assert isinstance(out[-1], Outcome)
+    assert tail not in text(out)
+    out = await through(guard(key={"pattern": KEY}), [*step(1, "ok "), *broken[:1], *tokens(head), broken[2]])
+    assert text(out) == "ok "
+
+
+@pytest.mark.parametrize("how", ["cause", "context", "group", "note", "own error"])
+async def test_what_a_traceback_would_print_beside_the_message_is_hidden_too(how: str) -> None:
+    inner = ValueError(f"bad {SECRET}")
+    failure: Exception = RuntimeError("it failed")
+    if how == "cause":
+        failure.__cause__ = inner
+    elif how == "context":
+        failure.__context__ = inner
+    elif how == "group":
+        failure = ExceptionGroup("several", [inner])
+    elif how == "note":
+        failure.add_note(f"while it read {SECRET}")
+    else:
+        failure = AgentError("agent_failed", "It failed.")
+        failure.__cause__ = inner
+    with pytest.raises(AgentError) as caught:
+        await through(guard(key={"pattern": KEY}), [Token(content="a "), failure])
+    assert SECRET[:5] not in "".join(traceback.format_exception(caught.value))
+    if how == "own error":
+        assert caught.value.message == "It failed."
+
+
+async def test_json_in_json_is_decoded_twice() -> None:
+    inner = json.dumps({"key": SECRET}).replace("s", "\\u0073")
+    arguments = json.dumps({"body": inner})
+    for size in (1, 3, 50):
+        drafts: list[Draft] = [ToolCall(call_id="call_000000000000001", tool="post")]
+        drafts += [
+            ToolArgs(call_id="call_000000000000001", content=t.content) for t in tokens(arguments, size)
+        ]
+        out = await through(guard(key={"pattern": KEY}), drafts)
+        assert isinstance(out[-1], Outcome)
+        shown = "".join(d.content for d in out if isinstance(d, ToolArgs))
+        assert "u0073k" not in shown.replace("[masked]", "#")

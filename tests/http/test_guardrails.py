@@ -242,7 +242,7 @@ def _asked(how: str) -> dict[str, Any]:
     escaped = json.dumps({"badge": _BADGE}).replace("z", "\\u007a")
     task = {"message": "what is 2+2?", "agents": ["analyst"]}
     channel = {"agent": "analyst"}
-    return {
+    asked: dict[str, dict[str, Any]] = {
         "message": {"message": there, "agents": ["analyst"]},
         "title cut": {"message": "a" * 71 + there, "agents": ["analyst"]},
         "title": {**task, "title": there},
@@ -274,7 +274,8 @@ def _asked(how: str) -> dict[str, Any]:
             ],
             "agents": ["analyst"],
         },
-    }[how]
+    }
+    return asked[how]
 
 
 _WAYS = [
