@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from mux import events as ev
 from mux.errors import CursorError
@@ -152,8 +153,42 @@ def test_a_delta_made_without_validation_is_the_validated_one(text: str, kind: t
         quick.content = "changed"
 
 
-@given(TEXT, TEXT, st.integers(1, 10**9), st.integers(1, 10**9))
-def test_a_token_s_record_is_that_of_its_event(text: str, channel: str, seq: int, ts: int) -> None:
-    body = ev.Token(content=text)
-    slow = ev.Event("r1", seq, channel, 7, ts, body).record()
-    assert ev.token_record("r1", seq, channel, 7, ts, text, body) == slow
+class _Stamped(ev.Token):
+    """A token of somebody's own, with a default and a bound that only validation knows."""
+
+    content: str = Field(max_length=3)
+    at: int = 7
+
+
+ANYTHING = TEXT | st.none() | st.integers() | st.binary(max_size=3) | st.just("\ud800") | st.just("plain")
+
+
+@given(
+    st.dictionaries(st.sampled_from(["content", "type", "other"]), ANYTHING, max_size=3),
+    st.sampled_from([ev.Token, ev.Reasoning, ev.Refusal, _Stamped]),
+)
+def test_a_delta_made_by_its_constructor_is_the_validated_one_or_fails_like_it(
+    fields: dict[str, Any], kind: type[ev.Token]
+) -> None:
+    def outcome(make: Callable[[], ev.Token]) -> Any:
+        try:
+            value = make()
+        except ValidationError as e:
+            return [(error["type"], error["loc"], error["msg"]) for error in e.errors()]
+        return value, repr(value), value.model_fields_set, value.model_dump(), hash(value)
+
+    assert outcome(lambda: kind(**fields)) == outcome(lambda: kind.model_validate(fields))
+
+
+def test_a_delta_takes_no_positional_argument() -> None:
+    with pytest.raises(TypeError):
+        ev.Token("hello")  # type: ignore[arg-type, call-arg]
+
+
+@given(st.lists(TEXT, max_size=5), TEXT, st.integers(1, 10**9), st.integers(1, 10**9))
+def test_the_records_of_tokens_are_those_of_their_events(
+    texts: list[str], channel: str, seq: int, ts: int
+) -> None:
+    tokens = [ev.Token(content=text) for text in texts]
+    slow = [ev.Event("r1", seq + n, channel, 7 + n, ts, token).record() for n, token in enumerate(tokens, 1)]
+    assert ev.token_records("r1", channel, seq, 7, ts, tokens) == slow

@@ -14,7 +14,7 @@ from aiostream.core import Stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mux.merge import END, Failed, Merger, Statistics, merge, merged
+from mux.merge import END, Burst, Failed, Merger, Statistics, merge, merged
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -210,6 +210,66 @@ async def test_batches_give_equal_shares_to_a_slow_consumer(sources: Sources) ->
             await settle()
             seen.update(key for key, _ in await anext(merger))
     assert set(seen.values()) == {640}
+
+
+@given(
+    bursts=st.lists(st.lists(st.integers(0, 5), max_size=6), min_size=1, max_size=4),
+    max_buffer=st.integers(1, 4),
+    max_batch=st.integers(1, 6),
+)
+def test_bursts_are_complete_in_order_and_counted_as_their_items(
+    bursts: list[list[int]], max_buffer: int, max_batch: int
+) -> None:
+    """A number n stands for a burst of n items, 0 for a single item."""
+
+    async def source(lengths: list[int]) -> AsyncIterator[int | Burst[int]]:
+        number = 0
+        for length in lengths:
+            yield Burst(range(number, number + length)) if length else number
+            number += length or 1
+            if length % 2:
+                await asyncio.sleep(0)
+
+    async def run() -> None:
+        seen: dict[str, list[int]] = {str(n): [] for n in range(len(bursts))}
+        async with Merger[int | Burst[int]](max_buffer=max_buffer, max_batch=max_batch) as merger:
+            for n, lengths in enumerate(bursts):
+                merger.add(str(n), source(lengths))
+            merger.close()
+            async for batch in merger:
+                weights = [len(item) if isinstance(item, Burst) else 1 for _, item in batch]
+                assert len(batch) == 1 or sum(weights) <= max_batch
+                await asyncio.sleep(0)  # the sources go on meanwhile
+                limit = len(bursts) * 2 * (max_buffer + 5)
+                assert merger.statistics().buffered <= limit
+                for key, item in batch:
+                    if isinstance(item, int):
+                        seen[key].append(item)
+                    elif isinstance(item, Burst):
+                        seen[key] += item
+                    else:
+                        assert item is END
+            assert merger.statistics().buffered == 0
+        assert seen == {str(n): list(range(sum(i or 1 for i in b))) for n, b in enumerate(bursts)}
+
+    asyncio.run(run())
+
+
+async def test_channels_that_give_bursts_get_the_share_of_those_that_do_not() -> None:
+    async def endless(burst: int) -> AsyncIterator[str | Burst[str]]:
+        while True:
+            yield Burst(["x"] * burst) if burst else "x"
+
+    counts: Counter[str] = Counter()
+    async with Merger[str | Burst[str]](max_buffer=64) as merger:
+        for key, burst in {"single": 0, "pairs": 2, "whole": 64}.items():
+            merger.add(key, endless(burst))
+        async for batch in merger:
+            for key, item in batch:
+                counts[key] += len(item) if isinstance(item, Burst) else 1
+            if counts.total() > 5000:
+                break
+    assert all(abs(n / counts.total() - 1 / 3) < 0.02 for n in counts.values()), counts
 
 
 async def test_a_rare_channel_is_not_held_up_by_busy_ones(sources: Sources) -> None:

@@ -9,12 +9,13 @@ it), ``outcome`` (what the agent said) or the exception that came out of the sou
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from mux.agent import Agent, AgentContext, Draft, Guard, Nested, Outcome
+from mux.agent import Agent, AgentContext, Draft, Guard, Nested, OpenGuard, Outcome
 from mux.engine.host import ChannelHost
 from mux.engine.meter import Meter, stricter
 from mux.engine.outbox import Outbox
@@ -45,6 +46,7 @@ from mux.events import (
     ToolResult,
     ToolStart,
 )
+from mux.merge import Burst
 from mux.run import ChannelState, resume_point
 
 if TYPE_CHECKING:
@@ -73,6 +75,17 @@ class _Cut(Exception):
 
 class _Stopped(Exception):
     """The engine ends the agent at a step's border (graceful stop, or a budget that the agent ignored)."""
+
+
+async def _singly(said: AsyncGenerator[Draft | Burst[Token]]) -> AsyncIterator[Draft]:
+    """Every draft by itself, as guardrails look at them."""
+    async with contextlib.aclosing(said):
+        async for item in said:
+            if isinstance(item, Burst):
+                for token in item:
+                    yield token
+            else:
+                yield item
 
 
 class Channel:
@@ -168,7 +181,7 @@ class Channel:
 
     # --- running --------------------------------------------------------------------------------------------
 
-    async def source(self) -> AsyncIterator[Draft]:
+    async def source(self) -> AsyncIterator[Draft | Burst[Token]]:
         """What the channel says, guarded. Raises what its agent raised, after everything that it said."""
         agent = self.live.services.roster.get(self.plan.agent)
         guard = self.guard
@@ -194,7 +207,9 @@ class Channel:
         )
         self._watch_seconds()
         try:
-            async for draft in guard.stream(self._said(self._agent_task)):
+            # Where nothing is guarded, nobody needs to see the tokens one by one.
+            said = self._said(self._agent_task)
+            async for draft in said if type(guard) is OpenGuard else guard.stream(_singly(said)):
                 yield draft
         except _Cut:
             pass  # the driver sees `cancelled_itself`
@@ -210,7 +225,7 @@ class Channel:
         now = await checked(await self.live.task_of(self), guard)
         return replace(now, rules=tuple(dict.fromkeys((*asked.rules, *now.rules))))
 
-    async def _said(self, agent_task: asyncio.Task[None]) -> AsyncIterator[Draft]:
+    async def _said(self, agent_task: asyncio.Task[None]) -> AsyncGenerator[Draft | Burst[Token]]:
         """What the agent says, ending as the agent ends: the guardrails pass held-back text on at the end of
         an answer, and must not take a failure for one."""
         try:
@@ -265,12 +280,13 @@ class Channel:
         """The agent task: the agent into the outbox."""
         self._begun = time.monotonic()
         drafts: AsyncIterator[Draft] | None = None
+        count, offer = self._count, self.outbox.offer
         try:
             drafts = agent.run(ctx)
             async for draft in drafts:
                 if type(draft) is Token:  # the hot path: no coroutine for each
-                    self._count(draft.content)
-                    if not self.outbox.offer(draft):
+                    count(draft.content)
+                    if not offer(draft):
                         await self.outbox.put(draft)
                 else:
                     await self.accept(draft)

@@ -34,7 +34,7 @@ from mux.events import (
     ToolResult,
     ToolStart,
 )
-from mux.merge import END, Batch, Failed
+from mux.merge import END, Batch, Burst, Failed
 from mux.run import SUCCESS, IllegalEvent, conversation, dump_messages, run_status
 
 if TYPE_CHECKING:
@@ -159,14 +159,13 @@ class Driver:
 
     # --- batches ------------------------------------------------------------------------------------------
 
-    async def _take(self, batch: Batch[Draft]) -> None:
+    async def _take(self, batch: Batch[Draft | Burst[Token]]) -> None:
         ended: list[Channel] = []
-        channels, stage = self.live.channels, self.journal.stage
         async with self.journal.lock:
             for key, item in batch:
-                channel = channels[key]
-                if type(item) is Token and not channel.rejecting and channel.state.takes_tokens:
-                    stage(key, item)  # the hot path: it can't be illegal, late, an end or an outcome
+                channel = self.live.channels[key]
+                if isinstance(item, Burst):
+                    self._stage_burst(channel, item)
                 elif item is END or isinstance(item, Failed):
                     await self._end(channel, item.error if isinstance(item, Failed) else None)
                     ended.append(channel)
@@ -175,7 +174,18 @@ class Driver:
             if ended:
                 ended += await self._settle()
             await self._commit()
-        await self._after(ended)
+        if ended:
+            await self._after(ended)
+
+    def _stage_burst(self, channel: Channel, tokens: Sequence[Token]) -> None:
+        """Tokens that came together: in one go, as soon as the channel is in the middle of its text."""
+        for position, token in enumerate(tokens):
+            if channel.rejecting:
+                return
+            if channel.state.takes_tokens:
+                self.journal.stage_tokens(channel.state, tokens[position:] if position else tokens)
+                return
+            self._stage(channel, token)
 
     def _stage(self, channel: Channel, item: Draft) -> None:
         if isinstance(item, Outcome):
@@ -193,9 +203,11 @@ class Driver:
             channel.reject(AgentError("agent_failed", f"The agent broke the order of events: {e.message}"))
 
     async def _commit(self) -> None:
-        records = await self.journal.commit()
-        for record in [r for r in records if r.type in _BARRIERS]:  # by type: no look at the body
-            if isinstance(record.body, ToolStart | ApprovalRequested):
+        telling = await self.journal.commit()
+        if not telling:  # tokens release no barrier and change no status, which asks every channel
+            return
+        for record in telling:
+            if record.type in _BARRIERS and isinstance(record.body, ToolStart | ApprovalRequested):
                 self._release_barrier(record, record.body)
         status = self.journal.state.status
         if status != self._row_status and status in ("running", "waiting"):

@@ -14,7 +14,7 @@ from mux._failpoints import failpoint
 from mux.agent import Nested
 from mux.engine._tasks import uncut
 from mux.errors import Fenced, StoreError
-from mux.events import Body, Event, Record, Token, token_record
+from mux.events import Body, Event, Record, Token, token_records
 from mux.log.base import Head, Store
 from mux.run import ChannelState, RunState
 
@@ -52,6 +52,7 @@ class Journal:
         self._fence = 0
         self._first = 1
         self._staged: list[Record] = []
+        self._telling: list[Record] = []  # those of them that are no tokens
 
     async def open(self, owner: str) -> Head:
         """Take the run over: raise its fence, and learn where its log stands."""
@@ -69,7 +70,7 @@ class Journal:
         """Write nothing any more (drain, or another owner took over)."""
         self.lost = self.lost or Fenced("run_left", "This run was left for another process.", retryable=True)
 
-    def stage(self, channel: str | None, draft: Body | Nested) -> Record:
+    def stage(self, channel: str | None, draft: Body | Nested) -> None:
         """Mint the envelope and apply the event; it is in the log after the next `commit`.
 
         Raises:
@@ -81,7 +82,8 @@ class Journal:
         state = self.state
         known = state.channels.get(channel) if channel is not None else None
         if type(draft) is Token and known is not None and known.takes_tokens:
-            return self._stage_token(known, draft)
+            self.stage_tokens(known, (draft,))
+            return
         path: tuple[str, ...] = ()
         body = draft
         if isinstance(body, Nested):
@@ -92,37 +94,43 @@ class Journal:
         record = event.record()  # encoded before it is applied: what can't be encoded must not count
         state.apply(event)
         self._staged.append(record)
-        return record
+        if type(body) is not Token:
+            self._telling.append(record)
 
-    def _stage_token(self, channel: ChannelState, token: Token) -> Record:
-        """`stage` for a word of a channel that is in the middle of its text, which nothing can make illegal:
-        the same record and the same fold without an `Event` between them; 2.0 µs instead of 4.5."""
-        content = token.content
-        record = token_record(
-            self.run, self.state.seq + 1, channel.id, channel.cseq + 1,
-            max(self._clock(), self.state.last_ts), content, token,
-        )  # fmt: skip
-        self.state.apply_token(channel, record, content)
-        self._staged.append(record)
-        return record
+    def stage_tokens(self, channel: ChannelState, tokens: Sequence[Token]) -> None:
+        """`stage` for tokens that came together, on a channel that ``takes_tokens``: nothing can make them
+        illegal. The same records and the same fold without an `Event` between them: 0.6 µs each, not 3.
+
+        Raises:
+            StoreError: nothing can be written any more.
+        """
+        if self.lost is not None:
+            raise self.lost
+        state = self.state
+        ts = max(self._clock(), state.last_ts)
+        self._staged += token_records(self.run, channel.id, state.seq, channel.cseq, ts, tokens)
+        state.apply_tokens(channel, [token.content for token in tokens], ts)
 
     async def commit(self) -> Sequence[Record]:
         """Append and publish what was staged.
+
+        Returns:
+            The records that are no tokens: those that somebody may wait for, or that change a status.
 
         Raises:
             StoreError: the store failed for good; the run stops here (`lost` says why).
             Fenced: another owner took the run over.
         """
         records, self._staged = self._staged, []
-        if not records:
-            return records
-        await self._append(records)
-        for record in records:
-            if record.type in _FAILPOINTS:
-                failpoint(_FAILPOINTS[record.type])
-        failpoint("notify.before")
-        self._publish(self.run, self.head, records)
-        return records
+        telling, self._telling = self._telling, []
+        if records:
+            await self._append(records)
+            for record in telling:
+                if record.type in _FAILPOINTS:
+                    failpoint(_FAILPOINTS[record.type])
+            failpoint("notify.before")
+            self._publish(self.run, self.head, records)
+        return telling
 
     async def _append(self, records: Sequence[Record]) -> None:
         for delay in (*_RETRY_DELAYS_S, None):
@@ -135,18 +143,17 @@ class Journal:
                     raise
                 await asyncio.sleep(delay)
 
-    async def write(self, items: Iterable[Item]) -> Sequence[Record]:
+    async def write(self, items: Iterable[Item]) -> None:
         """Stage and commit as one batch from beside the driver. What was staged before a refusal is kept.
 
         A caller that is cancelled does not cut the append in two.
         """
-        return await uncut(self._write(list(items)))
+        await uncut(self._write(list(items)))
 
-    async def _write(self, items: Sequence[Item]) -> Sequence[Record]:
+    async def _write(self, items: Sequence[Item]) -> None:
         async with self.lock:
             try:
                 for channel, draft in items:
                     self.stage(channel, draft)
             finally:
-                records = await self.commit()
-            return records
+                await self.commit()

@@ -1,7 +1,8 @@
 """What an agent has said and nobody has taken yet: a bounded buffer with several writers and one reader.
 
 A full outbox pauses the agent (and with it, over TCP, its provider). It is the async iterator that the
-guardrails read, so closing it is how they stop an agent.
+channel reads, so closing it is how an agent is stopped. Tokens that wait together leave it together: at full
+speed an agent writes until the outbox is full, so whatever lies behind it is paid once for 64 tokens.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Self
 
 from mux.agent import Draft
 from mux.errors import AgentError
+from mux.events import Token
+from mux.merge import Burst
 
 __all__ = ["Outbox"]
 
@@ -26,9 +29,10 @@ class Outbox:
     """
 
     def __init__(self, limit: int, on_close: Callable[[], Awaitable[None]]) -> None:
-        self._limit = limit
         self._on_close = on_close
-        self._items: deque[Draft] = deque()
+        self._items: deque[Draft | Burst[Token]] = deque()
+        self._tokens: Burst[Token] | None = None  # the last of `_items`, while more may be added to it
+        self._room = limit
         self._getter: asyncio.Future[None] | None = None
         self._putters: deque[asyncio.Future[None]] = deque()
         self.closed = False
@@ -39,7 +43,7 @@ class Outbox:
         Raises:
             AgentError: ``channel_ended``: the channel has ended meanwhile.
         """
-        while len(self._items) >= self._limit and not self.closed:
+        while self._room <= 0 and not self.closed:
             putter = asyncio.get_running_loop().create_future()
             self._putters.append(putter)
             try:
@@ -50,20 +54,32 @@ class Outbox:
                 raise
         self.force(draft)
 
-    def offer(self, draft: Draft) -> bool:
-        """Add a draft if there is room; whether there was."""
-        if len(self._items) >= self._limit or self.closed:
+    def offer(self, token: Token) -> bool:
+        """Add a token if there is room; whether there was."""
+        if self._room <= 0 or self.closed:
             return False
-        self._items.append(draft)
-        if self._getter is not None:
-            self._wake_getter()
+        self._add_token(token)
         return True
 
     def force(self, draft: Draft) -> None:
         """Add a draft without waiting; for the few that are bounded elsewhere."""
         if self.closed:
             raise AgentError("channel_ended", "The channel has ended; nothing can be added to it.")
+        if type(draft) is Token:
+            self._add_token(draft)
+            return
+        self._room -= 1
+        self._tokens = None  # what comes after it may not overtake it
         self._items.append(draft)
+        self._wake_getter()
+
+    def _add_token(self, token: Token) -> None:
+        self._room -= 1
+        if self._tokens is not None:
+            self._tokens.append(token)
+            return
+        self._tokens = Burst((token,))
+        self._items.append(self._tokens)
         self._wake_getter()
 
     def finish(self) -> None:
@@ -87,7 +103,7 @@ class Outbox:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Draft:
+    async def __anext__(self) -> Draft | Burst[Token]:
         while not self._items:
             if self.closed:
                 raise StopAsyncIteration
@@ -96,10 +112,15 @@ class Outbox:
                 await self._getter
             finally:
                 self._getter = None
-        draft = self._items.popleft()
-        if self._putters:
+        taken = self._items.popleft()
+        if taken is self._tokens:
+            self._tokens = None
+        freed = len(taken) if isinstance(taken, Burst) else 1
+        self._room += freed
+        while freed and self._putters:
             self._wake_putter()
-        return draft
+            freed -= 1
+        return taken
 
     async def aclose(self) -> None:
         """Stop the writers and drop what is left; idempotent."""

@@ -55,7 +55,7 @@ from mux.events.bodies import (
 from mux.events.cursor import (
     Cursor,
 )
-from mux.events.envelope import Envelope, Event, Record, token_record
+from mux.events.envelope import Envelope, Event, Record, token_records
 from mux.events.schema import (
     event_json_schema,
     logged_models,
@@ -108,5 +108,5 @@ __all__ = [
     "event_json_schema",
     "logged_models",
     "quote",
-    "token_record",
+    "token_records",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from json.encoder import encode_basestring
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -45,17 +45,47 @@ _CONTENT = {
 }  # shared: pydantic copies it before it changes one, and it is one object less to collect
 
 
+_MISSING: Final[Any] = object()
+_validate = BaseModel.__init__
+
+
 class Delta(Body):
     """Text as it is generated. On the hot path: its JSON is built by hand, 3 x faster than the model's."""
 
     content: str
 
+    if not TYPE_CHECKING:  # type checkers read the fields
+
+        def __init__(self, *, content=_MISSING, **other) -> None:
+            """The model's own `__init__`, with a short way for the one form that agents write thousandfold.
+
+            0.58 µs instead of 0.89. ASCII only, which a string knows of itself: anything else might hold
+            surrogates, which the model refuses.
+            """
+            if type(content) is str and not other and content.isascii():
+                _set_values(self, {"type": self._tag, "content": content})
+                _set_fields_set(self, _CONTENT)
+                _set_extra(self, None)
+                _set_private(self, None)
+            elif content is _MISSING:
+                _validate(self, **other)
+            else:
+                _validate(self, content=content, **other)
+
+        __init__.__pydantic_base_init__ = True  # pydantic's own mark: `model_validate` need not call it
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if Delta not in cls.__bases__:  # a subclass of `Token` may have more fields, and validators
+            cls.__init__ = _validate  # type: ignore[assignment]
+
     @classmethod
     def of(cls, content: str) -> Self:
         """The same value as ``cls(content=content)``, without validating that the text is one.
 
-        For every piece of a model's answer: 0.6 µs, against 1.2 µs with validation and 2.7 µs for
-        ``model_construct``.
+        For every piece of a model's answer, in whatever language: 0.5 µs, against 0.9 µs with validation
+        and 2.7 µs for ``model_construct``.
         """
         self = _new(cls)
         _set_values(self, {"type": cls._tag, "content": content})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
 from mux.events.base import Body, Frozen, quote
-from mux.events.bodies import BY_TYPE, Unknown
+from mux.events.bodies import BY_TYPE, Token, Unknown
 
 
 class Envelope(Frozen):
@@ -125,13 +125,22 @@ class Record(NamedTuple):
         return Event.parse(self.data)
 
 
-def token_record(run: str, seq: int, channel: str, cseq: int, ts: int, content: str, body: Body) -> Record:
-    """The record of a `Token` of a channel's own agent; equal to that of its `Event` (property-tested).
+def token_records(
+    run: str, channel: str, seq: int, cseq: int, ts: int, tokens: Iterable[Token]
+) -> list[Record]:
+    """The records of tokens that follow each other on a channel of one agent's own, with ``seq`` and ``cseq``
+    the last ones before them; equal to those of their `Event` (property-tested).
 
-    Three of four events are tokens: 1.1 µs, against 1.7 µs by way of the event.
+    Three of four events are tokens, and they come in bursts: 0.46 µs each, against 0.65 µs one by one and
+    1.1 µs by way of the event.
     """
-    data = (
-        f'{{"run":"{run}","seq":{seq},"channel":{_quoted(channel)},"cseq":{cseq},'
-        f'"type":"token","ts":{ts},"content":{quote(content)}}}'
-    ).encode()
-    return _tuple(Record, (seq, channel, cseq, "token", ts, data, body))
+    head = f'{{"run":"{run}","seq":'
+    middle = f',"channel":{_quoted(channel)},"cseq":'
+    rest = f',"type":"token","ts":{ts},"content":'
+    records = []
+    for token in tokens:
+        seq += 1
+        cseq += 1
+        data = f"{head}{seq}{middle}{cseq}{rest}{quote(token.content)}}}".encode()
+        records.append(_tuple(Record, (seq, channel, cseq, "token", ts, data, token)))
+    return records

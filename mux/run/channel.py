@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mux.events import (
@@ -60,8 +60,6 @@ class ChannelState:
     text: TextFold = field(default_factory=TextFold)
     reasoning: TextFold = field(default_factory=TextFold)
     refusal: TextFold = field(default_factory=TextFold)
-    own_text: TextFold = field(default_factory=TextFold)  # without sub-agents': what the output is made of
-    own_reasoning: TextFold = field(default_factory=TextFold)
     tools: dict[str, ToolState] = field(default_factory=dict)
     open_calls: int = 0
     usages: dict[tuple[tuple[str, ...], int], tuple[int, Usage]] = field(default_factory=dict)
@@ -124,7 +122,7 @@ class ChannelState:
             return self.done.output
         last = self.turn or (self.steps[-1] if self.steps else None)
         since = last.cseq if last else 0
-        return self.own_text.since(since) or self.text.since(since) or str(self.refusal)
+        return self.text.own_since(since) or self.text.since(since) or str(self.refusal)
 
     def pending_messages(self) -> list[MessageReceived]:
         """Steering messages that were neither applied nor returned, in order."""
@@ -136,7 +134,7 @@ class ChannelState:
         """Check one event of this channel against the table, then fold it in. Raises `IllegalEvent`."""
         body = event.body
         if type(body) is Token and not event.path and self.takes_tokens:
-            self.add_token(event.cseq, body.content)
+            self.add_tokens([body.content])
             return
         at = self._next_state(body, event.path)
         if isinstance(
@@ -159,13 +157,10 @@ class ChannelState:
         at = self.at
         return (at == "turn" or at == "idle") and (self.first_delta is not None or self.requested_ts is None)
 
-    def add_token(self, cseq: int, content: str) -> None:
-        """Fold in a token, while it ``takes_tokens``."""
-        self.cseq = cseq
-        self.text.parts.append(content)
-        self.text.cseqs.append(cseq)
-        self.own_text.parts.append(content)
-        self.own_text.cseqs.append(cseq)
+    def add_tokens(self, contents: Sequence[str]) -> None:
+        """Fold in tokens that follow each other, while it ``takes_tokens``."""
+        self.text.extend(contents, self.cseq + 1)
+        self.cseq += len(contents)
 
     def _next_state(self, body: Body, path: tuple[str, ...]) -> ChannelAt:
         at = self.at
@@ -298,14 +293,11 @@ class ChannelState:
             if isinstance(body, Reasoning)
             else self.refusal
         )
-        fold.add(body.content, event.cseq)
-        if not event.path and fold is not self.refusal:
-            own = self.own_text if fold is self.text else self.own_reasoning
-            own.add(body.content, event.cseq)
+        fold.add(body.content, event.cseq, own=not event.path)
         self._delta(event)
 
     def _folds(self) -> tuple[TextFold, ...]:
-        return self.text, self.own_text, self.reasoning, self.own_reasoning, self.refusal
+        return self.text, self.reasoning, self.refusal
 
     def _delta(self, event: Event) -> None:
         if self.first_delta is None and self.requested_ts is not None:

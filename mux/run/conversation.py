@@ -63,9 +63,9 @@ def _segments(channel: ChannelState) -> Iterator[_Segment | Message]:
 
 def _said(channel: ChannelState, segment: _Segment) -> list[Message]:
     """The assistant's message of one segment, then the results of its tools; nothing if it is empty."""
-    text = channel.own_text.since(segment.start, segment.end)
+    text = channel.text.own_since(segment.start, segment.end)
     text += channel.refusal.since(segment.start, segment.end)
-    reasoning = channel.own_reasoning.since(segment.start, segment.end)
+    reasoning = channel.reasoning.own_since(segment.start, segment.end)
     calls = _calls(channel, segment)
     finished = segment.turn.finished if segment.turn else None
     items = finished.provider_items if finished else None

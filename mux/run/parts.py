@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,28 +15,52 @@ __all__ = ["TextFold", "ToolState", "Turn"]
 
 
 class TextFold:
-    """Deltas and the cseq of each, so that a `step_reset` can cut them off again."""
+    """Deltas and the cseq of each, so that a `step_reset` can cut them off again.
 
-    __slots__ = ("cseqs", "parts")
+    Sub-agents' deltas are part of the text, but not of the channel's own, which its output is made of.
+    """
+
+    __slots__ = ("cseqs", "foreign", "parts")
 
     def __init__(self) -> None:
         self.parts: list[str] = []
         self.cseqs = array("Q")
+        self.foreign: set[int] = set()  # cseqs of sub-agents' deltas: few channels have any
 
-    def add(self, text: str, cseq: int) -> None:
+    def add(self, text: str, cseq: int, *, own: bool = True) -> None:
         """Append one delta."""
         self.parts.append(text)
         self.cseqs.append(cseq)
+        if not own:
+            self.foreign.add(cseq)
+
+    def extend(self, texts: Sequence[str], cseq: int) -> None:
+        """Append deltas of the channel's own that follow each other, the first with that cseq."""
+        self.parts.extend(texts)
+        self.cseqs.extend(range(cseq, cseq + len(texts)))
 
     def cut(self, from_cseq: int) -> None:
         """Forget what was added at or after that cseq."""
         at = bisect_left(self.cseqs, from_cseq)
+        if self.foreign:
+            self.foreign.difference_update(self.cseqs[at:])
         del self.parts[at:], self.cseqs[at:]
 
     def since(self, cseq: int, until: int | None = None) -> str:
         """The text that was added at or after that cseq (and before ``until``)."""
+        return "".join(self.parts[self._span(cseq, until)])
+
+    def own_since(self, cseq: int, until: int | None = None) -> str:
+        """`since` without the text of sub-agents."""
+        span = self._span(cseq, until)
+        if not self.foreign:
+            return "".join(self.parts[span])
+        pairs = zip(self.parts[span], self.cseqs[span], strict=True)
+        return "".join([text for text, at in pairs if at not in self.foreign])
+
+    def _span(self, cseq: int, until: int | None) -> slice:
         end = None if until is None else bisect_left(self.cseqs, until)
-        return "".join(self.parts[bisect_left(self.cseqs, cseq) : end])
+        return slice(bisect_left(self.cseqs, cseq), end)
 
     def __str__(self) -> str:
         return "".join(self.parts)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mux.events import (
     ChannelAdded,
     DoneStatus,
     Event,
-    Record,
     RunFinished,
     RunStarted,
     RunStatus,
@@ -84,11 +83,11 @@ class RunState:
         self.seq = event.seq
         self.last_ts = event.ts
 
-    def apply_token(self, channel: ChannelState, record: Record, content: str) -> None:
-        """`apply` for a token that was minted from this very state, while the channel ``takes_tokens``."""
-        channel.add_token(record.cseq, content)
-        self.seq = record.seq
-        self.last_ts = record.ts
+    def apply_tokens(self, channel: ChannelState, contents: Sequence[str], ts: int) -> None:
+        """`apply` for tokens that were minted from this very state, while the channel ``takes_tokens``."""
+        channel.add_tokens(contents)
+        self.seq += len(contents)
+        self.last_ts = ts
 
     def _check_channel_event(self, event: Event) -> None:
         if event.run != self.run:

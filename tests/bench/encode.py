@@ -5,7 +5,7 @@ Peer: the obvious way: build a pydantic model of the whole event, `model_dump_js
 
 from __future__ import annotations
 
-from mux.events import Cursor, Token, logged_models, token_record
+from mux.events import Cursor, Token, logged_models, token_records
 from mux.faces.sse import Sse
 from tests.bench.harness import Report, interleaved
 
@@ -21,10 +21,8 @@ async def ours() -> float:
     size = 0
     sse, prefix = Sse(), f"{RUN}.1.".encode()
     for first in range(1, _EVENTS + 1, _BATCH):
-        records = [
-            token_record(RUN, seq, "analyst", seq, 1_790_000_000_000, "hello ", Token.of("hello "))
-            for seq in range(first, first + _BATCH)
-        ]
+        tokens = [Token.of("hello ") for _ in range(_BATCH)]
+        records = token_records(RUN, "analyst", first - 1, first - 1, 1_790_000_000_000, tokens)
         size += len(sse.events(records, prefix))
     return _EVENTS if size else 0
 
