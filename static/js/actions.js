@@ -3,15 +3,32 @@
  *
  * @typedef {import("./conversation.js").Entry} Entry
  */
+import { effect } from "@preact/signals";
 import { api } from "./api.js";
-import { baseOf, currentLane, entries } from "./conversation.js";
+import { baseOf, currentLane, entries, panesOf } from "./conversation.js";
 import { connect, fold, open, runOf, show } from "./session.js";
-import { attempts, dialog, fatal, focus, laneSignal, layout, maximised, order, runs, saved, shown, structure, toast } from "./state.js";
+import { apart, attempts, dialog, fatal, focus, folded, laneSignal, layout, maximised, order, railOpen, runs, saved, shown, structure, toast } from "./state.js";
 import { t } from "./i18n.js";
 
 /** The lanes on screen, in their order. @returns {Entry[]} */
 export function shownEntries() {
   return entries(shown.value.map(runOf), order.value);
+}
+
+/** What has a pane: see `panesOf`. @returns {Entry[]} */
+export function paneEntries() {
+  return panesOf(shownEntries(), { apart: apart.value, folded: folded.value, chosen: attempts.value, order: order.value });
+}
+
+/** Give a sub-agent (or a folded worker) a pane of its own, or put it back into its parent's. @param {string} key @param {boolean} own */
+export function setApart(key, own) {
+  const worker = shownEntries().some((entry) => entry.key === key);
+  const list = worker ? folded : apart;
+  const listed = worker ? !own : own;
+  list.value = [...list.value.filter((k) => k !== key), ...(listed ? [key] : [])];
+  saved.set(worker ? "folded" : "apart", list.value);
+  structure.value += 1;
+  if (own) focusLane(key);
 }
 
 /** The newest run on screen. */
@@ -50,10 +67,28 @@ export async function startRun(body, options = {}) {
   return true;
 }
 
-/** @param {string} run @param {string} [lane] */
-export function go(run, lane) {
-  const hash = `#/run/${run}${lane ? `?lane=${encodeURIComponent(lane)}` : ""}`;
-  if (location.hash !== hash) window.history.pushState(null, "", hash);
+/** The address of a run as it is shown: focused lane, layout, and whether it is maximised. @param {string} run */
+function address(run) {
+  const query = new URLSearchParams();
+  if (focus.value) query.set("lane", focus.value);
+  if (layout.value !== "grid") query.set("layout", layout.value);
+  if (maximised.value) query.set("max", "1");
+  return `#/run/${run}${query.size ? `?${query}` : ""}`;
+}
+
+/** @param {string} run */
+export function go(run) {
+  if (!location.hash.startsWith(`#/run/${run}`)) window.history.pushState(null, "", address(run));
+}
+
+/** Keep the address true to what is shown. */
+export function watchAddress() {
+  effect(() => {
+    const run = shown.value.at(-1);
+    const hash = run && address(run);
+    const here = location.hash.startsWith(`#/run/${run}`); // else it leads to another run, which is being opened
+    if (hash && here && location.hash !== hash) window.history.replaceState(null, "", hash);
+  });
 }
 
 /** Follow the address: `#/run/<id>?lane=<key>` or the start screen. */
@@ -67,9 +102,9 @@ export async function route() {
   const lane = query.get("lane");
   const wanted = query.get("layout");
   if (wanted === "grid" || wanted === "columns" || wanted === "tabs") layout.value = wanted;
-  if (query.get("max") === "1") maximised.value = true;
+  maximised.value = query.get("max") === "1";
+  focus.value = lane ?? "";
   await open(match[1]);
-  if (lane) focus.value = lane;
 }
 
 /** @param {boolean} [push] */
@@ -141,13 +176,11 @@ export async function addLane(spec) {
 /** @param {string} key */
 export function focusLane(key) {
   focus.value = key;
-  const run = currentRun();
-  if (run) window.history.replaceState(null, "", `#/run/${run.id}?lane=${encodeURIComponent(key)}`);
 }
 
 /** @param {number} step */
 export function focusNext(step) {
-  const list = shownEntries();
+  const list = paneEntries();
   if (!list.length) return;
   const at = Math.max(0, list.findIndex((e) => e.key === focus.value)); // the first is shown as focused until one is
   focusLane(list[(at + step + list.length) % list.length].key);
@@ -155,7 +188,7 @@ export function focusNext(step) {
 
 /** @param {string} key @param {number} step */
 export function moveLane(key, step) {
-  const keys = shownEntries().map((e) => e.key);
+  const keys = paneEntries().map((e) => e.key);
   const at = keys.indexOf(key);
   const to = Math.max(0, Math.min(keys.length - 1, at + step));
   keys.splice(to, 0, ...keys.splice(at, 1));
@@ -175,6 +208,10 @@ export function cycleLayout() {
 export function closeTop() {
   if (dialog.value) {
     dialog.value = null;
+    return true;
+  }
+  if (railOpen.value && matchMedia("(max-width: 800px)").matches) {
+    railOpen.value = false;
     return true;
   }
   if (maximised.value) {

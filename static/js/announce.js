@@ -1,9 +1,11 @@
 /**
  * What a screen reader is told: boundaries only ("B finished, 412 tokens, 6 s"), at most one sentence in two
- * seconds, bursts merged. Approvals and failures are told at once.
+ * seconds, bursts merged. Approvals and failures are told at once. Who asked for it is notified of two of them
+ * while the tab is hidden: a lane needs a person, a run is over.
  */
 import { metrics, seconds } from "./lanestate.js";
-import { serverNow } from "./state.js";
+import { runs, serverNow } from "./state.js";
+import { notice } from "./notices.js";
 import { t } from "./i18n.js";
 
 const INTERVAL_MS = 2000;
@@ -36,7 +38,7 @@ function put(id, text) {
 
 /** @param {import("./store.js").Lane} lane @param {import("./stream.js").MuxEvent} event */
 export function announceLane(lane, event) {
-  if (event.type === "approval_requested") assertive(t("announce.approval", { lane: lane.id, tool: event.tool }));
+  if (event.type === "approval_requested") needs(lane, event.tool);
   else if (event.type === "error") assertive(t("announce.failed", { lane: lane.id, message: event.message }));
   else if (event.type === "done" && event.status !== "failed") {
     const m = metrics(lane, serverNow());
@@ -51,7 +53,19 @@ export function announceWaiting(lane) {
   if (tool) assertive(t("announce.approval", { lane: lane.id, tool: tool.name }));
 }
 
+/** @param {import("./store.js").Lane} lane @param {string} tool */
+function needs(lane, tool) {
+  const text = t("announce.approval", { lane: lane.id, tool });
+  assertive(text);
+  notice(text, nameOf(runs.get(lane.run)), lane.id.replace(/~\d+$/, ""));
+}
+
+/** @param {import("./store.js").Run|undefined} run */
+const nameOf = (run) => run?.title || run?.message.split("\n")[0].slice(0, 120) || "";
+
 /** @param {import("./store.js").Run} run */
 export function announceRun(run) {
-  polite(t("announce.run", { status: t(`status.${run.status}`) }));
+  const text = t("announce.run", { status: t(`status.${run.status}`) });
+  polite(text);
+  notice(text, nameOf(run));
 }

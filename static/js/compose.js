@@ -8,6 +8,7 @@
  * @property {string} [instructions] replaces the agent's own
  * @property {string} [message]      its own prompt instead of the shared one
  * @property {Record<string, number|string>} [params]
+ * @property {string[]} [tools]     those of the agent's tools that it may use; none given = all
  * @property {Record<string, number>} [budget]
  * @property {number} repeats
  *
@@ -36,7 +37,7 @@ export const newDraft = () => ({
 
 /** Whether a lane differs from its agent's own settings or from the shared prompt. @param {LaneSpec} lane */
 export const modified = (lane) =>
-  Boolean(lane.model || lane.instructions || lane.message || Object.keys(lane.params ?? {}).length || Object.keys(lane.budget ?? {}).length);
+  Boolean(lane.model || lane.instructions || lane.message || lane.tools || Object.keys(lane.params ?? {}).length || Object.keys(lane.budget ?? {}).length);
 
 /** @param {Draft} draft */
 export const laneCount = (draft) => draft.lanes.reduce((n, lane) => n + lane.repeats, 0) + (draft.synthesis.on ? 1 : 0);
@@ -69,7 +70,7 @@ function compactObject(object) {
 /** One channel of the request. @param {LaneSpec} spec @param {string} [id] */
 export function channelOf(spec, id) {
   return compactObject({
-    id, agent: spec.agent, model: spec.model, instructions: spec.instructions, message: spec.message,
+    id, agent: spec.agent, model: spec.model, instructions: spec.instructions, message: spec.message, tools: spec.tools,
     params: compactObject(spec.params ?? {}), budget: compactObject(spec.budget ?? {}),
   });
 }
@@ -135,4 +136,26 @@ export function draftOf(snapshot) {
 }
 
 /** About four characters a token in English prose: an estimate, and shown as one. @param {string} text */
-export const estimateTokens = (text) => Math.ceil(text.length / 4);
+const tokensOf = (text) => Math.ceil(text.length / 4);
+
+/**
+ * What starting this would send, before the agents do anything: prompt and what was said before, for each lane;
+ * the cost where the price of every lane's model is known.
+ * @param {Draft} draft @param {string} text
+ * @param {{agents: any[], models: any[], history: number}} known `history`: characters of a lane's earlier turns
+ * @returns {{tokens: number, cost?: number, currency?: string}}
+ */
+export function estimate(draft, text, { agents, models, history }) {
+  let tokens = 0;
+  let cost = /** @type {number|undefined} */ (0);
+  let currency;
+  for (const { spec } of channelIds(draft)) {
+    const n = tokensOf(spec.message ?? text) + Math.ceil(history / 4);
+    const name = spec.model ?? agents.find((a) => a.name === spec.agent)?.model;
+    const price = models.find((m) => m.id === name)?.price;
+    tokens += n;
+    currency = price?.currency;
+    cost = price && cost !== undefined ? cost + (n * price.input) / 1_000_000 : undefined;
+  }
+  return cost === undefined || !currency ? { tokens } : { tokens, cost, currency };
+}

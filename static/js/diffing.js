@@ -1,4 +1,6 @@
 /** What differs between lanes: words, tools, numbers. The diff library is loaded with the first comparison. */
+import { el } from "./markdown/render.js";
+import { visible } from "./markdown/safe.js";
 import { lazy } from "./lazy.js";
 import { metrics, seconds } from "./lanestate.js";
 import { summary } from "./pane/toolcard.js";
@@ -15,6 +17,12 @@ export async function diffTexts(a, b) {
   const large = a.length + b.length > MAX_WORDS * 5;
   const parts = /** @type {any} */ (large ? diffLines : diffWordsWithSpace)(a, b, { timeout: 500 }) ?? [{ value: a, removed: true }, { value: b, added: true }];
   return parts.map((/** @type {any} */ p) => ({ kind: p.added ? "added" : p.removed ? "removed" : "same", text: p.value }));
+}
+
+/** The same as nodes: what only the second has is inserted, what only the first has deleted. @param {string} a @param {string} b @returns {Promise<Node[]>} */
+export async function diffNodes(a, b) {
+  const tags = { same: "", added: "ins", removed: "del" };
+  return (await diffTexts(a, b)).map(({ kind, text }) => (tags[kind] ? el(tags[kind], "", visible(text)) : document.createTextNode(visible(text))));
 }
 
 /** @param {Lane} lane */

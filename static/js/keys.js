@@ -1,7 +1,8 @@
 /** The keyboard: one table, which is also what the key sheet and the palette show. */
 import { dialog, focus, maximised } from "./state.js";
-import { closeTop, cycleLayout, focusLane, focusNext, laneAt, newRun, retryLane, shownEntries, stopAll, stopLane } from "./actions.js";
+import { closeTop, cycleLayout, focusLane, focusNext, laneAt, newRun, paneEntries, retryLane, stopAll, stopLane } from "./actions.js";
 import { send } from "./views/composer.js";
+import { toggleNotices } from "./notices.js";
 
 /** @type {{keys: string, id: string, run: () => void}[]} */
 export const COMMANDS = [
@@ -24,12 +25,13 @@ export const COMMANDS = [
   { keys: "/", id: "search", run: () => document.getElementById("search")?.focus() },
   { keys: "c", id: "composer", run: () => document.getElementById("composer-text")?.focus() },
   { keys: "F6", id: "region", run: () => region(1) },
+  { keys: "", id: "notices", run: () => void toggleNotices() },
   { keys: "?", id: "help", run: () => (dialog.value = { kind: "keys" }) },
 ];
 
 /** @param {(key: string) => unknown} act */
 function onLane(act) {
-  const key = focus.value || shownEntries()[0]?.key;
+  const key = focus.value || paneEntries()[0]?.key;
   if (key && laneAt(key)) void act(key);
 }
 
@@ -91,7 +93,7 @@ function plain(event) {
   }
   if (dialog.value) return;
   if (/^[1-9]$/.test(event.key)) {
-    const entry = shownEntries()[Number(event.key) - 1];
+    const entry = paneEntries()[Number(event.key) - 1];
     if (entry) focusLane(entry.key);
     return;
   }

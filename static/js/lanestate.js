@@ -101,6 +101,12 @@ export function seconds(ms) {
   return minutes < 60 ? `${minutes}:${pad(total % 60)}` : `${Math.floor(minutes / 60)}:${pad(minutes % 60)}:${pad(total % 60)}`;
 }
 
+/** Milliseconds below a second, where a tenth of a second says nothing. @param {number} ms */
+export const short = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : seconds(ms));
+
+/** How a lane stands that has ended, as its chips show it. @param {Lane} lane */
+export const endState = (lane) => STATES[ENDS[lane.status] ?? "queued"];
+
 /** @param {number|undefined} n */
 export function count(n) {
   if (n === undefined || n === null) return "–";

@@ -2,10 +2,10 @@
 import { render } from "preact";
 import { html } from "./html.js";
 import { api } from "./api.js";
-import { agents, fatal, layout, models, order, railOpen, saved, theme } from "./state.js";
+import { agents, apart, fatal, folded, layout, models, order, railOpen, saved, theme } from "./state.js";
 import { loadLanguage, t } from "./i18n.js";
 import { applyTheme } from "./theme.js";
-import { route } from "./actions.js";
+import { route, watchAddress } from "./actions.js";
 import { listenKeys } from "./keys.js";
 import { App, loadDialogs } from "./views/app.js";
 import { watchTitle } from "./title.js";
@@ -24,6 +24,8 @@ async function start() {
   theme.value = saved.get("theme", "auto");
   layout.value = saved.get("layout", "grid");
   order.value = saved.get("order", []);
+  apart.value = saved.get("apart", []);
+  folded.value = saved.get("folded", []);
   railOpen.value = saved.get("rail", true) && !matchMedia("(max-width: 800px)").matches;
   applyTheme();
   await loadLanguage(saved.get("language", navigator.language.slice(0, 2)));
@@ -32,6 +34,7 @@ async function start() {
   const early = () => void loadDialogs().catch(() => undefined); // said when a dialog is opened
   for (const type of ["pointermove", "keydown", "mux:started"]) document.addEventListener(type, early, { once: true, capture: true });
   watchTitle();
+  watchAddress();
   window.addEventListener("popstate", () => void route());
   window.addEventListener("hashchange", () => void route());
   await Promise.all([roster(), route()]);

@@ -10,6 +10,7 @@ import {
   clock, connection, fatal, laneSignal, loading, offlineSince, panes, runs, scheduler, shown, structure, toast, unread,
 } from "./state.js";
 import { baseOf } from "./conversation.js";
+import { pathKey } from "./sublane.js";
 import { announceLane, announceRun, announceWaiting } from "./announce.js";
 import { probe } from "./probe.js";
 import { takePlace, untilNextLook } from "./places.js";
@@ -144,8 +145,7 @@ export function fold(event) {
   }
   if (run.rev !== before) bumpStructure();
   if (event.type === "run_finished") {
-    replaying.delete(run.id);
-    announceRun(run);
+    if (!replaying.delete(run.id)) announceRun(run); // one that was over before is nobody's news
     document.dispatchEvent(new CustomEvent("mux:finished", { detail: run.id }));
   }
   if (lane) changed(run, lane, event, rev);
@@ -156,6 +156,11 @@ function changed(run, lane, event, rev) {
   const key = `${run.id}/${lane.id}`;
   const pane = panes.get(key);
   if (pane) scheduler.request(pane);
+  const path = event.path ?? [];
+  for (let i = path.length; i > 0; i--) {
+    const sub = panes.get(`${key}/${pathKey(path.slice(0, i))}`);
+    if (sub) scheduler.request(sub);
+  }
   if (lane.rev === rev) return;
   laneSignal(key).value += 1;
   if (replaying.has(run.id)) return;

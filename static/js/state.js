@@ -42,6 +42,9 @@ export const toasts = signal(/** @type {{id: number, text: string, action?: {lab
 export const history = signal(/** @type {any[]} */ ([]));
 export const historyNext = signal(/** @type {string|null} */ (null));
 export const order = signal(/** @type {string[]} */ ([]));
+/** Sub-agents that have a pane of their own, and workers folded into their parent's: keys of entries. */
+export const apart = signal(/** @type {string[]} */ ([]));
+export const folded = signal(/** @type {string[]} */ ([]));
 /** Which attempt of a lane is shown, where not the last. */
 export const attempts = signal(/** @type {Record<string, string>} */ ({}));
 export const unread = signal(/** @type {Record<string, boolean>} */ ({}));

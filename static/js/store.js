@@ -25,11 +25,12 @@ export class Lane {
     this.run = run;
     this.id = /** @type {string} */ (info.id);
     this.agent = /** @type {string} */ (info.agent);
-    this.title = /** @type {string|undefined} */ (info.title);
-    this.model = /** @type {string|undefined} */ (info.model);
-    this.dependsOn = /** @type {string[]} */ (info.depends_on ?? []);
-    this.retryOf = /** @type {string|undefined} */ (info.retry_of);
-    this.parent = /** @type {string|undefined} */ (info.parent);
+    this.title = /** @type {string|undefined} */ (undefined);
+    this.model = /** @type {string|undefined} */ (undefined);
+    this.dependsOn = /** @type {string[]} */ ([]);
+    this.retryOf = /** @type {string|undefined} */ (undefined);
+    this.parent = /** @type {string|undefined} */ (undefined);
+    this.learn(info);
     this.transcripts = new Transcripts();
     this.cseq = 0;
     this.status = this.dependsOn.length ? "pending" : "queued";
@@ -63,6 +64,15 @@ export class Lane {
     this.guardrails = 0;
     /** Grows with every change that is not mere text: what the shell draws again for. */
     this.rev = 0;
+  }
+
+  /** A snapshot knows less of a channel than the event that announced it; whichever comes first. @param {any} info */
+  learn(info) {
+    this.title ??= info.title;
+    this.model ??= info.model;
+    this.retryOf ??= info.retry_of;
+    this.parent ??= info.parent;
+    if (!this.dependsOn.length) this.dependsOn = info.depends_on ?? [];
   }
 
   get items() {
@@ -281,7 +291,11 @@ export class Run {
   /** @param {any} info */
   addLane(info) {
     const known = this.lanes.get(info.id);
-    if (known) return known;
+    if (known) {
+      known.learn(info);
+      if (known.status === "queued" && known.dependsOn.length) known.status = "pending";
+      return known;
+    }
     const lane = new Lane(this.id, info);
     this.lanes.set(lane.id, lane);
     this.rev += 1;

@@ -220,6 +220,8 @@ class FakeServer:
         self.runs: dict[str, FakeRun] = {}
         self.scripts: dict[str, Script] = {}
         self.agents: list[Json] = []
+        self.prices: dict[str, Json] = {}
+        self.hits: dict[str, dict[str, str]] = {}
         self.requests: list[tuple[str, str, Json | None]] = []
         self.reports: list[Json] = []
         self.streams = 0
@@ -325,9 +327,9 @@ class FakeServer:
 
     async def _models(self, _: web.Request) -> web.Response:
         ids = ["fake-1", "fake-2", "local:small"]
-        return web.json_response(
-            {"models": [{"id": i, "provider": "fake", "name": i, "available": True} for i in ids]}
-        )
+        models = [{"id": i, "provider": "fake", "name": i, "available": True} for i in ids]
+        priced = [m | ({"price": self.prices[m["name"]]} if m["name"] in self.prices else {}) for m in models]
+        return web.json_response({"models": priced})
 
     async def _start(self, request: web.Request) -> web.Response:
         body = json.loads(await request.text())
@@ -445,7 +447,9 @@ class FakeServer:
             rows = [r for r in rows if r.thread == query["thread"]]
         if "q" in query:
             rows = [r for r in rows if query["q"].lower() in (r.message + (r.title or "")).lower()]
-        return web.json_response({"runs": [r.describe() for r in rows[: int(query.get("limit", 50))]]})
+        hits = self.hits if query.get("q") else {}
+        found = [r.describe() | {"hits": hits.get(r.id, {})} for r in rows[: int(query.get("limit", 50))]]
+        return web.json_response({"runs": found})
 
     async def _snapshot(self, request: web.Request) -> web.Response:
         return web.json_response(self.runs[request.match_info["run"]].describe())

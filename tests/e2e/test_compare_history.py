@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from playwright.async_api import Page, expect
@@ -72,6 +73,33 @@ async def test_history_is_searched_opened_and_linked_to_a_lane(rig: Rig) -> None
     await expect(again.locator("#pane-analyst")).to_have_attribute("data-selected", "1")
     await page.go_back()
     await expect(page.locator(".welcome")).to_be_visible()
+
+
+async def test_hits_name_their_lane_and_lead_to_it(rig: Rig) -> None:
+    one = rig.server.launch({"message": "About apples"}, [{"agent": "assistant"}, {"agent": "analyst"}])
+    rig.server.hits[one.id] = {"assistant": "…a cursor…", "analyst": "…apples cost 395.5…"}
+    page = await rig.page()
+    await page.locator("#search").fill("apples")
+    await page.locator(".rail .run-hit").nth(1).click()
+    await expect(page.locator("#pane-analyst")).to_have_attribute("data-selected", "1")
+    await page.locator("body").press("h")
+    await expect(page.locator("dialog #search-all")).to_have_value("apples")
+    await expect(page.locator("dialog .run-hit").first).to_have_text("assistant …a cursor…")
+    await page.locator("dialog #search-all").fill("pears")
+    await expect(page.locator("dialog")).to_contain_text("Nothing found.")
+
+
+async def test_the_address_carries_lane_layout_and_the_maximised_pane(start: Start) -> None:
+    page = await start("assistant", "analyst")
+    await page.locator("body").press("2")
+    await page.locator("body").press("g")
+    await page.locator("body").press("m")
+    await expect(page).to_have_url(re.compile(r"\?lane=analyst&layout=columns&max=1$"))
+    other = await page.context.new_page()
+    await other.goto(page.url)
+    await expect(other.locator(".pane:visible")).to_have_count(1)
+    await expect(other.locator("#pane-analyst")).to_be_visible()
+    await expect(other.locator(".frame")).to_have_attribute("data-layout", "columns")
 
 
 async def test_a_run_is_forked_into_the_composer_and_deleted_with_undo(rig: Rig) -> None:

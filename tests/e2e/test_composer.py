@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from playwright.async_api import Page, expect
 
 from tests.e2e.conftest import BROWSER, Rig, until
@@ -160,3 +161,73 @@ async def test_an_empty_prompt_starts_nothing(rig: Rig) -> None:
     await page.locator(".run-button").click()
     await expect(page.locator(".toast")).to_contain_text("Write what the agents should do")
     assert not rig.server.runs
+
+
+async def test_a_lane_is_left_only_some_of_its_agents_tools(rig: Rig) -> None:
+    page = await rig.page()
+    await add(page, "researcher")
+    chip = page.locator(".lane-chip").nth(1)
+    await expect(chip).to_contain_text("3 tools")
+    await chip.locator(".chip-main").click()
+    tools = page.locator("dialog input[name=tool]")
+    await expect(tools).to_have_count(3)
+    await tools.nth(0).uncheck()
+    await tools.nth(2).uncheck()
+    await page.get_by_text("OK", exact=True).click()
+    await expect(chip).to_contain_text("1 tool")
+    await expect(chip.locator(".modified")).to_have_count(1)
+    await run(page)
+    assert started(rig)["channels"][1]["tools"] == ["read_doc"]
+    await chip.locator(".chip-main").click()
+    await page.locator("dialog select").first.select_option("analyst")  # has others: all of them again
+    await expect(page.locator("dialog input[name=tool]:checked")).to_have_count(2)
+
+
+async def test_a_lanes_own_prompt_is_shown_beside_the_shared_one(rig: Rig) -> None:
+    page = await rig.page()
+    await page.locator("#composer-text").fill("Explain the log in ten lines.")
+    await page.locator(".lane-chip .chip-main").click()
+    await page.get_by_placeholder("Empty: the shared prompt").fill("Explain the log in two lines.")
+    diff = page.locator("dialog .from-shared")
+    await expect(diff.locator("del")).to_have_text("ten")
+    await expect(diff.locator("ins")).to_have_text("two")
+    await page.get_by_placeholder("Empty: the shared prompt").fill("")
+    await expect(diff).to_have_count(0)
+
+
+async def test_tokens_and_cost_are_estimated_while_one_types(rig: Rig) -> None:
+    rig.server.prices["fake-1"] = {"input": 10.0, "output": 30.0, "currency": "USD"}
+    page = await rig.page()
+    await add(page, "analyst")
+    words = page.locator("#composer-estimate")
+    await expect(words).to_have_text("")
+    await page.locator("#composer-text").fill("x" * 4000)
+    await expect(words).to_have_text("~2000 tokens in · ~$0.0200")
+    await page.locator(".lane-chip .chip-main").nth(1).click()
+    await page.locator("#model-field").fill("fake-2")  # nobody knows what that costs
+    await page.get_by_text("OK", exact=True).click()
+    await expect(words).to_have_text("~2000 tokens in")
+    await page.get_by_label("Remove analyst").click()
+    await expect(words).to_have_text("~1000 tokens in · ~$0.0100")
+
+
+async def test_a_prompt_during_a_run_goes_to_the_focused_lane_alone_where_that_is_chosen(rig: Rig) -> None:
+    live = rig.server.launch({"message": "x"}, [{"agent": "steered"}, {"agent": "steered"}])
+    page = await rig.page(f"#/run/{live.id}")
+    await page.locator(".cell").nth(1).click()
+    await page.get_by_label("To which lanes").select_option("focus")
+    await page.locator("#composer-text").fill("You there.")
+    await page.get_by_text("Send now").click()
+    await expect(page.locator("[id='pane-steered.2'] .message-text")).to_have_text("You there.")
+    await expect(page.locator("#composer-text")).to_have_value("")
+    sent = [path for _, path, _ in rig.server.requests if path.endswith("/messages")]
+    assert [path.split("/")[-2] for path in sent] == ["steered.2"]
+
+
+@pytest.mark.parametrize("example", ["compare", "research", "relay"])
+async def test_each_example_runs_to_its_end_with_one_click(rig: Rig, example: str) -> None:
+    page = await rig.page()
+    await page.locator(f"[data-example={example}]").click()
+    await expect(page.locator("[data-run-status=completed]")).to_be_visible()
+    lanes = {"compare": 3, "research": 3, "relay": 2}[example]
+    await expect(page.locator(".pane .end")).to_have_count(lanes)

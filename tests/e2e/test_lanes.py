@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.async_api import expect
 
@@ -116,9 +118,9 @@ async def test_a_lane_is_added_to_the_running_run_and_another_by_an_agent(rig: R
     await page.locator("[data-agent=lead]").click()
     await expect(page.locator("#pane-lead")).to_be_visible()
     await expect(page.locator("#pane-worker")).to_be_visible()
-    nest = page.locator("#pane-lead details.nest").first
+    nest = page.locator("#pane-lead .nest").first
     await expect(nest.locator(".nest-head strong").first).to_have_text("scout")
-    await expect(nest.locator("details.nest strong")).to_have_text("reader")
+    await expect(nest.locator(".nest strong")).to_have_text("reader")
     await expect(page.locator("#pane-lead .tool-name")).to_have_text("read_doc")
 
 
@@ -230,3 +232,131 @@ async def test_sources_of_a_lane_are_listed_at_its_end(start: Start) -> None:
     page = await start("researcher")
     await page.locator(".end-sources summary").click()
     await expect(page.locator(".end-sources .source-title")).to_have_text(["Resuming a stream", "Event log"])
+
+
+async def test_a_cell_tells_what_its_lane_does_and_leads_to_it(start: Start) -> None:
+    page = await start("tooling", "writer", "assistant")
+    tool = page.locator(".cell[data-key=tooling]")
+    await expect(tool.locator("[data-slot=activity]")).to_have_text(re.compile(r"run_python \d+\.\d s"))
+    await expect(tool.locator("[data-slot=glyph]")).to_have_text("⚙")
+    line = page.locator(".cell[data-key=writer] polyline")
+    flat = await page.locator(".cell[data-key=tooling] polyline").get_attribute("points")
+    await expect(line).not_to_have_attribute("points", flat or "")
+    await page.locator(".cell[data-key=writer]").dblclick()
+    await expect(page.locator(".pane:visible")).to_have_count(1)
+    await expect(page.locator("#pane-writer")).to_be_visible()
+    await page.locator(".cell[data-key=writer]").dblclick()
+    await expect(page.locator(".pane:visible")).to_have_count(3)
+
+
+async def test_a_lane_that_ended_out_of_sight_is_marked_until_one_looks(rig: Rig, start: Start) -> None:
+    page = await start("writer", "steered")
+    await page.locator(".cell[data-key=writer]").click()
+    await page.locator("body").press("m")
+    await page.locator("#pane-steered").wait_for(state="hidden")
+    rig.server.runs[next(iter(rig.server.runs))].lanes["steered"].stop.set()
+    mark = page.locator(".cell[data-key=steered] .unread")
+    await expect(mark).to_be_visible()
+    await page.locator(".cell[data-key=steered]").click()
+    await expect(mark).to_have_count(0)
+    await expect(page.locator("#pane-steered")).to_be_visible()
+
+
+async def test_a_swipe_leads_to_the_next_lane_on_a_phone(start: Start) -> None:
+    page = await start("assistant", "analyst", width=375, height=700, has_touch=True)
+    swipe = """(grid, by) => {
+      const at = (x) => new Touch({ identifier: 1, target: grid, clientX: x, clientY: 300 });
+      grid.dispatchEvent(new TouchEvent("touchstart", { touches: [at(200)], bubbles: true }));
+      grid.dispatchEvent(new TouchEvent("touchend", { changedTouches: [at(200 + by)], bubbles: true }));
+    }"""
+    await page.locator(".grid").evaluate(swipe, -120)
+    await expect(page.locator("#pane-analyst")).to_be_visible()
+    await page.locator(".grid").evaluate(swipe, 120)
+    await expect(page.locator("#pane-assistant")).to_be_visible()
+    await page.locator(".grid").evaluate(swipe, 30)  # too short: a tap that slipped
+    await expect(page.locator("#pane-assistant")).to_be_visible()
+
+
+async def test_a_failed_lane_says_why_and_offers_retry_swap_and_the_event(rig: Rig, start: Start) -> None:
+    page = await start("failing", "assistant")
+    card = page.locator("#pane-failing .card.error")
+    await expect(card).to_contain_text("rate_limited")
+    await expect(card).to_contain_text("Wait a little, or swap to another model. It may work on a retry.")
+    await card.get_by_text("Raw event").click()
+    await expect(page.locator("dialog pre")).to_contain_text('"type": "error"')
+    event = next(e for e in next(iter(rig.server.runs.values())).events if e["type"] == "error")
+    await expect(page.locator("dialog")).to_contain_text(f"seq {event['seq']}")
+    await page.keyboard.press("Escape")
+    await card.get_by_text("Swap and retry").click()
+    await page.locator("#swap-model").fill("fake-2")
+    await page.locator("dialog .primary").click()
+    await until(lambda: ("POST", {"model": "fake-2"}) in [(m, b) for m, _, b in rig.server.requests])
+
+
+async def test_a_lane_ends_with_its_totals_and_what_can_be_done_with_the_answer(start: Start) -> None:
+    page = await start("assistant", "spending")
+    end = page.locator("#pane-assistant .end")
+    await expect(end).to_contain_text("✓ completed")
+    await expect(end).to_contain_text("388 tokens · $0.0031")
+    await expect(page.locator("#pane-spending .end .chip")).to_have_text("$ over budget")
+    await end.get_by_text("Copy", exact=True).click()
+    await page.context.grant_permissions(["clipboard-read"])
+    assert (await page.evaluate("navigator.clipboard.readText()")).startswith("## What the log gives")
+    async with page.expect_download() as download:
+        await end.get_by_text("Export", exact=True).click()
+    assert (await download.value).suggested_filename.endswith("-assistant.md")
+    await end.get_by_text("Use as prompt").click()
+    await expect(page.locator("#composer-text")).to_have_value(re.compile("^## What the log gives"))
+
+
+async def test_a_lost_connection_is_shown_on_every_running_lane(rig: Rig, start: Start) -> None:
+    page = await start("writer", "assistant")
+    await expect(page.locator("#pane-assistant .state-chip")).to_contain_text("done")
+    rig.server.offline = True
+    rig.server.cut()
+    await expect(page.locator("#pane-writer .state-chip")).to_contain_text("reconnecting")
+    await expect(page.locator("#pane-assistant .state-chip")).to_contain_text("done")
+    rig.server.offline = False
+    await expect(page.locator("#pane-writer .state-chip")).to_contain_text("writing")
+    rig.expect_console("ERR_")
+
+
+async def test_numbers_change_and_nothing_moves(start: Start) -> None:
+    page = await start("writer", "assistant", "analyst", "tooling")
+    place = "nodes => nodes.map(n => [n.offsetLeft, n.offsetTop, n.offsetWidth])"
+    slots = page.locator(".pane .metrics > div")
+    rate = page.locator("#pane-writer [data-slot=rate] dd")
+    await expect(rate).not_to_have_text("–")
+    before = await slots.evaluate_all(place)
+    first = await rate.inner_text()
+    await expect(page.locator("#pane-assistant .state-chip")).to_contain_text("done")
+    await expect(rate).not_to_have_text(first)
+    assert await slots.evaluate_all(place) == before
+
+
+@pytest.mark.parametrize("width", [1600, 1100, 768, 375])
+@pytest.mark.parametrize("lanes", [1, 4, 16])
+async def test_no_word_of_a_pane_head_or_metric_is_cut_but_names(
+    start: Start, lanes: int, width: int
+) -> None:
+    page = await start(*["assistant"] * lanes, width=width)
+    await expect(page.locator("[data-run-status=completed]")).to_be_attached()
+    cut = """nodes => nodes.filter(n => n.offsetParent && n.scrollWidth > n.clientWidth + 1)
+      .map(n => n.className + " " + n.textContent)"""
+    for what in (".metrics dd", ".state-chip", ".end-actions .btn", ".topbar .btn", ".composer .btn"):
+        assert not await page.locator(what).evaluate_all(cut), what
+    assert await page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+async def test_the_history_gives_way_when_the_window_becomes_narrow(start: Start) -> None:
+    page = await start("assistant")
+    await expect(page.locator(".rail")).to_be_visible()
+    await page.set_viewport_size({"width": 375, "height": 700})
+    await expect(page.locator(".rail")).to_have_count(0)
+    await page.get_by_label("Show or hide the history").click()
+    await expect(page.locator(".rail")).to_be_visible()
+    await page.locator(".pane-scroll").focus()
+    await page.keyboard.press("Escape")
+    await expect(page.locator(".rail")).to_have_count(0)
+    await page.set_viewport_size({"width": 1200, "height": 700})
+    await expect(page.locator(".rail")).to_be_visible()

@@ -139,3 +139,14 @@ test("unknown types and fields are ignored", () => {
   const run = fold([l.started("a"), l.on("a", "hologram", { beam: 1 }), l.on("a", "token", { content: "x", colour: "red" })]);
   assert.equal(run.lanes.get("a").transcripts.answer(), "x");
 });
+
+test("what a snapshot does not know of a channel is learnt from the event that announces it", () => {
+  const run = new Run("r1");
+  run.describe({ channels: [{ id: "a", agent: "x" }, { id: "sum", agent: "y" }] });
+  const info = { id: "sum", agent: "y", title: "Σ", model: "m", depends_on: ["a"] };
+  run.apply({ run: "r1", seq: 1, channel: null, cseq: 1, type: "run_started", ts: 1, thread: "t", channels: [{ id: "a", agent: "x" }, info] });
+  run.apply({ run: "r1", seq: 2, channel: null, cseq: 2, type: "channel_added", ts: 2, id: "a", agent: "x", parent: "sum" });
+  const sum = run.lanes.get("sum");
+  assert.deepEqual([sum.title, sum.model, sum.dependsOn, sum.status], ["Σ", "m", ["a"], "pending"]);
+  assert.equal(run.lanes.get("a").parent, "sum");
+});

@@ -12,6 +12,9 @@ import { shownAttempt } from "../conversation.js";
 import { t } from "../i18n.js";
 import { probe } from "../probe.js";
 import { TranscriptView } from "./transcript-view.js";
+import { lazy } from "../lazy.js";
+
+const loadWorkers = lazy(() => import("./workers.js"));
 
 const NEAR = 24;
 const LINE = 20;
@@ -104,13 +107,24 @@ export class PaneBody {
       this.#add(turn, lane, index);
     });
     for (const id of [...this.turns.keys()]) if (!wanted.has(id)) this.#forget(id);
+    for (const turn of entry.turns) this.#workers(turn.run.id, turn.workers ?? []);
+  }
+
+  /** @param {string} run @param {import("../store.js").Lane[]} lanes folded into this pane */
+  #workers(run, lanes) {
+    const turn = this.turns.get(run);
+    const box = turn?.box.querySelector(":scope > .workers");
+    if (!turn || !(lanes.length || box?.childElementCount)) return;
+    void loadWorkers().then(({ showWorkers }) => {
+      if (!lanes.length || turn.box.isConnected) showWorkers(/** @type {HTMLElement} */ (box), lanes, { ctx: this.ctx, seen: () => this.visible, settle: () => this.#settle(turn.view) });
+    });
   }
 
   /** @param {Turn} turn @param {import("../store.js").Lane} lane @param {number} index */
   #add(turn, lane, index) {
     const transcript = el("div", "transcript");
     const gone = el("p", "line line-note", t("pane.earlier"));
-    const box = el("section", "turn", el("div", "prompt-slot"), gone, transcript);
+    const box = el("section", "turn", el("div", "prompt-slot"), gone, transcript, el("div", "workers"));
     const next = this.content.children[index] ?? null;
     this.content.insertBefore(box, next);
     this.#prompt(box, turn, lane, index);
@@ -137,6 +151,7 @@ export class PaneBody {
   #forget(run) {
     const turn = this.turns.get(run);
     if (!turn) return;
+    this.#workers(run, []);
     turn.box.remove();
     scheduler.forget(turn.drawable);
     if (panes.get(turn.key) === turn.drawable) panes.delete(turn.key);
@@ -146,7 +161,7 @@ export class PaneBody {
   /** @param {HTMLElement} box @param {Turn} turn @param {import("../store.js").Lane} lane @param {number} index */
   #prompt(box, turn, lane, index) {
     const own = turn.run.metadata?.lanes?.[lane.id]?.message ?? turn.run.metadata?.lanes?.[lane.id.replace(/~\d+$/, "")]?.message;
-    const text = own ?? turn.run.message;
+    const text = "path" in lane ? "" : (own ?? turn.run.message); // what a sub-agent was asked is its parent's affair
     const slot = /** @type {HTMLElement} */ (box.firstChild);
     /** @type {HTMLElement} */ (slot.nextSibling).hidden = !turn.run.partial;
     if (slot.dataset.text === text) return;

@@ -9,8 +9,10 @@
 import { MarkdownStream } from "../markdown/stream.js";
 import { el } from "../markdown/render.js";
 import { visible } from "../markdown/safe.js";
-import { count, metrics, money, seconds } from "../lanestate.js";
-import { serverNow } from "../state.js";
+import { count, endState, metrics, money, seconds } from "../lanestate.js";
+import { apart, serverNow } from "../state.js";
+import { baseOf } from "../conversation.js";
+import { pathKey } from "../sublane.js";
 import { t } from "../i18n.js";
 import { sourceList, sourcesOf } from "./result.js";
 import { toolCard } from "./toolcard.js";
@@ -39,11 +41,15 @@ const MAKERS = {
   },
   reasoning: (item, _lane, ctx) => reasoningView(item, ctx),
   tool: (item, lane, ctx) => toolCard(item, lane, ctx),
-  nest(item) {
+  nest(item, lane) {
     const into = el("div", "nest-body");
-    const head = el("summary", "nest-head", el("span", "glyph", "↳"), el("strong", "", item.nested?.name ?? ""), el("span", "muted", t("item.nested")));
-    const node = /** @type {HTMLDetailsElement} */ (el("details", "nest", head, into));
-    node.open = true;
+    const head = el("summary", "nest-head", el("span", "glyph", "↳"), el("strong", "", visible(item.nested?.name ?? "")), el("span", "muted", t("item.nested")));
+    const details = /** @type {HTMLDetailsElement} */ (el("details", "", head, into));
+    const node = el("div", "nest", details, button("apart", t("nest.apart"), "quiet"));
+    const [key] = [...lane.transcripts.nested].find(([, one]) => one === item.nested) ?? [""];
+    node.dataset.path = pathKey(key.split("\u0000").slice(1));
+    details.open = true;
+    markNest(node, baseOf("path" in lane ? String(lane.parent) : lane.id));
     return { node, into, update: () => true };
   },
   guardrail: (item) => line("shield", t(`guardrail.${item.event.action}`, { rule: item.event.rule, stage: t(`stage.${item.event.stage}`) })),
@@ -55,6 +61,18 @@ const MAKERS = {
   error: (item, lane) => fixed(errorCard(item, lane)),
   end: (_item, lane) => fixed(endCard(lane)),
 };
+
+/** A sub-agent that has its own pane is only named here. @param {HTMLElement} node @param {string} entry key of the lane */
+function markNest(node, entry) {
+  const own = apart.value.includes(`${entry}/${node.dataset.path}`);
+  node.classList.toggle("is-apart", own);
+  /** @type {HTMLElement} */ (node.lastChild).textContent = t(own ? "nest.back" : "nest.apart");
+}
+
+/** @param {HTMLElement} root of a pane @param {string} entry its key */
+export function markNests(root, entry) {
+  for (const node of root.querySelectorAll(".nest[data-path]")) markNest(/** @type {HTMLElement} */ (node), entry.split("/")[0]);
+}
 
 /** @param {HTMLElement} node @returns {ItemView} */
 const fixed = (node) => ({ node, update: () => true });
@@ -143,11 +161,11 @@ function errorCard(item, lane) {
   const event = item.event;
   const card = el("section", "card error", el("div", "card-head", el("span", "glyph", "✕"), t("error.title"), el("code", "", event.code)));
   card.append(el("p", "", visible(event.message)));
-  const hint = t(`hint.${event.code}`);
-  if (hint !== `hint.${event.code}`) card.append(el("p", "muted", hint));
-  const row = el("div", "row", button("retry", t("lane.retry")), button("swap", t("lane.swap")));
+  const known = t(`hint.${event.code}`);
+  const hint = [known === `hint.${event.code}` ? "" : known, event.retryable ? t("error.retryable") : ""].filter(Boolean).join(" ");
+  if (hint) card.append(el("p", "muted", hint));
+  const row = el("div", "row", button("retry", t("lane.retry")), button("swap", t("lane.swapAndRetry")));
   row.append(button("raw-event", t("lane.raw"), "quiet", { seq: String(event.seq) }));
-  if (event.retryable) row.prepend(el("span", "tag", t("error.retryable")));
   card.append(row);
   card.dataset.lane = lane.id;
   return card;
@@ -172,12 +190,12 @@ function endCard(lane) {
     m.cost !== undefined ? money(m.cost, m.currency) : "",
   ].filter(Boolean);
   const finish = el("span", "muted", totals.join(" · "));
-  const head = el("div", "end-head", el("span", `chip hue-${status === "completed" ? "green" : "grey"}`, t(`status.${status}`)), finish);
+  const head = el("div", "end-head", el("span", `chip hue-${endState(lane).hue}`, `${endState(lane).glyph} ${t(`status.${status}`)}`), finish);
   const row = el("div", "end-actions");
   row.append(
-    button("copy", t("lane.copy"), "quiet"),
-    button("export-lane", t("lane.export"), "quiet"),
-    button("use-as-prompt", t("lane.asPrompt"), "quiet"),
+    button("copy", t("end.copy"), "quiet"),
+    button("export-lane", t("end.export"), "quiet"),
+    button("use-as-prompt", t("end.asPrompt"), "quiet"),
     button("retry", t("lane.retry"), "quiet"),
   );
   const sources = laneSources(lane);

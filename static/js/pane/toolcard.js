@@ -9,7 +9,7 @@
 import { parse } from "partial-json";
 import { el } from "../markdown/render.js";
 import { visible } from "../markdown/safe.js";
-import { seconds } from "../lanestate.js";
+import { seconds, short as brief } from "../lanestate.js";
 import { t } from "../i18n.js";
 import { button } from "./items.js";
 import { approvalBox } from "./approval.js";
@@ -82,7 +82,7 @@ export function toolCard(item, lane, ctx) {
       glyph.className = `glyph hue-${HUES[tool.state]}`;
       set(line, summary(tool));
       set(state, tool.state === "running" && tool.message ? visible(tool.message) : t(`tool.${tool.state}`));
-      set(time, tool.startTs || tool.endTs ? seconds(tool.elapsedMs) : "");
+      set(time, tool.endTs ? brief(tool.elapsedMs) : tool.startTs ? seconds(tool.elapsedMs) : "");
       bar.style.transform = `scaleX(${tool.state === "running" ? (tool.fraction ?? 0) : 0})`;
       const wanted = tool.state === "approval" ? "open" : (tool.approval?.decision ?? "");
       if (wanted !== shownApproval) {

@@ -4,10 +4,9 @@ import { html } from "../html.js";
 import { attempts, structure } from "../state.js";
 import { shownEntries } from "../actions.js";
 import { currentLane } from "../conversation.js";
-import { metrics, money, seconds } from "../lanestate.js";
-import { diffTexts, spread, toolSequence } from "../diffing.js";
+import { metrics, money, seconds, short } from "../lanestate.js";
+import { diffNodes, spread, toolSequence } from "../diffing.js";
 import { el } from "../markdown/render.js";
-import { visible } from "../markdown/safe.js";
 import { onTick } from "../ticker.js";
 import { serverNow } from "../state.js";
 import { MarkdownStream } from "../markdown/stream.js";
@@ -51,7 +50,7 @@ export function Compare({ left }) {
   return html`
     <div class="row compare-bar">${select(`${laneA.run}/${laneA.id}`, setA, t("compare.left"))}<span class="muted">↔</span>${select(`${laneB.run}/${laneB.id}`, setB, t("compare.right"))}<span class="grow"></span>
       ${["words", "side", "tools"].map((m) => html`<button key=${m} class=${`btn${mode === m ? " is-on" : ""}`} aria-pressed=${mode === m} onClick=${() => setMode(m)}>${t(`compare.${m}`)}</button>`)}</div>
-    <${Deltas} a=${laneA} b=${laneB} />
+    <${Deltas} a=${laneA} b=${laneB} names=${[laneA, laneB].map((lane) => list.find((o) => o.lane === lane)?.label ?? lane.id)} />
     ${mode === "words" ? html`<${Words} a=${laneA} b=${laneB} />` : mode === "side" ? html`<${Sides} a=${laneA} b=${laneB} />` : html`<${Tools} a=${laneA} b=${laneB} />`}
     <${Repeats} />
   `;
@@ -59,18 +58,18 @@ export function Compare({ left }) {
 
 /** @typedef {{a: import("../store.js").Lane, b: import("../store.js").Lane}} Pair */
 
-/** @param {Pair} props */
-function Deltas({ a, b }) {
+/** @param {Pair & {names: string[]}} props */
+function Deltas({ a, b, names }) {
   const now = serverNow();
   const [ma, mb] = [metrics(a, now), metrics(b, now)];
   const rows = /** @type {[string, any, any, (v: any) => string][]} */ ([
-    ["elapsed", ma.elapsed, mb.elapsed, seconds], ["ttft", ma.ttft, mb.ttft, (v) => `${Math.round(v)} ms`], ["rate", ma.rate, mb.rate, (v) => `${v.toFixed(1)}/s`],
+    ["elapsed", ma.elapsed, mb.elapsed, seconds], ["ttft", ma.ttft, mb.ttft, short], ["rate", ma.rate, mb.rate, (v) => `${v.toFixed(1)}/s`],
     ["input", ma.input, mb.input, String], ["output", ma.output, mb.output, String], ["cost", ma.cost, mb.cost, (v) => money(v, ma.currency)],
   ]);
   const show = (/** @type {any} */ v, /** @type {(v: any) => string} */ f) => (v === undefined || v === null ? "–" : f(v));
   const delta = (/** @type {any} */ x, /** @type {any} */ y) => (x > 0 && y !== undefined ? `${y >= x ? "+" : "−"}${Math.abs(Math.round(((y - x) / x) * 100))} %` : "–");
   return html`<table class="deltas num"><thead><tr><th></th>${rows.map(([k]) => html`<th key=${k}>${t(`metric.${k}`)}</th>`)}</tr></thead>
-    <tbody><tr><th>A</th>${rows.map(([k, x, , f]) => html`<td key=${k}>${show(x, f)}</td>`)}</tr><tr><th>B</th>${rows.map(([k, , y, f]) => html`<td key=${k}>${show(y, f)}</td>`)}</tr>
+    <tbody><tr><th>${names[0]}</th>${rows.map(([k, x, , f]) => html`<td key=${k}>${show(x, f)}</td>`)}</tr><tr><th>${names[1]}</th>${rows.map(([k, , y, f]) => html`<td key=${k}>${show(y, f)}</td>`)}</tr>
     <tr><th>Δ</th>${rows.map(([k, x, y]) => html`<td key=${k}>${delta(x, y)}</td>`)}</tr></tbody></table>`;
 }
 
@@ -80,9 +79,8 @@ function Words({ a, b }) {
   const token = useRef(0);
   useEffect(() => {
     const mine = ++token.current;
-    void diffTexts(a.transcripts.answer(), b.transcripts.answer()).then((parts) => {
-      if (mine !== token.current || !ref.current) return;
-      ref.current.replaceChildren(...parts.map((p) => (p.kind === "same" ? document.createTextNode(visible(p.text)) : el(p.kind === "added" ? "ins" : "del", "", visible(p.text)))));
+    void diffNodes(a.transcripts.answer(), b.transcripts.answer()).then((nodes) => {
+      if (mine === token.current) ref.current?.replaceChildren(...nodes);
     });
   });
   return html`<div class="diff" ref=${ref} dir="auto" tabindex="0" role="region" aria-label=${t("compare.words")}></div>`;
@@ -111,7 +109,7 @@ function Sides({ a, b }) {
     const share = (from.scrollTop - x[i]) / Math.max(1, (last ? x[x.length - 1] : x[i + 1]) - x[i]);
     to.scrollTop = y[i] + share * ((last ? y[y.length - 1] : y[i + 1]) - y[i]);
   };
-  return html`<div class="sides" ref=${root}><div class="side" tabindex="0" role="region" aria-label=${`A ${a.id}`} onScroll=${sync}></div><div class="side" tabindex="0" role="region" aria-label=${`B ${b.id}`} onScroll=${sync}></div></div>`;
+  return html`<div class="sides" ref=${root}><div class="side" tabindex="0" role="region" aria-label=${a.id} onScroll=${sync}></div><div class="side" tabindex="0" role="region" aria-label=${b.id} onScroll=${sync}></div></div>`;
 }
 
 /** @param {Pair} props */

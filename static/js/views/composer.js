@@ -5,10 +5,11 @@
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { html, Icon } from "../html.js";
-import { agents, dialog, focus, saved, shown, structure, toast } from "../state.js";
+import { agents, dialog, focus, models, saved, shown, structure, toast } from "../state.js";
 import { currentRun, shownEntries, startRun, steerLane } from "../actions.js";
 import { currentLane } from "../conversation.js";
-import { copyLane, estimateTokens, laneCount, MAX_LANES, modified, newDraft, newLane, requestOf, restored, stored } from "../compose.js";
+import { copyLane, estimate, laneCount, MAX_LANES, modified, newDraft, newLane, requestOf, restored, stored } from "../compose.js";
+import { count, money } from "../lanestate.js";
 import { t } from "../i18n.js";
 
 export const draft = signal(restored(saved.get("draft", null)));
@@ -35,10 +36,28 @@ function grow() {
   const node = area();
   node.style.height = "auto";
   node.style.height = `${Math.min(node.scrollHeight, window.innerHeight * 0.35)}px`;
-  const estimate = document.getElementById("composer-estimate");
-  const n = estimateTokens(node.value) * Math.max(1, laneCount(draft.value));
-  if (estimate) estimate.textContent = node.value ? t("composer.estimate", { n }) : "";
+  guess();
 }
+
+/** What the prompt would cost to send, written beside it as one types. */
+function guess() {
+  const slot = document.getElementById("composer-estimate");
+  const text = area().value;
+  if (!slot) return;
+  const history = currentRun()?.live ? 0 : said();
+  const { tokens, cost, currency } = estimate(draft.value, text, { agents: agents.value ?? [], models: models.value, history });
+  const words = cost === undefined ? t("composer.estimate", { n: count(tokens) }) : t("composer.estimateCost", { n: count(tokens), cost: money(cost, currency) });
+  slot.textContent = text.trim() ? words : "";
+}
+
+/** Characters of the longest lane's earlier turns, which a follow-up sends again. */
+function said() {
+  const lengths = shownEntries().map((e) => e.turns.reduce((n, turn) => n + turn.run.message.length + (turn.attempts.at(-1)?.transcripts.answer().length ?? 0), 0));
+  return Math.max(0, ...lengths);
+}
+
+/** The prompt that lanes without one of their own get. */
+export const sharedPrompt = () => area().value.trim() || (currentRun()?.message ?? "");
 
 /** The lanes that a new prompt goes to: those chosen, else the default agent. */
 export function ensureLanes() {
@@ -104,6 +123,7 @@ export function Composer() {
   const live = run?.live ?? false;
   const placeholder = t(live ? "composer.steer" : shown.value.length ? "composer.followUp" : "composer.ask");
   useEffect(ensureLanes, [agents.value]);
+  useEffect(guess, [draft.value, models.value]);
   useEffect(() => {
     const take = (/** @type {any} */ event) => setPrompt(event.detail);
     document.addEventListener("mux:prompt", take);
@@ -170,7 +190,7 @@ function LaneChips({ live }) {
 function Chip({ lane, index, onCopy, onRemove, full }) {
   const agent = agents.value?.find((a) => a.name === lane.agent);
   const model = lane.model ?? agent?.model;
-  const tools = agent?.tools?.length ?? 0;
+  const tools = lane.tools?.length ?? agent?.tools?.length ?? 0;
   const changed = modified(lane);
   const set = (/** @type {number} */ repeats) =>
     changeDraft({ lanes: draft.value.lanes.map((l) => (l === lane ? { ...l, repeats: Math.max(1, Math.min(16, repeats)) } : l)) });
@@ -179,7 +199,7 @@ function Chip({ lane, index, onCopy, onRemove, full }) {
       <span class=${`swatch lane-${index % 16}`} aria-hidden="true">${String.fromCharCode(65 + (index % 26))}</span>
       <span class="chip-name">${lane.agent}</span>
       ${model ? html`<span class="chip-model">${model}</span>` : null}
-      ${tools ? html`<span class="chip-tools">${t("composer.tools", { n: tools })}</span>` : null}
+      ${tools || lane.tools ? html`<span class="chip-tools">${t("composer.tools", { n: tools })}</span>` : null}
       ${changed ? html`<span class="modified" title=${t("composer.modified")}><span class="sr">${t("composer.modified")}</span></span>` : null}
     </button>
     <button type="button" class="chip-tool num" aria-label=${t("composer.repeat", { agent: lane.agent, n: lane.repeats })} title=${t("composer.repeat", { agent: lane.agent, n: lane.repeats })} disabled=${full}

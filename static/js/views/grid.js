@@ -2,7 +2,7 @@
 import { useEffect, useRef } from "preact/hooks";
 import { html } from "../html.js";
 import { focus, layout, maximised, structure } from "../state.js";
-import { focusNext, shownEntries } from "../actions.js";
+import { focusNext, paneEntries } from "../actions.js";
 import { Pane } from "./pane.js";
 import { Resizers, setColumns } from "./resize.js";
 
@@ -15,7 +15,7 @@ export function columnsFor(lanes, width) {
 
 export function Grid() {
   structure.value;
-  const list = shownEntries();
+  const list = paneEntries();
   const ref = useRef(/** @type {HTMLElement|null} */ (null));
   const one = maximised.value || layout.value === "tabs";
   const current = list.find((e) => e.key === focus.value)?.key ?? list[0]?.key;

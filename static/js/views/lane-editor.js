@@ -1,10 +1,11 @@
-/** The forms behind the composer's chips: one lane, a new lane, the run's budget, the synthesis. */
+/** The forms behind the composer's chips: one lane, a new lane, the run's budget. */
+import { useEffect, useRef } from "preact/hooks";
 import { html } from "../html.js";
 import { agents, dialog, models } from "../state.js";
-import { addLane, currentRun, shownEntries, startRun } from "../actions.js";
-import { channelOf, copyLane, modified, newLane, synthesisMessage } from "../compose.js";
-import { currentLane } from "../conversation.js";
-import { changeDraft, draft } from "./composer.js";
+import { addLane } from "../actions.js";
+import { channelOf, copyLane, modified, newLane } from "../compose.js";
+import { diffNodes } from "../diffing.js";
+import { changeDraft, draft, sharedPrompt } from "./composer.js";
 import { t } from "../i18n.js";
 
 const PARAMS = [["temperature", 0.1, 0, 2], ["top_p", 0.05, 0, 1], ["max_tokens", 1, 1, 1_000_000], ["seed", 1, 0, 2_147_483_647]];
@@ -40,21 +41,23 @@ export function LaneEditor({ laneKey }) {
   const set = (/** @type {Partial<import("../compose.js").LaneSpec>} */ change) =>
     changeDraft({ lanes: draft.value.lanes.map((l) => (l.key === laneKey ? { ...l, ...change } : l)) });
   const agent = agents.value?.find((a) => a.name === lane.agent);
-  const reset = () => set({ model: undefined, instructions: undefined, message: undefined, params: undefined, budget: undefined });
+  const reset = () => set({ model: undefined, instructions: undefined, message: undefined, params: undefined, budget: undefined, tools: undefined });
   return html`
     <div class="form">
       <label class="stack"><span class="label">${t("lane.agent")}</span>
-        <select class="field" value=${lane.agent} onChange=${(/** @type {any} */ e) => set({ agent: e.target.value })}>
+        <select class="field" value=${lane.agent} onChange=${(/** @type {any} */ e) => set({ agent: e.target.value, tools: undefined })}>
           ${(agents.value ?? []).map((a) => html`<option key=${a.name} value=${a.name}>${a.name}</option>`)}
         </select></label>
       ${agent ? html`<p class="muted">${agent.description}</p>` : null}
-      <${AgentFacts} agent=${agent} />
+      <${AgentFacts} agent=${agent} tools=${false} />
+      <${Tools} agent=${agent} chosen=${lane.tools} onChange=${(/** @type {string[]|undefined} */ tools) => set({ tools })} />
       <div class="two">
         <label class="stack"><span class="label">${t("lane.model")}</span><${ModelField} value=${lane.model} onPick=${(/** @type {any} */ model) => set({ model })} /></label>
         <label class="stack"><span class="label">${t("lane.repeats")}</span><input class="field num" type="number" min="1" max="16" value=${lane.repeats} onInput=${(/** @type {any} */ e) => set({ repeats: Math.max(1, Math.min(16, Number(e.target.value) || 1)) })} /></label>
       </div>
       <label class="stack"><span class="label">${t("lane.ownPrompt")}${lane.message ? html` <span class="modified"></span>` : null}</span>
         <textarea class="field" rows="3" dir="auto" placeholder=${t("lane.sharedPrompt")} value=${lane.message ?? ""} onInput=${(/** @type {any} */ e) => set({ message: e.target.value || undefined })}></textarea></label>
+      ${lane.message ? html`<${FromShared} message=${lane.message} />` : null}
       <label class="stack"><span class="label">${t("lane.instructions")}</span>
         <textarea class="field" rows="3" dir="auto" placeholder=${t("lane.agentInstructions")} value=${lane.instructions ?? ""} onInput=${(/** @type {any} */ e) => set({ instructions: e.target.value || undefined })}></textarea></label>
       <fieldset><legend class="label">${t("lane.params")}</legend><${Numbers} names=${PARAMS} prefix="param" values=${lane.params} onChange=${(/** @type {any} */ params) => set({ params })} /></fieldset>
@@ -68,13 +71,44 @@ export function LaneEditor({ laneKey }) {
   `;
 }
 
-/** What an agent can do: its tools, and the folder of documents that it reads. @param {{agent: any}} props */
-function AgentFacts({ agent }) {
-  if (!agent) return null;
-  const folders = agent.documents ?? agent.docs ?? [];
+/** The agent's tools, each to be left or taken away. @param {{agent: any, chosen: string[]|undefined, onChange: (next: string[]|undefined) => void}} props */
+function Tools({ agent, chosen, onChange }) {
+  const all = toolsOf(agent);
+  if (!all.length) return null;
+  const toggle = (/** @type {string} */ name) => {
+    const now = chosen ?? all;
+    const next = all.filter((tool) => (tool === name ? !now.includes(name) : now.includes(tool)));
+    onChange(next.length === all.length ? undefined : next);
+  };
+  return html`<fieldset><legend class="label">${t("lane.tools")}${chosen ? html` <span class="modified"></span>` : null}</legend><div class="checks">
+    ${all.map((name) => html`<label key=${name} class="check"><input type="checkbox" name="tool" value=${name} checked=${!chosen || chosen.includes(name)} onChange=${() => toggle(name)} /><code>${name}</code></label>`)}
+  </div></fieldset>`;
+}
+
+/** How the lane's own prompt differs from the shared one, word by word. @param {{message: string}} props */
+function FromShared({ message }) {
+  const ref = useRef(/** @type {HTMLElement|null} */ (null));
+  const shared = sharedPrompt();
+  useEffect(() => {
+    let late = false;
+    if (shared) void diffNodes(shared, message).then((nodes) => late || ref.current?.replaceChildren(...nodes));
+    return () => void (late = true);
+  }, [message, shared]);
+  if (!shared) return null;
+  return html`<div class="stack"><span class="label">${t("lane.fromShared")}</span><div class="diff from-shared" ref=${ref} dir="auto" tabindex="0" role="region" aria-label=${t("lane.fromShared")}></div></div>`;
+}
+
+/** @param {any} agent @returns {string[]} */
+const toolsOf = (agent) => (agent?.tools ?? []).map((/** @type {any} */ tool) => tool.name ?? tool);
+
+/** What an agent can do: its tools, and the folder of documents that it reads. @param {{agent: any, tools?: boolean}} props */
+function AgentFacts({ agent, tools = true }) {
+  const folders = [agent?.documents ?? []].flat();
+  const names = tools ? toolsOf(agent) : [];
+  if (!names.length && !folders.length) return null;
   return html`<p class="facts">
-    ${(agent.tools ?? []).map((/** @type {any} */ tool) => html`<code key=${tool.name ?? tool}>${tool.name ?? tool}</code>`)}
-    ${(Array.isArray(folders) ? folders : [folders]).map((f) => html`<span key=${f} class="tag">${t("lane.folder", { folder: f })}</span>`)}
+    ${names.map((name) => html`<code key=${name}>${name}</code>`)}
+    ${folders.map((f) => html`<span key=${f} class="tag">${t("lane.folder", { folder: f })}</span>`)}
   </p>`;
 }
 
@@ -102,69 +136,4 @@ export function BudgetDialog() {
     <${Numbers} names=${BUDGETS} prefix="budget" values=${draft.value.budget} onChange=${(/** @type {any} */ budget) => changeDraft({ budget })} />
     <div class="row end-row"><button class="btn primary" onClick=${() => (dialog.value = null)}>${t("ok")}</button></div>
   </div>`;
-}
-
-const STRATEGIES = ["fuse", "table", "checklist", "custom"];
-
-export function SynthesisDialog() {
-  const run = currentRun();
-  const { synthesis, lanes } = draft.value;
-  const set = (/** @type {Partial<typeof synthesis>} */ change) => changeDraft({ synthesis: { ...synthesis, ...change } });
-  const onScreen = run ? shownEntries() : [];
-  const chosen = new Set(synthesis.sources ?? (run ? onScreen.map((e) => e.index) : lanes.map((l) => l.key)));
-  const toggle = (/** @type {number} */ key) => {
-    if (chosen.has(key)) chosen.delete(key);
-    else chosen.add(key);
-    set({ sources: [...chosen] });
-  };
-  const options = run ? onScreen.map((e) => ({ key: e.index, letter: e.letter, name: e.key })) : lanes.map((l, i) => ({ key: l.key, letter: String.fromCharCode(65 + i), name: l.agent }));
-  return html`
-    <div class="form">
-      <fieldset><legend class="label">${t("synthesis.sources")}</legend><div class="checks">
-        ${options.map((o) => html`<label key=${o.key} class="check"><input type="checkbox" checked=${chosen.has(o.key)} onChange=${() => toggle(o.key)} /><span>${o.letter} ${o.name}</span></label>`)}
-      </div></fieldset>
-      <fieldset><legend class="label">${t("synthesis.strategy")}</legend><div class="checks">
-        ${STRATEGIES.map((s) => html`<label key=${s} class="check"><input type="radio" name="strategy" checked=${synthesis.strategy === s} onChange=${() => set({ strategy: s })} /><span>${t(`synthesis.${s}`)}</span></label>`)}
-      </div></fieldset>
-      ${synthesis.strategy === "custom" ? html`<label class="stack"><span class="label">${t("synthesis.custom")}</span><textarea class="field" rows="3" value=${synthesis.prompt} onInput=${(/** @type {any} */ e) => set({ prompt: e.target.value })}></textarea></label>` : null}
-      <div class="two">
-        <label class="stack"><span class="label">${t("lane.agent")}</span><select class="field" value=${synthesis.agent} onChange=${(/** @type {any} */ e) => set({ agent: e.target.value })}>
-          ${(agents.value ?? []).map((a) => html`<option key=${a.name} value=${a.name}>${a.name}</option>`)}</select></label>
-        <label class="stack"><span class="label">${t("lane.model")}</span><${ModelField} id="sigma-model" value=${synthesis.model} onPick=${(/** @type {any} */ model) => set({ model })} /></label>
-      </div>
-      <div class="row end-row">
-        ${run
-          ? html`${run.live ? html`<button class="btn" onClick=${() => synthesise(onScreen, chosen, true)}>${t("synthesis.ready")}</button>` : null}
-              <button class="btn primary" id="synthesise" disabled=${!chosen.size} onClick=${() => synthesise(onScreen, chosen, false)}>${t(run.live ? "synthesis.whenDone" : "synthesis.now")}</button>`
-          : html`<button class="btn primary" disabled=${!lanes.length} onClick=${() => { set({ on: true }); dialog.value = null; }}>${t("synthesis.add")}</button>`}
-      </div>
-    </div>
-  `;
-}
-
-/**
- * Over lanes on screen: in a live run a new channel (after they end, or from those that have); else a new run.
- * @param {import("../conversation.js").Entry[]} list @param {Set<number>} chosen @param {boolean} readyOnly
- */
-async function synthesise(list, chosen, readyOnly) {
-  const { synthesis } = draft.value;
-  const run = currentRun();
-  if (!run) return;
-  const sources = list
-    .filter((entry) => chosen.has(entry.index))
-    .map((entry) => ({ letter: entry.letter, lane: currentLane(entry) }))
-    .filter(({ lane }) => !readyOnly || lane.finished);
-  if (!sources.length) return;
-  dialog.value = null;
-  const letters = sources.map(({ letter, lane }) => ({ letter, id: lane.id }));
-  const base = { agent: synthesis.agent, model: synthesis.model, title: "Σ", message: synthesisMessage(synthesis, letters, t) };
-  const spec = JSON.parse(JSON.stringify(base));
-  if (run.live) {
-    const open = sources.filter(({ lane }) => lane.run === run.id && !readyOnly).map(({ lane }) => lane.id);
-    const inputs = sources.filter(({ lane }) => lane.run !== run.id || readyOnly).map(({ lane }) => (lane.run === run.id ? lane.id : `${lane.run}/${lane.id}`));
-    await addLane({ ...spec, ...(open.length ? { depends_on: open, when: "settled" } : {}), ...(inputs.length ? { inputs } : {}) });
-    return;
-  }
-  const inputs = sources.map(({ lane }) => `${lane.run}/${lane.id}`);
-  await startRun({ thread: run.thread, channels: [{ ...spec, id: "synthesis", inputs }], metadata: { composer: { lanes: [] } } }, { followUp: true });
 }

@@ -1,8 +1,9 @@
 /** Small dialogs: what one can do with a lane or a run, another model, sharing and exports, a long text. */
 import { useState } from "preact/hooks";
 import { html } from "../html.js";
-import { dialog, focus, maximised, toast } from "../state.js";
-import { attempt, currentRun, focusLane, laneAt, moveLane, retryLane, shownEntries, steerLane, stopLane } from "../actions.js";
+import { attempts, dialog, focus, maximised, toast } from "../state.js";
+import { attempt, currentRun, focusLane, laneAt, moveLane, paneEntries, retryLane, setApart, shownEntries, steerLane, stopLane } from "../actions.js";
+import { baseOf, currentLane } from "../conversation.js";
 import { exportRun, laneMarkdown } from "../export.js";
 import { copyText, download } from "../files.js";
 import { visible } from "../markdown/safe.js";
@@ -26,8 +27,21 @@ function Menu({ items }) {
 
 /** @param {{laneId: string}} props */
 export function LaneMenu({ laneId: key }) {
-  const lane = laneAt(key);
-  if (!lane) return null;
+  const entry = paneEntries().find((e) => e.key === key);
+  const lane = entry && currentLane(entry, attempts.value);
+  if (!entry || !lane) return null;
+  const own = [
+    [t("lane.copy"), () => void copyText(lane.transcripts.answer())],
+    [t("lane.export"), () => download(`${lane.run}-${lane.id.replace("/", "-")}.md`, laneMarkdown(lane), "text/markdown")],
+    [t("lane.asPrompt"), () => setPrompt(lane.transcripts.answer())],
+  ];
+  const places = [
+    ...(lane.parent ? [[t("nest.fold", { lane: baseOf(lane.parent) }), () => setApart(key, false)]] : []),
+    [t("lane.left"), () => moveLane(key, -1)],
+    [t("lane.right"), () => moveLane(key, 1)],
+    [t("lane.max"), () => { focusLane(key); maximised.value = true; }],
+  ];
+  if (entry.path) return html`<${Menu} items=${[...own, ...places]} />`;
   const link = `${location.origin}${location.pathname}#/run/${lane.run}?lane=${encodeURIComponent(key)}`;
   return html`
     ${lane.finished ? null : html`<${SteerForm} laneId=${key} />`}
@@ -35,13 +49,9 @@ export function LaneMenu({ laneId: key }) {
       [t("lane.stop"), () => void stopLane(key), lane.finished],
       [t("lane.retry"), () => void retryLane(key)],
       [t("lane.swapRetry"), () => (dialog.value = { kind: "swap", laneId: key })],
-      [t("lane.copy"), () => void copyText(lane.transcripts.answer())],
-      [t("lane.export"), () => download(`${lane.run}-${lane.id}.md`, laneMarkdown(lane), "text/markdown")],
-      [t("lane.asPrompt"), () => setPrompt(lane.transcripts.answer())],
+      ...own,
       [t("lane.compare"), () => (dialog.value = { kind: "compare", left: key })],
-      [t("lane.left"), () => moveLane(key, -1)],
-      [t("lane.right"), () => moveLane(key, 1)],
-      [t("lane.max"), () => { focusLane(key); maximised.value = true; }],
+      ...places,
       [t("lane.link"), () => void copyText(link)],
     ]} />`;
 }
@@ -85,7 +95,7 @@ export function Share() {
   const formats = /** @type {const} */ (["ndjson", "json", "md", "html"]);
   return html`<div class="form">
     <div class="row"><input class="field grow" readonly value=${link} aria-label=${t("share.link")} /><button class="btn" onClick=${() => copyText(link)}>${t("share.copy")}</button></div>
-    ${lane ? html`<button class="btn quiet" onClick=${() => copyText(`${link}?lane=${encodeURIComponent(lane)}`)}>${t("share.lane", { lane })}</button>` : null}
+    ${lane ? html`<button class="btn start" onClick=${() => copyText(`${link}?lane=${encodeURIComponent(lane)}`)}>${t("share.lane", { lane })}</button>` : null}
     <h3 class="label">${t("export.title")}</h3>
     <ul class="pick">${formats.map((f) => html`<li key=${f}><button class="pick-row" data-format=${f} onClick=${() => attempt(exportRun(run, f))}><strong>${t(`export.${f}`)}</strong><span class="muted">${t(`export.${f}.help`)}</span></button></li>`)}</ul>
   </div>`;

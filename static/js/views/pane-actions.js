@@ -1,6 +1,7 @@
 /** Clicks inside a pane's body, where nodes are not the shell's: by `data-action`. */
-import { dialog, toast } from "../state.js";
-import { retryLane } from "../actions.js";
+import { dialog, runs, toast } from "../state.js";
+import { retryLane, setApart, shownEntries } from "../actions.js";
+import { baseOf } from "../conversation.js";
 import { copyText, download } from "../files.js";
 import { t } from "../i18n.js";
 
@@ -11,6 +12,11 @@ import { t } from "../i18n.js";
 export function paneClick(event, entry, lane, _body) {
   const target = /** @type {HTMLElement} */ (event.target).closest("[data-action]");
   if (!(target instanceof HTMLElement)) return;
+  const worker = /** @type {HTMLElement|null} */ (target.closest(".worker"));
+  if (worker) {
+    lane = runs.get(lane.run)?.lanes.get(worker.dataset.channel ?? "") ?? lane;
+    entry = shownEntries().find((e) => e.key === baseOf(lane.id)) ?? entry;
+  }
   ACTIONS[target.dataset.action ?? ""]?.(target, entry, lane);
 }
 
@@ -18,6 +24,11 @@ export function paneClick(event, entry, lane, _body) {
 const ACTIONS = {
   "copy-code": (node) => void copyText(node.closest("figure")?.querySelector("code")?.textContent ?? ""),
   copy: (_node, _entry, lane) => void copyText(lane.transcripts.answer()),
+  apart(node, entry) {
+    const nest = node.closest(".nest");
+    const key = node.dataset.worker ?? `${entry.key.split("/")[0]}/${/** @type {HTMLElement} */ (nest).dataset.path}`;
+    setApart(key, !nest?.classList.contains("is-apart"));
+  },
   retry: (_node, entry) => void retryLane(entry.key),
   swap: (_node, entry) => (dialog.value = { kind: "swap", laneId: entry.key }),
   "raw-event": (node, _entry, lane) => (dialog.value = { kind: "text", title: t("lane.raw"), text: JSON.stringify(lane.error, null, 2), seq: node.dataset.seq }),

@@ -1,15 +1,16 @@
 /** One lane's pane: two header rows drawn by the shell, and the body drawn by the imperative renderer. */
 import { useEffect, useRef } from "preact/hooks";
 import { html, Icon } from "../html.js";
-import { attempts, connection, dialog, focus, laneSignal, maximised, scheduler, serverNow } from "../state.js";
-import { focusLane, retryLane, stopLane } from "../actions.js";
-import { baseOf, currentLane } from "../conversation.js";
-import { count, laneState, metrics, money, seconds, STALLED_MS, STATES } from "../lanestate.js";
+import { apart, attempts, connection, dialog, focus, laneSignal, maximised, scheduler, serverNow } from "../state.js";
+import { focusLane, retryLane, setApart, stopLane } from "../actions.js";
+import { baseOf, currentLane, signalKey } from "../conversation.js";
+import { count, laneState, metrics, money, seconds, short, STALLED_MS, STATES } from "../lanestate.js";
 import { PaneBody } from "../pane/body.js";
 import { onTick } from "../ticker.js";
 import { best } from "../best.js";
 import { t } from "../i18n.js";
 import { paneClick } from "./pane-actions.js";
+import { markNests } from "../pane/items.js";
 import { laneRefNode } from "./lane-ref.js";
 import { Swatch, laneName } from "./swatch.js";
 import { dragHandle } from "./reorder.js";
@@ -17,7 +18,7 @@ import { dragHandle } from "./reorder.js";
 /** @param {{entry: import("../conversation.js").Entry, selected: boolean}} props */
 export function Pane({ entry, selected }) {
   const lane = currentLane(entry, attempts.value);
-  laneSignal(`${lane.run}/${lane.id}`).value;
+  laneSignal(signalKey(entry, lane)).value;
   const root = useRef(/** @type {HTMLElement|null} */ (null));
   const scroller = useRef(/** @type {HTMLElement|null} */ (null));
   const pill = useRef(/** @type {HTMLElement|null} */ (null));
@@ -35,6 +36,9 @@ export function Pane({ entry, selected }) {
   }, []);
   useEffect(() => body.current?.show(entry));
   useEffect(() => {
+    if (root.current) markNests(root.current, entry.key);
+  }, [apart.value]);
+  useEffect(() => {
     if (!selected) return;
     scheduler.focused = [...(body.current?.turns.values() ?? [])].at(-1)?.drawable ?? null;
     if (focus.value === entry.key) root.current?.scrollIntoView({ block: "nearest" });
@@ -44,7 +48,7 @@ export function Pane({ entry, selected }) {
   });
 
   return html`
-    <section class=${`pane lane-${entry.index % 16}`} ref=${root} id=${`pane-${entry.key}`} data-key=${entry.key} data-channel=${lane.id}
+    <section class=${`pane lane-${entry.index % 16}${lane.title === "Σ" ? " is-sigma" : ""}`} ref=${root} id=${`pane-${entry.key}`} data-key=${entry.key} data-channel=${lane.id}
       aria-labelledby=${`pane-name-${entry.key}`} data-selected=${selected ? "1" : undefined}
       onClick=${(/** @type {MouseEvent} */ event) => paneClick(event, entry, lane, body.current)}
       onFocusIn=${() => focus.value !== entry.key && focusLane(entry.key)}>
@@ -52,16 +56,19 @@ export function Pane({ entry, selected }) {
         <${Swatch} entry=${entry} lane=${lane} />
         <h2 class="pane-name" id=${`pane-name-${entry.key}`} title=${lane.agent}>${laneName(lane)}</h2>
         ${lane.model ? html`<button class="model btn quiet" title=${t("lane.swap")} onClick=${() => (dialog.value = { kind: "swap", laneId: entry.key })}>${lane.model}</button>` : null}
+        ${lane.parent ? html`<button class="origin btn quiet" title=${t("lane.go", { lane: baseOf(lane.parent) })} onClick=${() => focusLane(baseOf(lane.parent ?? ""))}>↳ ${baseOf(lane.parent)}</button>` : null}
         <${Attempts} entry=${entry} lane=${lane} />
         <span class="grow"></span>
         <span class="chip state-chip" data-slot="state"></span>
-        ${lane.finished
+        ${entry.path
+          ? html`<button class="btn icon-only quiet" aria-label=${t("nest.foldOf", { lane: lane.id })} title=${t("nest.fold", { lane: lane.parent ?? "" })} onClick=${() => setApart(entry.key, false)}><${Icon} name="fold" /></button>`
+          : lane.finished
           ? html`<button class="btn icon-only quiet" aria-label=${t("lane.retryOf", { lane: lane.id })} title=${t("lane.retry")} onClick=${() => retryLane(entry.key)}><${Icon} name="retry" /></button>`
           : html`<button class="btn icon-only quiet stop" aria-label=${t("lane.stopOf", { lane: lane.id })} title=${t("lane.stop")} disabled=${lane.stopping} onClick=${() => stopLane(entry.key)}><${Icon} name="stop" /></button>`}
-        <button class="btn icon-only quiet" aria-label=${t("lane.maximise", { lane: lane.id })} onClick=${() => { focusLane(entry.key); maximised.value = !maximised.value; }}><${Icon} name="max" /></button>
-        <button class="btn icon-only quiet" aria-label=${t("lane.menuOf", { lane: lane.id })} aria-haspopup="dialog" onClick=${() => (dialog.value = { kind: "lane-menu", laneId: entry.key })}><${Icon} name="more" /></button>
+        <button class="btn icon-only quiet" aria-label=${t("lane.maximise", { lane: lane.id })} title=${t("lane.max")} onClick=${() => { focusLane(entry.key); maximised.value = !maximised.value; }}><${Icon} name="max" /></button>
+        <button class="btn icon-only quiet" aria-label=${t("lane.menuOf", { lane: lane.id })} title=${t("lane.more")} aria-haspopup="dialog" onClick=${() => (dialog.value = { kind: "lane-menu", laneId: entry.key })}><${Icon} name="more" /></button>
       </header>
-      <${Metrics} />
+      ${entry.path ? null : html`<${Metrics} />`}
       <div class="pane-scroll" ref=${scroller} role="log" aria-live="off" aria-busy=${!lane.finished} tabindex="0" aria-label=${t("lane.transcript", { lane: lane.id })}></div>
       <button class="pill" ref=${pill} hidden onClick=${() => body.current?.follow()}></button>
     </section>
@@ -72,7 +79,7 @@ const SLOTS = ["elapsed", "ttft", "rate", "tokens", "cost"];
 
 function Metrics() {
   return html`<dl class="metrics num">
-    ${SLOTS.map((slot) => html`<div key=${slot} data-slot=${slot}><dt>${t(`metric.${slot}`)}</dt><dd>–</dd></div>`)}
+    ${SLOTS.map((slot) => html`<div key=${slot} data-slot=${slot} title=${t(`metric.${slot}`)}><dt>${t(`metric.${slot}`)}</dt><dd>–</dd></div>`)}
   </dl>`;
 }
 
@@ -104,17 +111,23 @@ function drawHeader(root, lane) {
     chip.className = `chip state-chip hue-${STATES[state].hue}`;
     root.dataset.state = state;
   }
+  const row = root.querySelector(".metrics");
+  if (row) drawMetrics(row, lane, now);
+}
+
+/** @param {Element} row @param {import("../store.js").Lane} lane @param {number} now */
+function drawMetrics(row, lane, now) {
   const m = metrics(lane, now);
   const values = {
     elapsed: m.elapsed === undefined ? "–" : seconds(m.elapsed),
-    ttft: m.ttft === undefined ? "–" : m.ttft < 1000 ? `${Math.round(m.ttft)} ms` : seconds(m.ttft),
-    rate: m.rate === undefined ? "–" : `${m.rate.toFixed(m.rate < 10 ? 1 : 0)}/s`,
+    ttft: m.ttft === undefined ? "–" : short(m.ttft),
+    rate: m.rate === undefined ? "–" : `${m.rate.toFixed(m.rate && m.rate < 10 ? 1 : 0)}/s`,
     tokens: `${count(m.input)} / ${m.estimated ? "~" : ""}${count(m.output)}`,
     cost: money(m.cost, m.currency),
   };
   const winners = best(lane);
   for (const slot of SLOTS) {
-    const box = /** @type {HTMLElement} */ (root.querySelector(`.metrics [data-slot=${slot}]`));
+    const box = /** @type {HTMLElement} */ (row.querySelector(`[data-slot=${slot}]`));
     const value = /** @type {HTMLElement} */ (box.lastElementChild);
     const text = /** @type {Record<string, string>} */ (values)[slot];
     if (value.textContent !== text) value.textContent = text;

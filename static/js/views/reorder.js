@@ -1,5 +1,5 @@
 /** Panes change places by dragging their header (or by "move left" and "move right" in the menu, on the keyboard). */
-import { moveLane, shownEntries } from "../actions.js";
+import { moveLane, paneEntries } from "../actions.js";
 import { order, saved } from "../state.js";
 
 let dragged = "";
@@ -15,7 +15,7 @@ export function dragHandle(key) {
     onDragOver: (/** @type {DragEvent} */ event) => dragged && event.preventDefault(),
     onDrop: (/** @type {DragEvent} */ event) => {
       event.preventDefault();
-      const keys = shownEntries().map((e) => e.key);
+      const keys = paneEntries().map((e) => e.key);
       if (dragged && dragged !== key) moveLane(dragged, keys.indexOf(key) - keys.indexOf(dragged));
       dragged = "";
       saved.set("order", order.value);

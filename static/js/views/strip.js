@@ -2,8 +2,8 @@
 import { useEffect, useRef } from "preact/hooks";
 import { html } from "../html.js";
 import { attempts, connection, focus, laneSignal, maximised, serverNow, structure, unread } from "../state.js";
-import { focusLane, shownEntries } from "../actions.js";
-import { currentLane } from "../conversation.js";
+import { focusLane, paneEntries } from "../actions.js";
+import { currentLane, signalKey } from "../conversation.js";
 import { activity, laneState, STATES } from "../lanestate.js";
 import { onTick } from "../ticker.js";
 import { Swatch, laneName } from "./swatch.js";
@@ -11,7 +11,7 @@ import { t } from "../i18n.js";
 
 export function Strip() {
   structure.value;
-  const list = shownEntries();
+  const list = paneEntries();
   const current = focus.value || list[0]?.key;
   return html`
     <div class="strip" role="toolbar" aria-label=${t("region.strip")} data-region tabindex="-1" onKeyDown=${arrows}>
@@ -34,7 +34,7 @@ function arrows(event) {
 /** @param {{entry: import("../conversation.js").Entry, selected: boolean}} props */
 function Cell({ entry, selected }) {
   const lane = currentLane(entry, attempts.value);
-  laneSignal(`${lane.run}/${lane.id}`).value;
+  laneSignal(signalKey(entry, lane)).value;
   const ref = useRef(null);
   const latest = useRef(lane);
   latest.current = lane;

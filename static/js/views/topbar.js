@@ -5,6 +5,7 @@ import { connection, dialog, offlineSince, railOpen, runs, saved, serverNow, sho
 import { currentRun, newRun, shownEntries, stopAll } from "../actions.js";
 import { count, money, seconds } from "../lanestate.js";
 import { waitingApprovals } from "./inbox.js";
+import { NARROW } from "./rail.js";
 import { onTick } from "../ticker.js";
 import { applyTheme } from "../theme.js";
 import { t } from "../i18n.js";
@@ -23,7 +24,7 @@ export function TopBar() {
       <span class="grow"></span>
       ${run ? html`<${Totals} />` : null}
       <${ConnectionDot} />
-      ${waiting ? html`<button class="btn amber" onClick=${() => (dialog.value = { kind: "inbox" })}>${t("inbox.open", { n: waiting })}</button>` : null}
+      ${waiting ? html`<button class="btn amber" aria-label=${t("inbox.open", { n: waiting })} onClick=${() => (dialog.value = { kind: "inbox" })}><span class="glyph" aria-hidden="true">!</span><span class="waiting-words">${t("inbox.open", { n: waiting })}</span><span class="waiting-count num" aria-hidden="true">${waiting}</span></button>` : null}
       ${live ? html`<button class="btn danger" id="stop-all" onClick=${stopAll}><${Icon} name="stop" /><span>${t("stop.all")}</span></button>` : null}
       ${run ? html`<button class="btn" onClick=${() => (dialog.value = { kind: "share" })}><${Icon} name="share" /><span class="wide-only">${t("share")}</span></button>` : null}
       <button class="btn icon-only quiet" data-desktop aria-label=${t("palette.open")} onClick=${() => (dialog.value = { kind: "palette" })}><${Icon} name="command" /></button>
@@ -41,7 +42,7 @@ export const titleOf = (run) => run.title || run.message.split("\n")[0].slice(0,
 
 function toggleRail() {
   railOpen.value = !railOpen.value;
-  saved.set("rail", railOpen.value);
+  if (!NARROW.matches) saved.set("rail", railOpen.value); // there it lies over the page, and is opened for a moment
 }
 
 function nextTheme() {
