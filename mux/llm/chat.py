@@ -9,6 +9,8 @@ import json
 from collections.abc import Collection
 from typing import Any, Final
 
+import msgspec
+
 from mux.errors import UpstreamError
 from mux.events import Usage
 from mux.llm.failures import broken, raise_reported, scrub, scrub_all
@@ -23,6 +25,8 @@ from mux.llm.frames import (
     decode,
     lenient,
     lenient_chunk,
+    text_of,
+    values_of,
 )
 from mux.llm.model import Delta, FinishReason, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
 from mux.llm.tool_calls import Assembler
@@ -34,31 +38,56 @@ __all__ = ["ChatParser", "Halves", "settle_finish"]
 _EMPTY = DeltaFrame()
 MAX_CHOICES: Final = 128
 
-_STOPS: dict[str, FinishReason | None] = {
+# as compared: lower case, "_" for "-" and blanks
+_STOPS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "tool_calls": "tool_calls",
+    "length": "length",
+    "content_filter": "content_filter",
     "tool_use": "tool_calls",
     "function_call": "tool_calls",
     "max_tokens": "length",
     "max_output_tokens": "length",
+    "max_length": "length",
+    "length_limit": "length",
     "model_length": "length",
+    "model_context_window_exceeded": "length",  # Anthropic, Z.ai
     "content_filtered": "content_filter",
     "safety": "content_filter",
     "sensitive": "content_filter",
     "recitation": "content_filter",
     "prohibited_content": "content_filter",
     "blocklist": "content_filter",
-    "length": "length",
-    "content_filter": "content_filter",
-    "tool_calls": "tool_calls",
-    "stop": "stop",
+    "spii": "content_filter",
+    "refusal": "content_filter",  # Anthropic
 }
-_NOT_FINISHED = frozenset({"", "null", "none"})
+_NOT_FINISHED = frozenset({"", "null", "none", "undefined", "false"})
 # error: OpenRouter; network_error: Z.ai; insufficient_system_resource: DeepSeek; abort: vLLM, SGLang
-_FAILED = frozenset({"error", "network_error", "insufficient_system_resource", "abort", "aborted"})
+_FAILED = frozenset(
+    {
+        "error",
+        "failed",
+        "network_error",
+        "server_error",
+        "internal_error",
+        "insufficient_system_resource",
+        "engine_overloaded",
+        "timeout",
+        "abort",
+        "aborted",
+        "cancelled",
+        "canceled",
+    }
+)
+
+
+def _plain(word: str) -> str:
+    return word.strip().lower().replace("-", "_").replace(" ", "_")
 
 
 def settle_finish(said: str | None, calls: int) -> FinishReason:
     """The finish reason: ``length`` and ``content_filter`` stay; otherwise the calls decide, not the word."""
-    word = _STOPS.get((said or "").lower())
+    word = _STOPS.get(_plain(said or ""))
     if word in ("length", "content_filter"):
         return word
     return "tool_calls" if calls else "stop"
@@ -66,6 +95,8 @@ def settle_finish(said: str | None, calls: int) -> FinishReason:
 
 _Say = type[TextDelta] | type[ReasoningDelta] | type[RefusalDelta]
 _SAYS: dict[str, _Say] = {"text": TextDelta, "reasoning": ReasoningDelta, "refusal": RefusalDelta}
+_NAMES = {kind: name for name, kind in _SAYS.items()}
+_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
 
 
 class Halves:
@@ -105,9 +136,11 @@ class ChatParser:
         self._unfinished: set[int] = set()
         self._said: str | None = None
         self._spoke = False  # anything of the answer was received
+        self._kinds: set[_Say] = set()
         self._usage: Usage | None = None
         self._model: str | None = None
         self._details: list[dict[str, Any]] = []
+        self._blocks: list[dict[str, Any]] = []
         self._extras: dict[str, Any] = {}
         self._reasoning_field: str | None = None
 
@@ -121,14 +154,25 @@ class ChatParser:
         except UNFIT:
             for chunk in lenient(data, event):
                 self._chunk(chunk, event)
+                self._odd(chunk, data)
             return
         self._chunk(chunk, event)
+        if chunk.choices is None:
+            self._odd(chunk, data)
+
+    def _odd(self, chunk: Chunk, data: bytes) -> None:
+        """A record without choices: usage, a keep-alive, or an error in the words of some gateway."""
+        if chunk.choices is None:
+            for value in values_of(data):
+                if isinstance(value, dict):
+                    raise_reported(value)
 
     def whole(self, value: dict[str, Any]) -> bool:
-        if not isinstance(value.get("choices"), list):
+        chunk = lenient_chunk(value)
+        if not any(c.message is not None or c.text for c in chunk.choices or ()):
             return False
         self.started = True
-        self._chunk(lenient_chunk(value), "")
+        self._chunk(chunk, "")
         self.terminal = True
         return True
 
@@ -152,15 +196,16 @@ class ChatParser:
 
     def _choice(self, choice: Choice) -> None:
         index = choice.index or 0
-        if self._primary is None:
-            self._primary = index
-        first = index == self._primary
         delta = choice.delta or _EMPTY
-        if choice.message is not None and delta == _EMPTY:
-            said_before = self._spoke if first else index in self._others
-            delta = _EMPTY if said_before else choice.message  # a gateway's last chunk says all of it again
         if choice.text and delta == _EMPTY:
             delta = DeltaFrame(content=choice.text)
+        if self._primary is None and (_says(delta) or choice.message is not None):
+            self._primary = index  # some number the only choice anew, or name its role under another number
+        first = index == self._primary or (self._n == 1 and not self._others and not _says(delta))
+        if choice.message is not None and delta == _EMPTY:
+            delta = self._unsaid(choice.message, index)
+        if choice.error:
+            raise_reported({"error": choice.error})
         if first:
             self._delta(delta)
         else:
@@ -168,8 +213,27 @@ class ChatParser:
         if choice.usage:
             self._count(choice.usage)
         said = choice.finish_reason
-        if said and (word := said.strip().lower()) not in _NOT_FINISHED:
+        if said and (word := _plain(said)) not in _NOT_FINISHED:
             self._finished(index, word, first)
+
+    def _unsaid(self, message: DeltaFrame, index: int) -> DeltaFrame:
+        """A whole message: the answer of an endpoint that does not stream, or a gateway's last chunk, which
+        says all of it again."""
+        if index != (self._primary or 0):
+            return _EMPTY if index in self._others else message
+        said = self._kinds  # what was said before is not said twice
+        return msgspec.structs.replace(
+            message,
+            content=None if TextDelta in said else message.content,
+            reasoning_content=None if ReasoningDelta in said else message.reasoning_content,
+            reasoning=None if ReasoningDelta in said else message.reasoning,
+            reasoning_text=None if ReasoningDelta in said else message.reasoning_text,
+            thinking=None if ReasoningDelta in said else message.thinking,
+            reasoning_details=None if self._details else message.reasoning_details,
+            refusal=None if RefusalDelta in said else message.refusal,
+            tool_calls=None if self._calls.calls else message.tool_calls,
+            function_call=None if self._calls.calls else message.function_call,
+        )
 
     def _finished(self, index: int, word: str, first: bool) -> None:
         self.progress = True
@@ -191,30 +255,30 @@ class ChatParser:
                 self._unfinished.add(index)
                 self.terminal = False
         text = (
-            delta.content if isinstance(delta.content, str) else "".join(t for t, _ in _parts(delta.content))
+            delta.content
+            if isinstance(delta.content, str)
+            else "".join(t for kind, t in _parts(delta.content) if kind is TextDelta)
         )
         if text:
             self.progress = True
             texts.append(self._mend(f"choice {index}", text))
 
     def _delta(self, delta: DeltaFrame) -> None:
-        thought = delta.reasoning_content or delta.reasoning
+        thought = delta.reasoning_content or delta.reasoning or delta.reasoning_text or delta.thinking
         if thought:
-            self._reasoning_field = "reasoning_content" if delta.reasoning_content else "reasoning"
+            self._reasoning_field = next(f for f in _THOUGHTS if getattr(delta, f))
             self._say(ReasoningDelta, "reasoning", thought)
         if delta.reasoning_details:
-            self._think(delta.reasoning_details, shown=bool(thought))
+            self._think(self._details, delta.reasoning_details, shown=bool(thought))
+        if delta.thinking_blocks:
+            self._think(self._blocks, delta.thinking_blocks, shown=bool(thought))
         content = delta.content
         if content:
             if isinstance(content, str):
                 self._say(TextDelta, "text", content)
             else:
-                for text, is_thought in _parts(content):
-                    self._say(
-                        ReasoningDelta if is_thought else TextDelta,
-                        "reasoning" if is_thought else "text",
-                        text,
-                    )
+                for kind, text in _parts(content):
+                    self._say(kind, _NAMES[kind], text)
         if delta.refusal:
             self._say(RefusalDelta, "refusal", delta.refusal)
         if delta.extra_content and isinstance(delta.extra_content, dict):
@@ -226,6 +290,7 @@ class ChatParser:
 
     def _say(self, kind: _Say, name: str, text: str) -> None:
         self.progress = self._spoke = True
+        self._kinds.add(kind)
         if text := self._mend(name, text):
             self.out.append(kind(text))
 
@@ -234,21 +299,24 @@ class ChatParser:
             return text
         return self._halves.mend(kind, text)
 
-    def _think(self, details: list[Any], *, shown: bool) -> None:
-        for raw in details:
+    def _think(self, kept: list[dict[str, Any]], entries: list[Any], *, shown: bool) -> None:
+        """Keep thoughts that must go back as they came; say their text where nothing else said it."""
+        for raw in entries:
             if not isinstance(raw, dict):
                 continue
             item = scrub_all(raw)
-            text = item.get("text") or item.get("summary")
+            text = item.get("text") or item.get("summary") or item.get("thinking")
             if isinstance(text, str) and not shown:
                 self._say(ReasoningDelta, "reasoning", text)
-            _grow(self._details, item)
+            _grow(kept, item)
             self._spoke = True
 
     def _tool_calls(self, fragments: list[ToolCall]) -> None:
         of = len(fragments)
         for position, f in enumerate(fragments):
             function = f.function or Function(f.name, f.arguments)
+            if f.custom is not None:
+                function = Function(f.custom.name, f.custom.input)
             text = function.arguments
             if text is None:
                 text = ""
@@ -288,6 +356,8 @@ class ChatParser:
                 items.append({"kind": "call", "at": at, "id": call.provider_id, **(call.extras or {})})
         if self._details:
             items.append({"kind": "message", "reasoning_details": self._details})
+        if self._blocks:
+            items.append({"kind": "message", "thinking_blocks": self._blocks})
         if self._extras:
             items.append({"kind": "message", **self._extras})
         if self._reasoning_field and calls:
@@ -302,32 +372,42 @@ class ChatParser:
         )
 
 
-def _parts(content: list[Any] | None) -> list[tuple[str, bool]]:
-    """Texts of a list of content parts, and whether each is reasoning (Mistral's ``thinking`` parts)."""
-    found: list[tuple[str, bool]] = []
+def _says(delta: DeltaFrame) -> bool:
+    return any(getattr(delta, field) for field in DeltaFrame.__struct_fields__)
+
+
+def _parts(content: list[Any] | None) -> list[tuple[_Say, str]]:
+    """What a list of content parts says, each with its kind (Mistral has ``thinking`` parts)."""
+    found: list[tuple[_Say, str]] = []
     for part in content or ():
-        if isinstance(part, str):
-            found.append((part, False))
-        elif isinstance(part, dict):
-            thinking = part.get("thinking")
-            if isinstance(thinking, list):
-                found.extend((text, True) for text, _ in _parts(thinking))
-            elif isinstance(thinking, str):
-                found.append((thinking, True))
-            elif isinstance(part.get("text"), str):
-                found.append((part["text"], part.get("type") in ("thinking", "reasoning")))
+        if not isinstance(part, dict):
+            kind, text = TextDelta, part if isinstance(part, str) else None
+        elif thought := text_of(part.get("thinking")):
+            kind, text = ReasoningDelta, thought
+        elif refusal := text_of(part.get("refusal")):
+            kind, text = RefusalDelta, refusal
+        else:
+            kind = ReasoningDelta if part.get("type") in ("thinking", "reasoning") else TextDelta
+            text = text_of(part)
+        if text:
+            found.append((kind, text))
     return found
 
 
-def _grow(details: list[dict[str, Any]], item: dict[str, Any]) -> None:
-    """Add a piece of ``reasoning_details``: texts of one index are one entry (OpenRouter)."""
-    last = details[-1] if details else None
+def _grow(kept: list[dict[str, Any]], item: dict[str, Any]) -> None:
+    """Add a piece: pieces of one index are one entry (OpenRouter's ``reasoning_details``), and so are pieces
+    of a thought up to its signature (LiteLLM's ``thinking_blocks``)."""
+    last = kept[-1] if kept else None
     same = last is not None and (last.get("type"), last.get("index")) == (item.get("type"), item.get("index"))
-    if last is None or not same or item.get("index") is None:
-        details.append(dict(item))
+    unsigned = item.get("type") == "thinking" and last is not None and not last.get("signature")
+    if last is None or not same or (item.get("index") is None and not unsigned):
+        kept.append(dict(item))
         return
     for name, value in item.items():
-        if name in ("text", "summary", "data") and isinstance(value, str) and isinstance(last.get(name), str):
+        if name in _PIECES and isinstance(value, str) and isinstance(last.get(name), str):
             last[name] += value
         elif value is not None:
             last[name] = value
+
+
+_PIECES = frozenset({"text", "summary", "data", "thinking"})

@@ -63,14 +63,35 @@ def error_of(data: bytes) -> None:
 
 
 def raise_reported(value: dict[str, Any]) -> None:
-    """Raise if a JSON object is an error report, in one of the shapes that endpoints use."""
+    """Raise if a JSON object is an error report, in one of the shapes that endpoints and gateways use."""
+    if (found := _report(value)) is not None:
+        raise reported(found)
+
+
+def _report(value: dict[str, Any]) -> dict[str, Any] | None:
+    """The object with the machine-readable words of an error, or ``None`` where nothing is reported."""
     error = value.get("error")
     if error:
-        raise reported(error if isinstance(error, dict) else value)
-    if value.get("type") == "error" or value.get("object") == "error":
-        raise reported(value)
-    if "detail" in value and "choices" not in value:  # FastAPI's shape
-        raise reported(value)
+        return error if isinstance(error, dict) else value
+    if "error" in (value.get("type"), value.get("object"), value.get("status")):
+        return value
+    errors = value.get("errors")
+    if isinstance(errors, list) and errors:
+        return errors[0] if isinstance(errors[0], dict) else value
+    if isinstance(inner := value.get("base_resp"), dict) and inner.get("status_code"):  # MiniMax
+        return {"code": inner["status_code"]}
+    if "choices" in value or "output" in value or "delta" in value:
+        return None
+    # FastAPI; Baidu, FastChat; proxies and API gateways: no answer has these members
+    says_so = value.get("success") is False or value.get("detail") or value.get("error_code")
+    message = value.get("message") or value.get("msg")
+    if says_so or (isinstance(message, str) and (len(value) == 1 or _bad_code(value.get("code")))):
+        return {"code": value.get("error_code"), **value} if value.get("error_code") else value
+    return None
+
+
+def _bad_code(code: Any) -> bool:
+    return bool(code) and str(code).lower() not in ("200", "ok", "success")
 
 
 _FINAL_WORDS = (

@@ -24,6 +24,8 @@ __all__ = [
     "decode",
     "lenient",
     "lenient_chunk",
+    "text_of",
+    "values_of",
 ]
 
 CALL_EXTRAS: Final = ("extra_content", "thought_signature", "provider_specific_fields")
@@ -34,10 +36,16 @@ class Function(msgspec.Struct):
     arguments: str | dict[str, Any] | None = None
 
 
+class Custom(msgspec.Struct):
+    name: str | None = None
+    input: str | None = None
+
+
 class ToolCall(msgspec.Struct):
     index: int | None = None
     id: str | None = None
     function: Function | None = None
+    custom: Custom | None = None  # a tool whose input is no JSON; nobody offered one, but a model may write it
     name: str | None = None  # some send name and arguments beside the id, without "function"
     arguments: str | dict[str, Any] | None = None
     extra_content: Any = None  # Gemini: {"google": {"thought_signature": …}}
@@ -49,7 +57,10 @@ class DeltaFrame(msgspec.Struct):
     content: str | list[Any] | None = None
     reasoning_content: str | None = None  # DeepSeek, Qwen, vLLM, llama.cpp
     reasoning: str | None = None  # OpenRouter, Ollama, Groq
+    reasoning_text: str | None = None  # GitHub Copilot
+    thinking: str | None = None  # Ollama's own word, and gateways that pass it on
     reasoning_details: list[Any] | None = None  # OpenRouter: must go back as they came
+    thinking_blocks: list[Any] | None = None  # LiteLLM: likewise, with the signatures of Anthropic's models
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None  # before tools there were functions
@@ -63,6 +74,7 @@ class Choice(msgspec.Struct):
     text: str | None = None  # the older completions format, from some local servers
     finish_reason: str | None = None
     usage: Any = None  # Moonshot
+    error: Any = None  # OpenRouter: one choice failed
 
 
 class Chunk(msgspec.Struct):
@@ -82,21 +94,67 @@ decode: Final = msgspec.json.Decoder(Chunk).decode
 # --- what does not fit the structs ------------------------------------------------------------------------
 
 
+def values_of(data: bytes) -> list[Any]:
+    """The JSON values of a record: one, or several that lost what stood between them.
+
+    Bad UTF-8, NUL, a byte order mark and ``data:`` said twice are forgiven; text that is no JSON is not.
+
+    Raises:
+        UpstreamError: ``upstream_protocol``.
+    """
+    text = data.decode("utf-8", "replace").strip(_PADDING)
+    values: list[Any] = []
+    try:
+        while text:
+            value, at = _DECODER.raw_decode(text)
+            values.append(value)
+            text = text[at:].lstrip(_PADDING).removeprefix("data:").lstrip(_PADDING)
+    except (ValueError, RecursionError):
+        raise broken("A record of the stream is not JSON.") from None
+    return values
+
+
+_PADDING: Final = " \t\r\n\0\ufeff"
+_DECODER: Final = json.JSONDecoder(strict=False)
+
+
 def lenient(data: bytes, event: str) -> list[Chunk]:
     """Read a record that the typed decoder refused. Raises ``upstream_protocol`` where it is no JSON."""
     if event == "error":
         return [Chunk(type="error")]
-    try:
-        value = json.loads(data.decode("utf-8", "replace").lstrip("\ufeff"), strict=False)
-    except (ValueError, RecursionError):
-        raise broken("A record of the stream is not JSON.") from None
-    if isinstance(value, str):
-        raise broken("A record of the stream is not a JSON object.")
-    return [lenient_chunk(v) for v in (value if isinstance(value, list) else [value]) if isinstance(v, dict)]
+    chunks: list[Chunk] = []
+    for value in values_of(data):
+        if isinstance(value, str):
+            raise broken("A record of the stream is not a JSON object.")
+        chunks += [
+            lenient_chunk(v) for v in (value if isinstance(value, list) else [value]) if isinstance(v, dict)
+        ]
+    return chunks
 
 
-def _text(value: Any) -> str | None:
+def _string(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def text_of(value: Any, depth: int = 4) -> str | None:
+    """What is said by a value where a string belongs: parts, or an object around it."""
+    if isinstance(value, str) or not depth:
+        return _string(value)
+    if isinstance(value, list):
+        return "".join(text_of(v, depth - 1) or "" for v in value) or None
+    if isinstance(value, dict):
+        return next((t for k in _TEXT_KEYS if (t := text_of(value.get(k), depth - 1))), None)
+    return None
+
+
+_TEXT_KEYS: Final = ("text", "content", "thinking", "summary", "value", "parts")
+
+
+def _word(value: Any) -> str | None:
+    """A finish reason that is no string: what is told there ends the turn, whatever it is."""
+    if isinstance(value, dict):
+        value = next((v for k in ("type", "reason", "finish_reason") if (v := value.get(k))), None)
+    return _string(value) or (str(value).lower() if value else None)
 
 
 def _whole_number(value: Any) -> int | None:
@@ -107,16 +165,17 @@ def _whole_number(value: Any) -> int | None:
 
 def lenient_chunk(value: dict[str, Any]) -> Chunk:
     choices = value.get("choices")
+    choices = [choices] if isinstance(choices, dict) else choices
     return Chunk(
         choices=[_lenient_choice(c) for c in choices if isinstance(c, dict)]
         if isinstance(choices, list)
         else None,
         usage=value.get("usage"),
-        model=scrub_all(_text(value.get("model"))),
+        model=scrub_all(_string(value.get("model"))),
         error=value.get("error"),
         x_groq=value.get("x_groq"),
-        type=_text(value.get("type")),
-        object=_text(value.get("object")),
+        type=_string(value.get("type")),
+        object=_string(value.get("object")),
     )
 
 
@@ -125,30 +184,33 @@ def _lenient_choice(value: dict[str, Any]) -> Choice:
         index=_whole_number(value.get("index")),
         delta=_lenient_delta(value.get("delta")),
         message=_lenient_delta(value.get("message")),
-        text=_text(value.get("text")),
-        finish_reason=_text(value.get("finish_reason")),
+        text=_string(value.get("text")),
+        finish_reason=_word(value.get("finish_reason")),
         usage=value.get("usage"),
+        error=value.get("error"),
     )
 
 
 def _lenient_delta(value: Any) -> DeltaFrame | None:
+    if isinstance(value, str):
+        return DeltaFrame(content=value)
     if not isinstance(value, dict):
         return None
     content = value.get("content")
     calls = value.get("tool_calls")
+    calls = [calls] if isinstance(calls, dict) else calls
     details = value.get("reasoning_details")
     return DeltaFrame(
-        content=content if isinstance(content, str | list) else None,
-        reasoning_content=_text(value.get("reasoning_content")),
-        reasoning=_text(value.get("reasoning")),
+        content=[content] if isinstance(content, dict) else content if isinstance(content, str | list) else None,
+        reasoning_content=text_of(value.get("reasoning_content")),
+        reasoning=text_of(value.get("reasoning")),
+        reasoning_text=text_of(value.get("reasoning_text")),
+        thinking=text_of(value.get("thinking")),
         reasoning_details=details if isinstance(details, list) else None,
-        refusal=_text(value.get("refusal")),
-        tool_calls=[
-            _lenient_call(c)
-            for c in ([calls] if isinstance(calls, dict) else calls or [])
-            if isinstance(c, dict)
-        ]
-        if isinstance(calls, list | dict)
+        thinking_blocks=blocks if isinstance(blocks := value.get("thinking_blocks"), list) else None,
+        refusal=text_of(value.get("refusal")),
+        tool_calls=[_lenient_call(c) for c in calls if isinstance(c, dict)]
+        if isinstance(calls, list)
         else None,
         function_call=_lenient_function(value.get("function_call")),
         extra_content=value.get("extra_content"),
@@ -158,10 +220,14 @@ def _lenient_delta(value: Any) -> DeltaFrame | None:
 def _lenient_call(value: dict[str, Any]) -> ToolCall:
     id = value.get("id")
     function = value.get("function")
+    custom = value.get("custom")
     return ToolCall(
         index=_whole_number(value.get("index")),
         id=scrub_all(str(id)) if isinstance(id, str | int) and not isinstance(id, bool) else None,
         function=_lenient_function(function if isinstance(function, dict) else value),
+        custom=Custom(_string(custom.get("name")), _string(custom.get("input")))
+        if isinstance(custom, dict)
+        else None,
         **{k: value.get(k) for k in CALL_EXTRAS},
     )
 
@@ -173,6 +239,6 @@ def _lenient_function(value: Any) -> Function | None:
     if isinstance(arguments, list | int | float):
         arguments = json.dumps(arguments)  # no object: the end of the turn says so
     return Function(
-        name=scrub_all(_text(value.get("name"))),
+        name=scrub_all(_string(value.get("name"))),
         arguments=arguments if isinstance(arguments, str | dict) else None,
     )

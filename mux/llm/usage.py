@@ -10,6 +10,8 @@ __all__ = ["merge_usage", "read_usage"]
 
 
 def _count(value: Any) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value < 0:
         return None
     return int(value) if value < 1e15 else None
@@ -37,9 +39,13 @@ def read_usage(raw: Any) -> Usage | None:
         input_tokens=_first((raw, "prompt_tokens"), (raw, "input_tokens")),
         output_tokens=_first((raw, "completion_tokens"), (raw, "output_tokens")),
         reasoning_tokens=_first((out, "reasoning_tokens"), (raw, "reasoning_tokens")),
-        # DeepSeek: prompt_cache_hit_tokens; Moonshot: cached_tokens beside the totals
+        # DeepSeek: prompt_cache_hit_tokens; Moonshot: cached_tokens beside the totals;
+        # gateways of Anthropic's models: cache_read_input_tokens
         cached_tokens=_first(
-            (inp, "cached_tokens"), (raw, "prompt_cache_hit_tokens"), (raw, "cached_tokens")
+            (inp, "cached_tokens"),
+            (raw, "prompt_cache_hit_tokens"),
+            (raw, "cached_tokens"),
+            (raw, "cache_read_input_tokens"),
         ),
         cost=float(cost)
         if usable_cost and cost is not None
@@ -50,7 +56,9 @@ def read_usage(raw: Any) -> Usage | None:
 
 
 def merge_usage(old: Usage | None, new: Usage | None) -> Usage | None:
-    """Later reports win, field by field: running totals are sent more than once."""
+    """Later reports win, field by field: running totals are sent more than once. A zero after a count is no
+    report: some fill the usage of chunks that have none with zeros."""
     if old is None or new is None:
         return new if old is None else old
-    return old.model_copy(update=new.model_dump(exclude_none=True))
+    told = new.model_dump(exclude_none=True)
+    return old.model_copy(update={k: v for k, v in told.items() if v or getattr(old, k) is None})

@@ -13,11 +13,13 @@ objects on neighbouring ``data:`` lines are two records, and a body that is no S
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
 from mux.errors import UpstreamError
-from mux.llm.failures import broken, error_of, scrub_all
+from mux.llm.failures import broken, error_of, raise_reported, scrub_all
+from mux.llm.frames import values_of
 from mux.llm.model import Delta, TurnEnd
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
 MAX_RECORD: Final = 8 * 1024 * 1024  # one SSE record or a body that is no SSE: beyond it nobody streams
 MAX_TURN: Final = 512 * 1024 * 1024  # all bytes of a turn: 32 MiB of text in one-character chunks fit
 
+_NO_STREAM = "The answer is neither an event stream nor JSON of this API."
 _BOM = b"\xef\xbb\xbf"
 _PING_EVENTS = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
 
@@ -166,6 +169,8 @@ class RecordReader:
             elif not line:
                 if self._data:
                     yield self._take()
+                elif self._event == "error":
+                    yield Record("error", b"")  # SSE drops events without data; this one says enough
                 self._event = ""
             elif line.startswith(b"event:"):
                 self._sse = True
@@ -178,11 +183,20 @@ class RecordReader:
                 else:
                     self._body = [line]
                     self._hold(len(line))
+            elif field := _FIELD.match(line):
+                yield from self._lines([b"%b:%b" % (field[1].lower(), line[field.end() :])])
             else:
-                self.noise = self.noise or not line.isspace()
+                self.noise = self.noise or bool(line.strip(b" \t\0"))
 
 
 _OTHER_FIELDS = (b":", b"id:", b"retry:")
+# a field as some proxies and hand-written servers spell it: indented, in capitals, after NULs
+_FIELD = re.compile(rb"[ \t\0]*(data|event|id|retry)[ \t]*:", re.IGNORECASE)
+
+
+def _is_done(data: bytes) -> bool:
+    """Whether this is ``[DONE]``, also in small letters, in quotes, or with something after it."""
+    return data[:32].lstrip(b" \t\"'").upper().startswith(b"[DONE]")
 
 
 def _apart(before: bytes, after: bytes) -> bool:
@@ -286,15 +300,19 @@ class TurnReader:
         """Read one record; ``True`` if it says that nothing follows."""
         data = record.data
         if isinstance(record, Body):
-            error_of(data)  # raises if it is one; anything else between records is ignored, as SSE says
-            return False
-        if not data or (data[0] in b" :\t\n" and (not data.strip() or data.lstrip()[:1] == b":")):
-            return False  # a comment that a gateway wrapped as data
+            if not (done := _is_done(data)):
+                error_of(data)  # raises if it is one; anything else between records is ignored, as SSE says
+            self.done = done
+            return done
+        if data[:1] != b"{":
+            if not data or (data[0] in b" :\t\n" and (not data.strip() or data.lstrip()[:1] == b":")):
+                if record.event != "error":
+                    return False  # a comment that a gateway wrapped as data
+            elif _is_done(data):
+                self.done = True
+                return True
         if record.event in _PING_EVENTS:
             return False
-        if data.lstrip().startswith(b"[DONE]"):
-            self.done = True
-            return True
         self._parser.record(record.event, data)
         return False
 
@@ -312,20 +330,33 @@ class TurnReader:
                 return
 
     def _whole(self, data: bytes) -> None:
-        """A body that is no SSE: a complete answer, an error in JSON, or a page for people."""
-        error_of(data)
+        """A body that is no SSE: a complete answer, chunks without frames, an error in JSON, or a page for
+        people."""
+        if _is_done(data):
+            self.done = True
+            return
+        if data.lstrip()[:1] == b"<":
+            raise broken(_NO_STREAM, retryable=False)
         try:
-            value = scrub_all(json.loads(data))
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict) or not self._parser.whole(value):
-            raise broken("The answer is neither an event stream nor JSON of this API.", retryable=False)
+            values = values_of(data)
+        except UpstreamError:
+            raise UpstreamError("upstream_truncated", "The answer broke off.", retryable=True) from None
+        found = [v for some in values for v in (some if isinstance(some, list) else [some])]
+        objects = [scrub_all(v) for v in found if isinstance(v, dict)]
+        for value in objects:
+            raise_reported(value)
+        if len(objects) == 1 and self._parser.whole(objects[0]):
+            return
+        if not any("choices" in v or str(v.get("type")).startswith("response.") for v in objects):
+            raise broken(_NO_STREAM, retryable=False)
+        for value in objects:
+            self._parser.record("", json.dumps(value).encode())
 
     def _judge(self, cut: bool) -> None:
         if self.terminal:
             return
         if self._reader.noise and not self._parser.started:
-            raise broken("The answer is neither an event stream nor JSON of this API.", retryable=False)
+            raise broken(_NO_STREAM, retryable=False)
         if self._parser.started or cut:
             raise UpstreamError(
                 "upstream_truncated", "The stream ended in the middle of the turn.", retryable=True
