@@ -14,6 +14,7 @@ import msgspec
 from mux.errors import UpstreamError
 from mux.events import Usage
 from mux.llm.failures import broken, raise_reported, scrub, scrub_all
+from mux.llm.finish import FAILED, NOT_FINISHED, STOPS, plain, settle_finish
 from mux.llm.frames import (
     CALL_EXTRAS,
     UNFIT,
@@ -28,70 +29,15 @@ from mux.llm.frames import (
     text_of,
     values_of,
 )
-from mux.llm.model import Delta, FinishReason, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
+from mux.llm.model import Delta, OtherChoice, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
 from mux.llm.tool_calls import Assembler
 from mux.llm.usage import merge_usage, read_usage
 
-__all__ = ["ChatParser", "Halves", "settle_finish"]
+__all__ = ["ChatParser", "Halves"]
 
 
 _EMPTY = DeltaFrame()
 MAX_CHOICES: Final = 128
-
-# as compared: lower case, "_" for "-" and blanks
-_STOPS: dict[str, FinishReason] = {
-    "stop": "stop",
-    "tool_calls": "tool_calls",
-    "length": "length",
-    "content_filter": "content_filter",
-    "tool_use": "tool_calls",
-    "function_call": "tool_calls",
-    "max_tokens": "length",
-    "max_output_tokens": "length",
-    "max_length": "length",
-    "length_limit": "length",
-    "model_length": "length",
-    "model_context_window_exceeded": "length",  # Anthropic, Z.ai
-    "content_filtered": "content_filter",
-    "safety": "content_filter",
-    "sensitive": "content_filter",
-    "recitation": "content_filter",
-    "prohibited_content": "content_filter",
-    "blocklist": "content_filter",
-    "spii": "content_filter",
-    "refusal": "content_filter",  # Anthropic
-}
-_NOT_FINISHED = frozenset({"", "null", "none", "undefined", "false"})
-# error: OpenRouter; network_error: Z.ai; insufficient_system_resource: DeepSeek; abort: vLLM, SGLang
-_FAILED = frozenset(
-    {
-        "error",
-        "failed",
-        "network_error",
-        "server_error",
-        "internal_error",
-        "insufficient_system_resource",
-        "engine_overloaded",
-        "timeout",
-        "abort",
-        "aborted",
-        "cancelled",
-        "canceled",
-    }
-)
-
-
-def _plain(word: str) -> str:
-    return word.strip().lower().replace("-", "_").replace(" ", "_")
-
-
-def settle_finish(said: str | None, calls: int) -> FinishReason:
-    """The finish reason: ``length`` and ``content_filter`` stay; otherwise the calls decide, not the word."""
-    word = _STOPS.get(_plain(said or ""))
-    if word in ("length", "content_filter"):
-        return word
-    return "tool_calls" if calls else "stop"
-
 
 _Say = type[TextDelta] | type[ReasoningDelta] | type[RefusalDelta]
 _SAYS: dict[str, _Say] = {"text": TextDelta, "reasoning": ReasoningDelta, "refusal": RefusalDelta}
@@ -127,12 +73,13 @@ class ChatParser:
         self.terminal = False
         self.started = False
         self._n = n
+        self._known = known
         self._calls = Assembler(known)
         self._halves = Halves()
         self._primary: int | None = (
             0 if n > 1 else None
         )  # the first choice seen, where only one was asked for
-        self._others: dict[int, list[str]] = {}
+        self._others: dict[int, ChatParser] = {}
         self._unfinished: set[int] = set()
         self._said: str | None = None
         self._spoke = False  # anything of the answer was received
@@ -213,7 +160,7 @@ class ChatParser:
         if choice.usage:
             self._count(choice.usage)
         said = choice.finish_reason
-        if said and (word := _plain(said)) not in _NOT_FINISHED:
+        if said and (word := plain(said)) not in NOT_FINISHED:
             self._finished(index, word, first)
 
     def _unsaid(self, message: DeltaFrame, index: int) -> DeltaFrame:
@@ -239,29 +186,24 @@ class ChatParser:
         self.progress = True
         self._unfinished.discard(index)
         if first:
-            if word in _FAILED:
+            if word in FAILED:
                 raise UpstreamError("upstream_error", "The endpoint broke the turn off.", retryable=True)
-            if self._said is None or _STOPS.get(word) in ("length", "content_filter"):
+            if self._said is None or STOPS.get(word) in ("length", "content_filter"):
                 self._said = word
         self.terminal = self._said is not None and not self._unfinished
 
     def _other(self, index: int, delta: DeltaFrame) -> None:
-        texts = self._others.get(index)
-        if texts is None:
+        other = self._others.get(index)
+        if other is None:
             if len(self._others) >= MAX_CHOICES:
                 raise broken("More choices than anybody asked for.", retryable=False)
-            texts = self._others[index] = []
+            other = self._others[index] = ChatParser(self._known)
             if self._n > 1:
                 self._unfinished.add(index)
                 self.terminal = False
-        text = (
-            delta.content
-            if isinstance(delta.content, str)
-            else "".join(t for kind, t in _parts(delta.content) if kind is TextDelta)
-        )
-        if text:
-            self.progress = True
-            texts.append(self._mend(f"choice {index}", text))
+        other._delta(delta)
+        self.progress = self.progress or other.progress
+        other.progress = False
 
     def _delta(self, delta: DeltaFrame) -> None:
         thought = delta.reasoning_content or delta.reasoning or delta.reasoning_text or delta.thinking
@@ -271,7 +213,8 @@ class ChatParser:
         if delta.reasoning_details:
             self._think(self._details, delta.reasoning_details, shown=bool(thought))
         if delta.thinking_blocks:
-            self._think(self._blocks, delta.thinking_blocks, shown=bool(thought))
+            told = self._reasoning_field is not None  # LiteLLM says it all again beside the signature
+            self._think(self._blocks, delta.thinking_blocks, shown=told)
         content = delta.content
         if content:
             if isinstance(content, str):
@@ -343,9 +286,7 @@ class ChatParser:
     # --- the end --------------------------------------------------------------------------------------------
 
     def end(self, *, done: bool) -> TurnEnd:
-        for kind in self._halves.pending:
-            if say := _SAYS.get(kind):
-                self.out.append(say("\ufffd"))
+        self._flush()
         if not self._spoke and self._said is None:
             raise UpstreamError("upstream_empty", "The stream ended without an answer.", retryable=True)
         cut_short = settle_finish(self._said, 0) != "stop"
@@ -368,8 +309,19 @@ class ChatParser:
             usage=self._usage,
             provider_items=items or None,
             model=self._model,
-            choices=tuple("".join(self._others[i]) for i in sorted(self._others)),
+            choices=tuple(self._others[i]._whole_choice() for i in sorted(self._others)),
         )
+
+    def _whole_choice(self) -> OtherChoice:
+        self._flush()
+        calls = self._calls.finish(self.out, cut_short=False)
+        said = {kind: "".join(d.text for d in self.out if isinstance(d, kind)) for kind in _SAYS.values()}
+        return OtherChoice(said[TextDelta], said[RefusalDelta], tuple((c.name, c.raw) for c in calls))
+
+    def _flush(self) -> None:
+        for kind in self._halves.pending:
+            if say := _SAYS.get(kind):
+                self.out.append(say("\ufffd"))
 
 
 def _says(delta: DeltaFrame) -> bool:
@@ -380,8 +332,9 @@ def _parts(content: list[Any] | None) -> list[tuple[_Say, str]]:
     """What a list of content parts says, each with its kind (Mistral has ``thinking`` parts)."""
     found: list[tuple[_Say, str]] = []
     for part in content or ():
+        kind: _Say = TextDelta
         if not isinstance(part, dict):
-            kind, text = TextDelta, part if isinstance(part, str) else None
+            text = part if isinstance(part, str) else None
         elif thought := text_of(part.get("thinking")):
             kind, text = ReasoningDelta, thought
         elif refusal := text_of(part.get("refusal")):
@@ -405,7 +358,8 @@ def _grow(kept: list[dict[str, Any]], item: dict[str, Any]) -> None:
         return
     for name, value in item.items():
         if name in _PIECES and isinstance(value, str) and isinstance(last.get(name), str):
-            last[name] += value
+            whole = item.get("signature") and value.startswith(last[name])
+            last[name] = value if whole else last[name] + value
         elif value is not None:
             last[name] = value
 

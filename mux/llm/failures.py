@@ -221,7 +221,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def _sane(seconds: float) -> float | None:
-    return seconds if 0 <= seconds < 1e7 else None
+    return min(seconds, 1e7) if 0 <= seconds < float("inf") else None
 
 
 def unreachable(error: BaseException, place: str) -> UpstreamError:

@@ -7,6 +7,7 @@ surrogates, bad UTF-8) goes through :func:`lenient` into the same structs, so th
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +22,9 @@ __all__ = [
     "DeltaFrame",
     "Function",
     "ToolCall",
+    "broke_off",
     "decode",
+    "is_done",
     "lenient",
     "lenient_chunk",
     "text_of",
@@ -45,7 +48,9 @@ class ToolCall(msgspec.Struct):
     index: int | None = None
     id: str | None = None
     function: Function | None = None
-    custom: Custom | None = None  # a tool whose input is no JSON; nobody offered one, but a model may write it
+    custom: Custom | None = (
+        None  # a tool whose input is no JSON; nobody offered one, but a model may write it
+    )
     name: str | None = None  # some send name and arguments beside the id, without "function"
     arguments: str | dict[str, Any] | None = None
     extra_content: Any = None  # Gemini: {"google": {"thought_signature": …}}
@@ -102,19 +107,42 @@ def values_of(data: bytes) -> list[Any]:
     Raises:
         UpstreamError: ``upstream_protocol``.
     """
-    text = data.decode("utf-8", "replace").strip(_PADDING)
+    text = data.decode("utf-8", "replace")
     values: list[Any] = []
+    at = _skip(text, 0)
     try:
-        while text:
-            value, at = _DECODER.raw_decode(text)
+        while at < len(text) and not (values and is_done(text[at : at + 16].encode())):
+            value, at = _DECODER.raw_decode(text, at)
             values.append(value)
-            text = text[at:].lstrip(_PADDING).removeprefix("data:").lstrip(_PADDING)
+            at = _skip(text, at)
     except (ValueError, RecursionError):
         raise broken("A record of the stream is not JSON.") from None
     return values
 
 
-_PADDING: Final = " \t\r\n\0\ufeff"
+def broke_off(data: bytes) -> bool:
+    """Whether bytes that are no JSON are the beginning of it."""
+    text = data.decode("utf-8", "replace").rstrip()
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as e:
+        return e.pos >= len(text) or e.msg.startswith("Unterminated string")
+    except RecursionError:
+        pass
+    return False
+
+
+def _skip(text: str, at: int) -> int:
+    found = _GAP.match(text, at)
+    return found.end() if found else at
+
+
+def is_done(data: bytes) -> bool:
+    """Whether this is ``[DONE]``, also in small letters, in quotes, or with something after it."""
+    return data[:32].lstrip(b" \t\"'").upper().startswith(b"[DONE]")
+
+
+_GAP: Final = re.compile(r"[ \t\r\n\0\ufeff]*(?:data:[ \t\r\n\0\ufeff]*)?")
 _DECODER: Final = json.JSONDecoder(strict=False)
 
 
@@ -201,7 +229,11 @@ def _lenient_delta(value: Any) -> DeltaFrame | None:
     calls = [calls] if isinstance(calls, dict) else calls
     details = value.get("reasoning_details")
     return DeltaFrame(
-        content=[content] if isinstance(content, dict) else content if isinstance(content, str | list) else None,
+        content=[content]
+        if isinstance(content, dict)
+        else content
+        if isinstance(content, str | list)
+        else None,
         reasoning_content=text_of(value.get("reasoning_content")),
         reasoning=text_of(value.get("reasoning")),
         reasoning_text=text_of(value.get("reasoning_text")),

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 from mux.agent import (
     AgentContext,
@@ -38,7 +39,7 @@ from mux.events import (
 from mux.llm.calls import Call, CallRunner, parse_arguments
 from mux.llm.history import fit, schema_tokens
 from mux.llm.interrupt import Interrupted, Interruption
-from mux.llm.model import ModelRequest, ToolSchema, TurnEnd
+from mux.llm.model import ModelRequest, OtherChoice, ToolSchema, TurnEnd
 from mux.llm.setup import Setup
 from mux.llm.turn import Turn
 
@@ -304,15 +305,20 @@ class Loop:
             raise UpstreamError("upstream_empty", why, retryable=end.finish != "length")
         usage = self.setup.priced(end.usage)
         self.totals.add(end, usage)
-        choices = [
-            Custom(name="choice", value={"step": self.step, "index": index, "content": content})
-            for index, content in enumerate(end.choices, 1)
-        ]
+        choices = [self._choice(index, other) for index, other in enumerate(end.choices, 1)]
         finished = StepFinished(
             step=self.step, finish_reason=end.finish, usage=usage, provider_items=end.provider_items
         )
         reported = [] if usage is None else [UsageReport(step=self.step, **usage.model_dump())]
         return [*choices, finished, *reported]
+
+    def _choice(self, index: int, other: OtherChoice) -> Custom:
+        value: dict[str, Any] = {"step": self.step, "index": index, "content": other.text}
+        if other.refusal:
+            value["refusal"] = other.refusal
+        if other.calls:
+            value["tool_calls"] = [{"tool": name, "arguments": raw} for name, raw in other.calls]
+        return Custom(name="choice", value=value)
 
     def _request(self) -> tuple[ModelRequest, list[Body]]:
         reserve = schema_tokens(self._schemas) + self.setup.answer_tokens

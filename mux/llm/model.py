@@ -22,6 +22,7 @@ __all__ = [
     "Delta",
     "Model",
     "ModelRequest",
+    "OtherChoice",
     "ReasoningDelta",
     "RefusalDelta",
     "TextDelta",
@@ -115,6 +116,19 @@ class CompleteCall:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherChoice:
+    """A further choice (``n`` > 1), whole. Its calls don't run: only the first choice is gone on with.
+
+    Attributes:
+        calls: name and arguments' text of each call.
+    """
+
+    text: str = ""
+    refusal: str = ""
+    calls: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TurnEnd:
     """The turn is over upstream.
 
@@ -124,7 +138,7 @@ class TurnEnd:
         usage: as reported, ``None`` if nothing was.
         provider_items: what must be sent back to this provider with the turn.
         model: the model that the provider says it used.
-        choices: further choices (``n`` > 1): texts of index 1…, in order.
+        choices: further choices (``n`` > 1), of index 1…, in order.
         ttft_ms: first delta received minus request sent.
         generation_ms: last delta received minus first.
     """
@@ -134,7 +148,7 @@ class TurnEnd:
     usage: Usage | None = None
     provider_items: list[Any] | None = None
     model: str | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[OtherChoice, ...] = ()
     ttft_ms: int | None = None
     generation_ms: int | None = None
 

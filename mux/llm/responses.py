@@ -1,7 +1,7 @@
 """Responses API events → deltas. Format: https://platform.openai.com/docs/api-reference/responses-streaming.
 
 Servers leave events out (arguments or text only in the ``done`` event, or only in the last one), so each
-later report fills in what the earlier ones did not say, and nothing is said twice.
+later report fills in what the earlier ones did not say, and nothing is said twice (:mod:`mux.llm.spoken`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import msgspec
 
 from mux.errors import UpstreamError
 from mux.events import Usage
-from mux.llm.chat import Halves, settle_finish
+from mux.llm.chat import Halves
 from mux.llm.failures import broken, raise_reported, reported, scrub_all
+from mux.llm.finish import settle_finish
+from mux.llm.frames import text_of, values_of
 from mux.llm.model import Delta, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
+from mux.llm.spoken import FINAL, Calls, Say, Spoken
 from mux.llm.tool_calls import Assembler, Call
 from mux.llm.usage import merge_usage, read_usage
 
@@ -31,6 +34,8 @@ class _Event(msgspec.Struct):
     content_index: int | None = None
     summary_index: int | None = None
     text: str | None = None
+    input: str | None = None
+    part: Any = None
     refusal: str | None = None
     arguments: str | dict[str, Any] | None = None
     name: str | None = None
@@ -43,8 +48,7 @@ class _Event(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Event).decode
 _FIELDS: Final = frozenset(_Event.__struct_fields__)
 
-_Say = type[TextDelta] | type[ReasoningDelta] | type[RefusalDelta]
-_DELTAS: dict[str, _Say] = {
+_DELTAS: dict[str, Say] = {
     "response.output_text.delta": TextDelta,
     "response.refusal.delta": RefusalDelta,
     "response.reasoning_summary_text.delta": ReasoningDelta,
@@ -52,13 +56,17 @@ _DELTAS: dict[str, _Say] = {
     "response.reasoning.delta": ReasoningDelta,
     "response.reasoning_summary.delta": ReasoningDelta,
 }
-_WHOLES: dict[str, _Say] = {
+_WHOLES: dict[str, Say] = {
     "response.output_text.done": TextDelta,
     "response.refusal.done": RefusalDelta,
     "response.reasoning_summary_text.done": ReasoningDelta,
     "response.reasoning_text.done": ReasoningDelta,
 }
 _QUIET = frozenset({"response.created", "response.in_progress", "response.queued", "keepalive", "ping"})
+_CALL_DELTAS = frozenset({"response.function_call_arguments.delta", "response.custom_tool_call_input.delta"})
+_CALL_WHOLES = frozenset({"response.function_call_arguments.done", "response.custom_tool_call_input.done"})
+# response.done: servers of the realtime API's words
+_OVER = frozenset(f"response.{s}" for s in ("completed", "done", "incomplete", "failed", "cancelled"))
 
 
 class ResponsesParser:
@@ -73,10 +81,10 @@ class ResponsesParser:
         self.progress = False
         self.terminal = False
         self.started = False
-        self._calls = Assembler(known)
-        self._by_item: dict[str, Call] = {}
+        self._assembler = Assembler(known)
+        self._calls = Calls(self._assembler)
         self._halves = Halves()
-        self._said: dict[tuple[str, str], int] = {}  # (place, kind) → characters said
+        self._said = Spoken()
         self._items: dict[str, dict[str, Any]] = {}
         self._places: dict[str, str] = {}  # item id → the place that its output index gave it
         self._finish: str | None = None
@@ -90,13 +98,22 @@ class ResponsesParser:
         try:
             value = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            value = _lenient(data, event)
+            for odd in _lenient(data, event):
+                self._read(odd, event, data)
+            return
+        self._read(value, event, data)
+
+    def _read(self, value: _Event, event: str, data: bytes) -> None:
         kind = value.type or event
         say = _DELTAS.get(kind)
         if say is not None:
             if value.delta:
                 self._say(say, self._place(kind, value), value.delta)
         elif kind not in _QUIET:
+            if kind != "error" and not kind.startswith("response."):  # an error in some gateway's words?
+                for other in values_of(data):
+                    if isinstance(other, dict):
+                        raise_reported(other)
             self._event(kind, value)
         elif isinstance(value.response, dict):
             self._answers(value.response.get("model"))
@@ -105,7 +122,8 @@ class ResponsesParser:
         if not isinstance(value.get("output"), list):
             return False
         self.started = True
-        self._over(value)
+        if value.get("status") not in ("queued", "in_progress"):
+            self._over(value)
         return True
 
     def _answers(self, model: Any) -> None:
@@ -118,22 +136,26 @@ class ResponsesParser:
         if kind == "error" or value.error:
             error = value.error if isinstance(value.error, dict) else {"code": value.code}
             raise reported(error)
-        if kind == "response.function_call_arguments.delta":
+        if kind in _CALL_DELTAS:
             self._arguments(value)
-        elif kind == "response.function_call_arguments.done":
+        elif kind in _CALL_WHOLES:
             self.progress = True
-            self._whole_call(self._call(value), value.arguments)
+            self._whole_call(self._call(value), value.input if value.arguments is None else value.arguments)
         elif kind in _WHOLES:
-            self._whole(_WHOLES[kind], self._place(kind, value), value.text or value.refusal)
+            self._whole(_WHOLES[kind], self._place(kind, value), value.text or value.refusal, "text")
+        elif kind == "response.content_part.done":
+            self._part(self._place(kind, value), value.part, "part")
         elif kind in ("response.output_item.added", "response.output_item.done"):
             if isinstance(value.item, dict):
                 self.progress = True
-                self._item(scrub_all(value.item), value.output_index, done=kind.endswith("done"))
+                self._item(
+                    scrub_all(value.item), value.output_index, "item" if kind.endswith("done") else None
+                )
         elif kind == "response.reasoning_summary_part.added" and value.summary_index:
             before = f"{self._base(value.item_id, value.output_index)}/summary/{value.summary_index - 1}"
-            if (before, ReasoningDelta.__name__) in self._said:
-                self._say(ReasoningDelta, "break", "\n\n")
-        elif kind in ("response.completed", "response.incomplete", "response.failed", "response.cancelled"):
+            if (before, ReasoningDelta) in self._said:
+                self.out.append(ReasoningDelta("\n\n"))
+        elif kind in _OVER:
             response = value.response if isinstance(value.response, dict) else {}
             self._over({"status": kind.rpartition(".")[2], **response})
 
@@ -152,33 +174,39 @@ class ResponsesParser:
             return f"{base}/summary/{value.summary_index or 0}"
         return f"{base}/content/{value.content_index or 0}"
 
-    def _say(self, kind: _Say, place: str, text: str) -> None:
+    def _say(self, kind: Say, place: str, text: str) -> None:
+        self._said.add(kind, place, text)
+        self._pass_on(kind, place, text)
+
+    def _pass_on(self, kind: Say, place: str, text: str) -> None:
         self.progress = self._spoke = True
-        key = (place, kind.__name__)
-        self._said[key] = self._said.get(key, 0) + len(text)
         if not text.isascii() or self._halves.pending:
             text = self._halves.mend(f"{place} {kind.__name__}", text)
         if text:
             self.out.append(kind(text))
 
-    def _whole(self, kind: _Say, place: str, text: Any) -> None:
-        """A text told again at its end: say what of it was not said."""
+    def _whole(self, kind: Say, place: str, text: Any, level: str) -> None:
+        """A text told again: say what of it was not said."""
         if isinstance(text, str) and text:
             self.progress = True
-            said = self._said.get((place, kind.__name__), 0)
-            if len(text) > said:
-                self._say(kind, place, text[said:])
+            if rest := self._said.rest(kind, place, text, level):
+                self._pass_on(kind, place, rest)
+
+    def _part(self, place: str, part: Any, level: str) -> None:
+        if isinstance(part, dict):
+            thought = part.get("type") in ("reasoning_text", "summary_text")
+            self._whole(ReasoningDelta if thought else TextDelta, place, part.get("text"), level)
+            self._whole(RefusalDelta, place, part.get("refusal"), level)
+
+    # --- calls ----------------------------------------------------------------------------------------------
 
     def _call(self, value: _Event) -> Call:
-        keys = [k for k in (value.item_id, _at(value.output_index)) if k]
-        call = next((self._by_item[k] for k in keys if k in self._by_item), None)
-        if call is None:
-            call = self._calls.open(None, value.name or "")
-        elif value.name and not call.name:
-            call.name = value.name
-        for key in keys:
-            self._by_item.setdefault(key, call)
         self._spoke = True
+        call = self._calls.of_event(value.item_id, value.output_index)
+        if call is None:
+            return self._calls.open(value.item_id, value.output_index, None, value.name or "")
+        if value.name and not call.name:
+            call.name = value.name
         return call
 
     def _arguments(self, value: _Event) -> None:
@@ -188,46 +216,51 @@ class ResponsesParser:
         text = value.delta
         if not text.isascii() or self._halves.pending:
             text = self._halves.mend(f"arguments {value.item_id}", text)
-        self._calls.push(self.out, self._call(value), text)
+        self._assembler.push(self.out, self._call(value), text)
 
     def _whole_call(self, call: Call, arguments: Any) -> None:
-        if isinstance(arguments, dict):
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        if isinstance(arguments, str) and arguments:
-            self._calls.replace(self.out, call, scrub_all(arguments))
+        if text := _argument_text(arguments):
+            self._assembler.replace(self.out, call, text)
 
-    def _item(self, item: dict[str, Any], index: int | None, *, done: bool) -> None:
+    def _item(self, item: dict[str, Any], index: int | None, level: str | None) -> None:
+        """An item: begun, or whole where it has a ``level`` of report."""
         kind = item.get("type")
         id = item.get("id") if isinstance(item.get("id"), str) else None
-        if kind == "function_call":
-            self._function_call(item, id, index, done=done)
-        if not done:
+        if kind in ("function_call", "custom_tool_call"):
+            # the last list counts on its own: its positions are no output indexes
+            self._function_call(item, id, None if level == FINAL else index, level)
+        if level is None:
             return
         base = self._base(id, index)
         if kind == "message":
             for at, part in enumerate(_list(item.get("content"))):
-                if isinstance(part, dict):
-                    place = f"{base}/content/{at}"
-                    self._whole(TextDelta, place, part.get("text"))
-                    self._whole(RefusalDelta, place, part.get("refusal"))
+                self._part(f"{base}/content/{at}", part, level)
         elif kind == "reasoning":
             for name in ("summary", "content"):
                 for at, part in enumerate(_list(item.get(name))):
                     if isinstance(part, dict):
-                        self._whole(ReasoningDelta, f"{base}/{name}/{at}", part.get("text"))
-        self._items[base] = item
+                        self._whole(ReasoningDelta, f"{base}/{name}/{at}", part.get("text"), level)
+            self._items[id or base] = item
 
-    def _function_call(self, item: dict[str, Any], id: str | None, index: int | None, *, done: bool) -> None:
-        name = item.get("name") if isinstance(item.get("name"), str) else None
-        call = self._call(_Event(item_id=id, output_index=index, name=name))
-        call_id = item.get("call_id")
-        if isinstance(call_id, str) and call_id:
-            call.provider_id = call_id
+    def _function_call(
+        self, item: dict[str, Any], id: str | None, index: int | None, level: str | None
+    ) -> None:
+        self._spoke = True
+        name = item.get("name") if isinstance(item.get("name"), str) else ""
+        call_id = item.get("call_id") if isinstance(item.get("call_id"), str) else None
+        arguments = _argument_text(item.get("arguments", item.get("input")))
+        told = (level, name or "", arguments) if level else None
+        call = self._calls.of_item(id, index, call_id or None, told=told)
+        if call is None:
+            call = self._calls.open(id, index, call_id or None, name or "")
+        call.name = call.name or name or ""
+        call.provider_id = call_id or call.provider_id
         call.name_over = bool(call.name)  # names come whole here
-        self._calls.push(self.out, call, "")
-        if done:
-            self._whole_call(call, item.get("arguments"))
+        self._assembler.push(self.out, call, "")
+        if level:
+            self._whole_call(call, arguments)
             call.closed = item.get("status") != "incomplete"
+            self._items[f"call {call.key}"] = item
 
     def _over(self, response: dict[str, Any]) -> None:
         """A terminal event: the whole response once more, with usage."""
@@ -238,7 +271,9 @@ class ResponsesParser:
             raise_reported({"error": error or {"type": status}})
         for index, item in enumerate(_list(response.get("output"))):
             if isinstance(item, dict):
-                self._item(scrub_all(item), index, done=True)
+                self._item(scrub_all(item), index, FINAL)
+        if not self._said.any(TextDelta):  # some put all text there and leave the list empty
+            self._whole(TextDelta, "", response.get("output_text"), FINAL)
         self._usage = merge_usage(self._usage, read_usage(response.get("usage")))
         self._answers(response.get("model"))
         details = response.get("incomplete_details")
@@ -254,7 +289,7 @@ class ResponsesParser:
     def end(self, *, done: bool) -> TurnEnd:
         if not self._spoke and self._finish is None:
             raise UpstreamError("upstream_empty", "The stream ended without an answer.", retryable=True)
-        calls = self._calls.finish(self.out, cut_short=self._finish in ("length", "content_filter"))
+        calls = self._assembler.finish(self.out, cut_short=self._finish in ("length", "content_filter"))
         items = [i for i in self._items.values() if i.get("type") in ("reasoning", "function_call")]
         return TurnEnd(
             finish=settle_finish(self._finish, len(calls)),
@@ -273,24 +308,35 @@ def _at(index: int | None) -> str | None:
     return None if index is None else f"#{index}"
 
 
-def _lenient(data: bytes, event: str) -> _Event:
+def _argument_text(arguments: Any) -> str:
+    if isinstance(arguments, dict):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return scrub_all(arguments) if isinstance(arguments, str) else ""
+
+
+def _lenient(data: bytes, event: str) -> list[_Event]:
     if event == "error":
-        return _Event(type="error")
-    try:
-        value = json.loads(data.decode("utf-8", "replace").lstrip("\ufeff"), strict=False)
-    except (ValueError, RecursionError):
-        raise broken("A record of the stream is not JSON.") from None
-    if isinstance(value, str):
-        raise broken("A record of the stream is not a JSON object.")
-    if not isinstance(value, dict):
-        return _Event(type="ping")
+        return [_Event(type="error")]
+    events: list[_Event] = []
+    for value in values_of(data):
+        if isinstance(value, str):
+            raise broken("A record of the stream is not a JSON object.")
+        objects = value if isinstance(value, list) else [value]
+        events += [_Event(**_fitting(v)) if isinstance(v, dict) else _Event(type="ping") for v in objects]
+    return events
+
+
+def _fitting(value: dict[str, Any]) -> dict[str, Any]:
     fitting: dict[str, Any] = {}
     for name in _FIELDS & value.keys():
         field = value[name]
-        if name in ("item", "response", "error", "code") or (name == "arguments" and isinstance(field, dict)):
+        if name in _ANY or (name == "arguments" and isinstance(field, dict)):
             fitting[name] = field
         elif name.endswith("_index"):
             fitting[name] = field if isinstance(field, int) and not isinstance(field, bool) else None
         else:
-            fitting[name] = field if isinstance(field, str) else None
-    return _Event(**fitting)
+            fitting[name] = text_of(field)
+    return fitting
+
+
+_ANY: Final = frozenset({"item", "response", "error", "code", "part"})

@@ -37,6 +37,8 @@ class Call:
         key: its number in the turn, in the order opened.
         name, provider_id: what is known of them so far.
         closed: the endpoint itself said that the call is complete (Responses API).
+        doubtful: nothing but its place tells it from an earlier call of its name: it may be that one, said
+            again. It is shown at the turn's end, unless it says the same.
     """
 
     __slots__ = (
@@ -47,6 +49,7 @@ class Call:
         "_seen_close",
         "begun",
         "closed",
+        "doubtful",
         "extras",
         "held",
         "key",
@@ -64,6 +67,7 @@ class Call:
         self.name_over = False  # arguments or a fragment without a name came: the name is whole
         self.begun = False
         self.closed = False
+        self.doubtful = False
         self.reopened = (
             False  # id-less: the name came again after whole arguments; the next "{" is a new call
         )
@@ -175,7 +179,9 @@ class Assembler:
             return False
         call = self._find(index, id or None, name, text, position, of)
         if call is None:
+            taken = id in self._by_id if id else index is None or index in self._by_index
             call = self.open(id or None, name or "")
+            call.doubtful = taken and any(c.name == call.name for c in self._calls[:-1])
             if index is not None:
                 self._by_index[index] = call
         else:
@@ -192,7 +198,10 @@ class Assembler:
     ) -> Call | None:
         """The call that a fragment belongs to, or ``None`` if it opens one."""
         by_index = self._by_index.get(index) if index is not None else None
-        if id and (by_id := self._by_id.get(id)) is not None:
+        by_id = self._by_id.get(id) if id else None
+        if by_id is not None and name in self._known and self._joined(by_id, name) is None:
+            by_id = None  # one id for calls of different tools
+        if by_id is not None:
             if by_index is not None and len(self._by_index) > 1:
                 return by_index  # one id for several calls, told apart by their indexes
             if by_index is None and index is not None and name:
@@ -210,9 +219,8 @@ class Assembler:
             return call
         if id and call.provider_id and id != call.provider_id:
             # one index for several calls; or an endpoint that makes a new id for every fragment
-            return call if call.grows(name) and _continues(text) else None
-        if id and call.provider_id == id:
-            return call
+            again = call.name == name and not any(call.parts) and index is not None and of == 1
+            return call if again or (call.grows(name) and _continues(text)) else None
         return call if self._same_call(call, name, text) else None
 
     def _same_call(self, call: Call, name: str, text: str) -> bool:
@@ -278,7 +286,7 @@ class Assembler:
         call = Call(len(self._calls), id, name)
         self._calls.append(call)
         if id:
-            self._by_id.setdefault(id, call)
+            self._by_id[id] = call
         return call
 
     def push(self, out: list[Delta], call: Call, text: str) -> None:
@@ -314,6 +322,7 @@ class Assembler:
 
     def _reopen(self, old: Call) -> Call:
         call = self.open(None, old.name)
+        call.doubtful = True
         for index, known in self._by_index.items():
             if known is old:
                 self._by_index[index] = call
@@ -330,7 +339,7 @@ class Assembler:
     def _show(self, out: list[Delta], *, at_end: bool = False) -> None:
         for call in self._calls[0 if at_end else self._shown :]:
             if not call.begun:
-                if not at_end and not self._settled(call):
+                if not at_end and (call.doubtful or not self._settled(call)):
                     return
                 call.begun = True
                 call.name = call.name or UNNAMED
@@ -361,12 +370,20 @@ class Assembler:
         Args:
             cut_short: the turn ended by ``length`` or ``content_filter``: what is not plainly whole is not.
         """
-        self._calls = [c for c in self._calls if c.name or not c.empty()]
+        self._calls = [c for c in self._calls if (c.name or not c.empty()) and not self._repeats(c)]
         for key, call in enumerate(self._calls):
             if not call.begun:
                 call.key = key
         self._show(out, at_end=True)
         return tuple(_complete(c, cut_short) for c in self._calls)
+
+    def _repeats(self, call: Call) -> bool:
+        """Whether a doubtful call says what an earlier one said."""
+        if not call.doubtful or call.begun:
+            return False
+        earlier = (c for c in self._calls[: call.key] if c.name == call.name)
+        said = parse_arguments(call.raw)[1]
+        return said is not None and any(parse_arguments(c.raw)[1] == said for c in earlier)
 
 
 def _continues(text: str) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from mux.errors import UpstreamError
 from mux.llm.failures import broken, error_of, raise_reported, scrub_all
-from mux.llm.frames import values_of
+from mux.llm.frames import broke_off, is_done, values_of
 from mux.llm.model import Delta, TurnEnd
 
 __all__ = [
@@ -177,26 +177,26 @@ class RecordReader:
                 self._event = line[6:].strip().decode("utf-8", "replace")
             elif line.startswith(_OTHER_FIELDS):
                 self._sse = True
-            elif line.lstrip()[:1] in (b"{", b"[", b"<"):
-                if self._sse:
-                    yield Body(line)  # in mid-stream: perhaps an error that a gateway wrote without a frame
-                else:
-                    self._body = [line]
-                    self._hold(len(line))
-            elif field := _FIELD.match(line):
-                yield from self._lines([b"%b:%b" % (field[1].lower(), line[field.end() :])])
             else:
-                self.noise = self.noise or bool(line.strip(b" \t\0"))
+                yield from self._odd_line(line)
+
+    def _odd_line(self, line: bytes) -> Iterator[Record | Body]:
+        """A line that is no field as the standard spells it."""
+        if line.lstrip()[:1] in (b"{", b"[", b"<"):
+            if self._sse:
+                yield Body(line)  # in mid-stream: perhaps an error that a gateway wrote without a frame
+            else:
+                self._body = [line]
+                self._hold(len(line))
+        elif field := _FIELD.match(line):
+            yield from self._lines([b"%b:%b" % (field[1].lower(), line[field.end() :])])
+        else:
+            self.noise = self.noise or bool(line.strip(b" \t\0"))
 
 
 _OTHER_FIELDS = (b":", b"id:", b"retry:")
 # a field as some proxies and hand-written servers spell it: indented, in capitals, after NULs
 _FIELD = re.compile(rb"[ \t\0]*(data|event|id|retry)[ \t]*:", re.IGNORECASE)
-
-
-def _is_done(data: bytes) -> bool:
-    """Whether this is ``[DONE]``, also in small letters, in quotes, or with something after it."""
-    return data[:32].lstrip(b" \t\"'").upper().startswith(b"[DONE]")
 
 
 def _apart(before: bytes, after: bytes) -> bool:
@@ -300,7 +300,7 @@ class TurnReader:
         """Read one record; ``True`` if it says that nothing follows."""
         data = record.data
         if isinstance(record, Body):
-            if not (done := _is_done(data)):
+            if not (done := is_done(data)):
                 error_of(data)  # raises if it is one; anything else between records is ignored, as SSE says
             self.done = done
             return done
@@ -308,7 +308,7 @@ class TurnReader:
             if not data or (data[0] in b" :\t\n" and (not data.strip() or data.lstrip()[:1] == b":")):
                 if record.event != "error":
                     return False  # a comment that a gateway wrapped as data
-            elif _is_done(data):
+            elif is_done(data):
                 self.done = True
                 return True
         if record.event in _PING_EVENTS:
@@ -332,7 +332,7 @@ class TurnReader:
     def _whole(self, data: bytes) -> None:
         """A body that is no SSE: a complete answer, chunks without frames, an error in JSON, or a page for
         people."""
-        if _is_done(data):
+        if is_done(data):
             self.done = True
             return
         if data.lstrip()[:1] == b"<":
@@ -340,7 +340,9 @@ class TurnReader:
         try:
             values = values_of(data)
         except UpstreamError:
-            raise UpstreamError("upstream_truncated", "The answer broke off.", retryable=True) from None
+            if broke_off(data):
+                raise UpstreamError("upstream_truncated", "The answer broke off.", retryable=True) from None
+            raise broken(_NO_STREAM, retryable=False) from None
         found = [v for some in values for v in (some if isinstance(some, list) else [some])]
         objects = [scrub_all(v) for v in found if isinstance(v, dict)]
         for value in objects:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mux.events import Usage
-from mux.llm.chat import ChatParser, settle_finish
+from mux.llm.chat import ChatParser
+from mux.llm.finish import settle_finish
 from mux.llm.model import Delta, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
 from mux.llm.wire import TurnReader
 
@@ -128,7 +129,7 @@ def test_further_choices_are_collected_apart() -> None:
         n=3,
     )
     assert said(deltas, TextDelta) == "a"
-    assert ended(deltas).choices == ("xy", "z")
+    assert [c.text for c in ended(deltas).choices] == ["xy", "z"]
 
 
 def test_a_further_choice_that_never_finished_is_truncated() -> None:

@@ -35,7 +35,11 @@ from tests.support.player import Case, load_cases, needs_quirks, playing
 
 pytestmark = [needs_quirks, pytest.mark.slow, pytest.mark.timeout(60), pytest.mark.usefixtures("no_leaks")]
 TIMERS = Timeouts(first_byte_s=10, progress_s=5, turn_s=20)
-ERRORS = {"invalid_json": "invalid_arguments", "unknown_tool": "unknown_tool"}
+ERRORS = {
+    "invalid_json": "invalid_arguments",
+    "not_an_object": "invalid_arguments",
+    "unknown_tool": "unknown_tool",
+}
 
 
 def tools_of(case: Case, ran: list[str]) -> list[Tool]:

@@ -1,4 +1,4 @@
-"""Every recorded case of shared/quirks: as bytes through the parser, and over HTTP through `HttpModel`."""
+"""Every recorded case (shared/quirks and ours): as bytes through the parser, and over HTTP by `HttpModel`."""
 
 from __future__ import annotations
 
@@ -38,17 +38,6 @@ pytestmark = needs_quirks
 CASES = load_cases()
 TIMERS = Timeouts(first_byte_s=10, progress_s=5, turn_s=20)
 KEY = "sk-quirk-SECRET"
-
-# answers that only HTTP can give: their bytes alone say nothing
-HTTP_ONLY = {
-    "cut-rst",
-    "error-200-html",
-    "error-429-exhausted",
-    "error-400-no-retry",
-    "error-401-key-not-leaked",
-    "stall-silent",
-}
-SLOW = {"stall-silent": "the progress watchdog is 5 s"}
 
 
 @dataclass
@@ -143,7 +132,7 @@ def read(case: Case, pieces: list[bytes]) -> tuple[list[Delta], str | None]:
     return deltas, reader.failure.code if reader.failure else None
 
 
-WIRE_CASES = [c for c in CASES if c.name not in HTTP_ONLY]
+WIRE_CASES = [c for c in CASES if c.in_bytes]
 SMALL = [c for c in WIRE_CASES if "huge" not in c.name and "many" not in c.name]
 
 
@@ -203,7 +192,7 @@ async def ask(case: Case, player: Running) -> tuple[Heard, list[str]]:
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(c, marks=pytest.mark.slow) if c.name in SLOW else c for c in CASES],
+    [pytest.param(c, marks=pytest.mark.slow) if c.expect["error"] == "upstream_stall" else c for c in CASES],
     ids=lambda c: c.name,
 )
 async def test_over_http_a_case_means_what_it_expects(case: Case, no_leaks: None) -> None:

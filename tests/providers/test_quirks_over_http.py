@@ -1,4 +1,4 @@
-"""Every recorded case of shared/quirks through the product: request → run → player → events → client.
+"""Every recorded case (shared/quirks and ours) through the product: request, run, player, events, client.
 
 All cases run in one server, a few at a time, so that the slow ones wait beside each other.
 """
@@ -25,8 +25,12 @@ pytestmark = [needs_quirks, pytest.mark.slow, pytest.mark.timeout(120), pytest.m
 
 KEY = "sk-quirk-SECRET"
 TIMERS = {"first_byte_s": 10, "progress_s": 5, "turn_s": 20}
-AT_ONCE = 6
-ERRORS = {"invalid_json": "invalid_arguments", "unknown_tool": "unknown_tool"}
+AT_ONCE = 10
+ERRORS = {
+    "invalid_json": "invalid_arguments",
+    "not_an_object": "invalid_arguments",
+    "unknown_tool": "unknown_tool",
+}
 # those that wait begin first, those that cost most come last: a case's time is its own
 ORDER = {"stall-silent": -3, "error-429-exhausted": -2, "slow-first-byte": -1, "sse-many-tiny-deltas": 1}
 

@@ -1,4 +1,4 @@
-"""The recorded provider streams of shared/quirks: its cases, and its player as a server for one test."""
+"""Recorded provider streams: the cases of shared/quirks and our own, and a player that serves them all."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pytest
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "quirks"
+OURS = Path(__file__).resolve().parents[1] / "providers" / "cases"  # the same format; made by us
 
 needs_quirks = pytest.mark.skipif(
     not (SHARED / "player.py").is_file(),
@@ -37,16 +38,25 @@ class Case:
     def api(self) -> Literal["chat", "responses"]:
         return "responses" if self.spec["api"] == "responses" else "chat"
 
+    @property
+    def in_bytes(self) -> bool:
+        """Whether the bytes alone say what it expects, without statuses, pauses and resets."""
+        http = self.spec["http"]
+        silent = self.expect["error"] == "upstream_stall"
+        return not (silent or http.get("forever") or (http.get("end") == "rst" and self.expect["error"]))
+
     def wire_bytes(self) -> bytes:
         """The body of the stream as bytes, without its pauses."""
         return b"".join(c for c in _player().expand(self.spec["chunks"]) if isinstance(c, bytes))
 
 
 def load_cases() -> list[Case]:
-    """All cases, in the order of their numbers; empty where shared/quirks is absent."""
+    """All cases: those of shared/quirks by their numbers (none where it is absent), then ours."""
     files = sorted((SHARED / "cases").glob("*.json"), key=lambda f: int(f.name.split("-")[0]))
-    specs = [json.loads(f.read_text(encoding="utf-8")) for f in files]
-    return [Case(s["name"], s) for s in specs]
+    specs = [json.loads(f.read_text(encoding="utf-8")) for f in [*files, *sorted(OURS.glob("*.json"))]]
+    cases = [Case(s["name"], s) for s in specs]
+    assert len({c.name for c in cases}) == len(cases), "a name is used twice"
+    return cases
 
 
 @dataclass
@@ -71,6 +81,7 @@ async def playing() -> AsyncIterator[Running]:
     module.LOG.clear()
     module.COUNT.clear()
     player = module.Player(str(SHARED / "cases"))
+    player.cases.update(module.Player(str(OURS)).cases)
     running = Running(0)
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
