@@ -103,7 +103,7 @@ class Channel:
         self.id = plan.id
         self.host = ChannelHost(self)
         self.meter = Meter(plan.budget, live.meter)
-        self.outbox = Outbox(_OUTBOX, self._stop_agent)
+        self.outbox = Outbox(_OUTBOX)
         self.conversation: tuple[Message, ...] = ()  # what it began with, once it runs
         self.ended = asyncio.Event()
         self.ending: tuple[DoneStatus, MuxError | None] | None = None
@@ -174,9 +174,10 @@ class Channel:
         return self._agent_task is not None and self._agent_task.done() and self._agent_task.cancelled()
 
     def release(self) -> None:
-        """Forget timers; called when it is over."""
+        """Forget timers, and the task, whose exception points back here; called when it is over."""
         if self._timer is not None:
             self._timer.cancel()
+        self._agent_task = None
         self.host.release()
 
     # --- running --------------------------------------------------------------------------------------------
@@ -238,7 +239,8 @@ class Channel:
             if (error := agent_task.exception()) is not None:
                 raise error
         finally:
-            await self.outbox.aclose()
+            self.outbox.close()
+            await self._stop_agent()
 
     def _resumes(self, agent: Agent) -> bool:
         return self.resuming and getattr(agent, "resumable", "fail") == "resume"

@@ -225,6 +225,8 @@ class Driver:
         if channel.done:
             return
         status, error = self._verdict(channel, failure)
+        if failure is not None:
+            failure.__traceback__ = None  # logged; its frames hold the run, and it them
         for body in closing(channel, status, error):
             self.journal.stage(channel.id, body)
         if channel.plan.parent is None and channel.conversation:

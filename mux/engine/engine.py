@@ -7,6 +7,7 @@ import hashlib
 import os
 import socket
 import time
+from functools import partial
 from typing import Any, Final
 
 from mux._failpoints import failpoint
@@ -251,9 +252,7 @@ class Engine(Controls, Archive):
 
     def _drive(self, live: LiveRun) -> None:
         self._live[live.run] = live
-        live.on_finished = lambda: self._admission.leave(
-            live.run
-        )  # also of a run that still waits for a slot
+        live.on_finished = partial(self._admission.leave, live.run)  # also if it still waits for a slot
         driver = Driver(live)
         self._tasks[live.run] = asyncio.get_running_loop().create_task(
             self._run(live, driver), name=f"run-{live.run}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mux.agent import ChannelRequest, ChannelResult, Decision, Draft, Guard, Steering
-from mux.errors import BadRequest, NotFound
+from mux.errors import AgentError, BadRequest, NotFound
 from mux.events import (
     ApprovalRequested,
     ApprovalResolved,
@@ -33,11 +34,19 @@ class ChannelHost:
     """
 
     def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+        # Not a strong one: a run that is over must go by itself. Its agents may hold on to their context.
+        self._of = weakref.ref(channel)
         self.stopping = False
         self.inbox: list[Steering] = []
         self._interrupt = asyncio.Event()
         self._decisions: dict[str, asyncio.Future[Decision]] = {}
+
+    @property
+    def _channel(self) -> Channel:
+        channel = self._of()
+        if channel is None:
+            raise AgentError("channel_ended", "The channel's run is over; nothing can be added to it.")
+        return channel
 
     @property
     def guard(self) -> Guard:

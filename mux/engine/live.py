@@ -294,8 +294,12 @@ class LiveRun:
             self.log.warning("run could not be ended", code=e.code)
 
     async def release(self) -> None:
-        """Stop timers and whatever runs beside the driver; the run is over (or left)."""
-        self.presence.stop()
+        """Stop timers and whatever runs beside the driver; the run is over (or left).
+
+        Nothing of it points in a circle afterwards, so that it goes at once: thousands of finished runs
+        would wait for the collector, which looks seldom.
+        """
+        self.presence.close()
         if self._timer is not None:
             self._timer.cancel()
         for channel in self.channels.values():
@@ -306,6 +310,8 @@ class LiveRun:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        self.settle = _no_driver
+        self.channels.clear()
 
     # --- reading ------------------------------------------------------------------------------------------
 

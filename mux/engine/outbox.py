@@ -1,15 +1,14 @@
 """What an agent has said and nobody has taken yet: a bounded buffer with several writers and one reader.
 
-A full outbox pauses the agent (and with it, over TCP, its provider). It is the async iterator that the
-channel reads, so closing it is how an agent is stopped. Tokens that wait together leave it together: at full
-speed an agent writes until the outbox is full, so whatever lies behind it is paid once for 64 tokens.
+A full outbox pauses the agent (and with it, over TCP, its provider). Tokens that wait together leave it
+together: at full speed an agent writes until the outbox is full, so whatever lies behind it is paid once for
+64 tokens.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import Self
 
 from mux.agent import Draft
@@ -25,11 +24,9 @@ class Outbox:
 
     Args:
         limit: drafts that may wait; then `put` waits.
-        on_close: stops whoever writes; awaited once, when the reader closes the outbox.
     """
 
-    def __init__(self, limit: int, on_close: Callable[[], Awaitable[None]]) -> None:
-        self._on_close = on_close
+    def __init__(self, limit: int) -> None:
         self._items: deque[Draft | Burst[Token]] = deque()
         self._tokens: Burst[Token] | None = None  # the last of `_items`, while more may be added to it
         self._room = limit
@@ -122,8 +119,8 @@ class Outbox:
             freed -= 1
         return taken
 
-    async def aclose(self) -> None:
-        """Stop the writers and drop what is left; idempotent."""
+    def close(self) -> None:
+        """Nothing is taken or read any more; idempotent."""
         self.finish()
         self._items.clear()
-        await self._on_close()
+        self._tokens = None

@@ -44,8 +44,18 @@ class Presence:
             delay = max(self._grace_s, at_least_s)
             self._timer = asyncio.get_running_loop().call_later(delay, self._on_gone)
 
+    def close(self) -> None:
+        """The run is over: whoever comes and goes means nothing any more."""
+        self.stop()
+        self._applies = False
+        self._on_gone = _nothing
+
     def stop(self) -> None:
-        """Forget the timer (somebody came, or the run ended)."""
+        """Forget the timer (somebody came)."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _nothing() -> None:
+    """What happens when the viewers of a run that is over are gone."""

@@ -39,8 +39,10 @@ class Interruption:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._watcher.cancel()
-        await asyncio.wait({self._watcher})
+        watcher = self._watcher
+        del self._watcher  # its exception will point back here
+        watcher.cancel()
+        await asyncio.wait({watcher})
 
     async def _watch(self) -> None:
         await self._host.interruption()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import gc
+import weakref
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from mux.agent import Agent, AgentContext, Draft
 from mux.errors import Conflict, Overloaded, StoreError, Unavailable
-from mux.events import Record
+from mux.events import Record, Token
 from mux.log.memory import MemoryStore
 from mux.requests import Grace, StartRequest
-from tests.support.agents import echo, harness, says, types, until, waits
+from tests.support.agents import Scripted, echo, harness, says, types, until, waits
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -185,3 +188,29 @@ async def test_ids_sort_by_time_and_are_short() -> None:
         assert all(len(run) <= 16 for run in runs)
         for run in runs:
             await h.finished(run)
+
+
+async def _breaks(ctx: AgentContext) -> AsyncIterator[Draft]:
+    yield Token(content="x")
+    raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("ending", ["completed", "failed", "cancelled"])
+async def test_a_run_that_is_over_is_freed_at_once_and_not_by_the_collector(ending: str) -> None:
+    agents: dict[str, Agent] = {
+        "completed": says("a", "x"),
+        "failed": Scripted("a", _breaks),
+        "cancelled": waits("a"),
+    }
+    async with harness(agents[ending]) as h:
+        gc.disable()
+        try:
+            run = (await h.engine.start_run(StartRequest(message="x"))).row.run
+            live = weakref.ref(h.engine._live[run])
+            if isinstance(agent := agents[ending], waits):
+                await agent.started.wait()
+                await h.engine.cancel(run)
+            assert (await h.finished(run))["status"] == ending
+            await until(lambda: live() is None)
+        finally:
+            gc.enable()

@@ -19,10 +19,6 @@ def token(n: int) -> Token:
     return Token(content=str(n))
 
 
-async def nothing() -> None:
-    return None
-
-
 async def read(box: Outbox) -> list[Draft]:
     """What is left, one by one."""
     drafts: list[Draft] = []
@@ -32,7 +28,7 @@ async def read(box: Outbox) -> list[Draft]:
 
 
 async def test_a_full_outbox_holds_its_writers_back_and_keeps_their_order() -> None:
-    box = Outbox(2, nothing)
+    box = Outbox(2)
     written: list[int] = []
 
     async def write() -> None:
@@ -51,7 +47,7 @@ async def test_a_full_outbox_holds_its_writers_back_and_keeps_their_order() -> N
 
 
 async def test_tokens_that_wait_together_leave_together_and_overtake_nothing() -> None:
-    box = Outbox(4, nothing)
+    box = Outbox(4)
     step = StepStarted(step=1)
     for draft in (token(0), token(1), step, token(2)):
         await box.put(draft)
@@ -67,7 +63,7 @@ async def test_tokens_that_wait_together_leave_together_and_overtake_nothing() -
 
 
 async def test_a_burst_that_is_taken_lets_as_many_writers_in() -> None:
-    box = Outbox(2, nothing)
+    box = Outbox(2)
     writers = [asyncio.create_task(box.put(token(n))) for n in range(5)]
     for _ in range(3):
         await asyncio.sleep(0)
@@ -82,24 +78,18 @@ async def test_a_burst_that_is_taken_lets_as_many_writers_in() -> None:
 
 
 async def test_closing_drops_what_is_left_stops_the_writers_and_refuses_more() -> None:
-    closed: list[bool] = []
-
-    async def on_close() -> None:
-        closed.append(True)
-
-    box = Outbox(1, on_close)
+    box = Outbox(1)
     await box.put(token(0))
     waiting = asyncio.create_task(box.put(token(1)))
     await asyncio.sleep(0)
-    await box.aclose()
+    box.close()
     with pytest.raises(AgentError):
         await waiting
-    assert closed == [True]
     assert [d async for d in box] == []
 
 
 async def test_a_cancelled_writer_gives_its_place_to_the_next() -> None:
-    box = Outbox(1, nothing)
+    box = Outbox(1)
     await box.put(token(0))
     first, second = asyncio.create_task(box.put(token(1))), asyncio.create_task(box.put(token(2)))
     await asyncio.sleep(0)
