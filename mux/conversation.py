@@ -96,9 +96,11 @@ class Resume:
         messages: what the channel said since the task, ready to append to ``ctx.messages``.
         pending: calls of that turn that have no result in ``messages`` yet, in order.
         usage: totals so far.
+        approved: tools of which a person has approved a call on this channel.
     """
 
     step: int
     messages: tuple[Message, ...] = ()
     pending: tuple[PendingCall, ...] = ()
     usage: Usage | None = None
+    approved: frozenset[str] = frozenset()

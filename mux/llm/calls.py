@@ -91,6 +91,7 @@ class CallRunner:
     approved: set[str] = field(default_factory=set)
     results: dict[str, ToolResult] = field(default_factory=dict)
     _asking: set[str] = field(default_factory=set)
+    _turns: dict[str, asyncio.Lock] = field(default_factory=dict)  # tool → whose call asks, one at a time
     _logged: dict[str, asyncio.Event] = field(
         default_factory=dict
     )  # call_id → its `tool_start` is in the log
@@ -238,13 +239,27 @@ class CallRunner:
         given = await self._guarded(tool, call.arguments, hits)
         if given is not call.arguments:
             arguments = _validated(tool, given)
-        if tool.approval == "always" or (tool.approval == "once" and tool.name not in self.approved):
-            edited = await self._approved(tool, call, given)
-            if edited is not None:
-                _validated(tool, edited)
-                given = await self._guarded(tool, edited, hits)
-                arguments = _validated(tool, given)
+        edited = await self._approval(tool, call, given)
+        if edited is not None:
+            _validated(tool, edited)
+            given = await self._guarded(tool, edited, hits)
+            arguments = _validated(tool, given)
         return tool, given, arguments
+
+    async def _approval(self, tool: Tool, call: Call, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """Ask a person where one must be asked; the arguments if they edited them.
+
+        Raises:
+            _Answered: they said no, or nothing.
+        """
+        if tool.approval == "never":
+            return None
+        if tool.approval == "always":
+            return await self._approved(tool, call, arguments)
+        async with self._turns.setdefault(tool.name, asyncio.Lock()):  # parallel calls ask once, too
+            if tool.name in self.approved:
+                return None
+            return await self._approved(tool, call, arguments)
 
     async def _guarded(
         self, tool: Tool, arguments: dict[str, Any], hits: list[GuardrailHit]

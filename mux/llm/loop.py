@@ -132,7 +132,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         tools = self.setup.tools
-        self._runner = CallRunner(self.ctx, tools, self.setup.run_tool)
+        approved = set(self.ctx.resume.approved) if self.ctx.resume else set()
+        self._runner = CallRunner(self.ctx, tools, self.setup.run_tool, approved)
         self._schemas = tuple(ToolSchema(t.name, t.description, t.parameters) for t in tools.values())
         if self.setup.instructions:
             self.messages.append(Message(role="system", content=self.setup.instructions))

@@ -125,9 +125,11 @@ def resume_point(channel: ChannelState) -> Resume:
                 for c in _calls(channel, item)
                 if c.at != "answered"
             )
+    decided = ((c.tool, c.decision.decision) for c in channel.tools.values() if c.decision is not None)
     return Resume(
         step=channel.steps[-1].step if channel.steps else 0,
         messages=tuple(messages),
         pending=pending,
         usage=channel.usage,
+        approved=frozenset(tool for tool, decision in decided if decision in ("approve", "edit")),
     )

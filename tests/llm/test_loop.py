@@ -370,10 +370,26 @@ async def test_a_tool_that_needs_approval_once_asks_once() -> None:
         """Send it."""
         return "sent"
 
-    model = FakeModel(turn(call(0, "send")), turn(call(0, "send")), says("ok"))
+    model = FakeModel(turn(call(0, "send"), call(1, "send")), turn(call(0, "send")), says("ok"))
     drafts = await drafts_of(agent(model, send), host=host)
-    assert [r.output for r in only(drafts, ToolResult)] == ["sent", "sent"]
+    assert [r.output for r in only(drafts, ToolResult)] == ["sent", "sent", "sent"]
     assert len(host.approvals) == 1
+
+
+async def test_a_channel_that_was_taken_up_again_does_not_ask_again_for_what_was_approved_once() -> None:
+    host = FakeHost()
+
+    @tool(approval="once")
+    async def send() -> str:
+        """Send it."""
+        return "sent"
+
+    resume = Resume(step=1, approved=frozenset({"send"}))
+    drafts = await drafts_of(
+        agent(FakeModel(turn(call(0, "send")), says("ok")), send), host=host, resume=resume
+    )
+    assert [r.output for r in only(drafts, ToolResult)] == ["sent"]
+    assert host.approvals == []
 
 
 # --- failure, retries -------------------------------------------------------------------------------------

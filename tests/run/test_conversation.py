@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import pytest
+
 from mux.agent import Message, MessageCall, PendingCall
 from mux.events import (
+    ApprovalRequested,
+    ApprovalResolved,
     MessageApplied,
     MessageReceived,
     Reasoning,
@@ -68,6 +74,19 @@ def test_the_resume_point_is_the_last_turn_that_ended() -> None:
     resume = resume_point(log.state.channels["a"])
     assert [m.role for m in resume.messages] == ["assistant", "tool", "tool"]
     assert (resume.step, resume.pending) == (1, ())
+
+
+@pytest.mark.parametrize(
+    ("decision", "approved"), [("approve", {"t"}), ("edit", {"t"}), ("deny", set()), ("expired", set())]
+)
+def test_the_resume_point_knows_which_tools_a_person_has_approved(
+    decision: Literal["approve", "edit", "deny", "expired"], approved: set[str]
+) -> None:
+    log = first_turn().add("a", result("c1"))
+    log.add("a", ApprovalRequested(call_id="c2", tool="t", arguments={}, expires_at=1))
+    assert resume_point(log.state.channels["a"]).approved == set()
+    log.add("a", ApprovalResolved(call_id="c2", decision=decision, by="ann"))
+    assert resume_point(log.state.channels["a"]).approved == approved
 
 
 def test_a_channel_that_completed_no_turn_resumes_from_nothing() -> None:
