@@ -24,19 +24,21 @@ from mux.tools.base import Tool, ToolContext, ToolOutput, ToolProblem
 from mux.tools.decorator import tool
 from mux.tools.results import clean_text
 from mux.tools.roots import Roots
-from mux.tools.sandbox_files import PLACE, DocumentFiles
+from mux.tools.sandbox_files import MAX_BYTES, PLACE, DocumentFiles
 
 __all__ = ["MAX_PRINTED", "Sandbox", "sandbox_tool"]
 
 MAX_CODE = 100_000  # characters
 MAX_PRINTED = 100_000  # bytes that are kept; more stops the program
 MAX_VALUE = 20_000  # characters of the last expression's value
+MAX_PARSED = 20_000  # characters; looking for the last expression holds the interpreter, 1 ms for each 1,000
 RUN_S = 20.0
 MEMORY_BYTES = 64 << 20
 RECURSION = 400
 HOST_CALLS = 2_000  # reads of files, sleeps
 SLEEP_S = 10.0
 _SETTLE_S = 0.05
+_MAX_LINE = 300  # characters of one line of an error: it quotes the program
 _NICE = 10  # of workers
 _FLUSH_S = 0.1  # prints are gathered this long before they become one progress event
 _MODULES = (
@@ -50,8 +52,9 @@ dataclasses, f-strings, match, try, async/await, and the modules {_MODULES}.
 It lacks: class inheritance, yield (write a function that returns a list), del, decorators such as \
 staticmethod, async with, input(), other modules (no numpy, requests, statistics), network, environment, \
 processes. Files: {{files}}.
-Limits: {RUN_S:g} s, {MEMORY_BYTES >> 20} MB memory, {MAX_PRINTED // 1000} kB printed. Nothing is kept \
-between calls. Print what you want to see."""
+Limits: {RUN_S:g} s, {SLEEP_S:g} s of sleep, {MEMORY_BYTES >> 20} MB memory, {MAX_PRINTED // 1000} kB \
+printed, {HOST_CALLS:,} file calls, {MAX_BYTES // 1_000_000} MB read. Nothing is kept between calls. Print \
+what you want to see."""
 _HINTS = (
     ("class inheritance", "Write classes without bases, or use functions and dicts."),
     ("yield", "Build a list and return it."),
@@ -62,7 +65,10 @@ _HINTS = (
     ("memory limit exceeded", "Work on smaller pieces."),
     ("maximum recursion depth", "Use a loop."),
     ("is not supported in this environment", "The sandbox has no environment, no processes and no network."),
+    ("suspension limit", f"Files may be asked for {HOST_CALLS:,} times in all: read each of them once."),
+    ("codec can't decode", "It is no UTF-8 text: open it with mode 'rb', or use read_doc."),
     ("does not yet support", "Write it without that."),
+    ("not yet supported", "Leave that out."),
 )
 
 _TIME_LIMIT = re.compile(r"TimeoutError: (feed time|turn time|sleep) limit exceeded: [^\n]*\Z")
@@ -100,7 +106,6 @@ class Sandbox:
         self._slots = asyncio.Semaphore(self._workers)
         self._opening = asyncio.Lock()
         self._pool: AsyncMonty | None = None
-        self._files = DocumentFiles(roots)
         self._closed = False
 
     def files(self) -> str:
@@ -131,22 +136,24 @@ class Sandbox:
             self._slots.release()
 
     async def _run(self, pool: AsyncMonty, program: str, has_value: bool, ctx: ToolContext) -> ToolOutput:
-        printed = _Printed()
+        printed, files = _Printed(), DocumentFiles(self._roots)
         async with _streamed(printed, ctx):
             try:
                 async with pool.checkout(limits=self._limits, print_flush_interval=_FLUSH_S / 4) as session:
                     _yield_to_us(session.worker_pid)
-                    await self._feed(session, program, printed)
+                    await self._feed(session, program, printed, files)
                     if has_value:
-                        await self._feed(session, _SHOW_VALUE, printed)
+                        await self._feed(session, _SHOW_VALUE, printed, files)
             except pydantic_monty.MontyError as e:
                 self._explain(e, printed.text)
         return ToolOutput(printed.text or "(no output)")
 
-    async def _feed(self, session: AsyncMontySession, program: str, printed: _Printed) -> None:
+    async def _feed(
+        self, session: AsyncMontySession, program: str, printed: _Printed, files: DocumentFiles
+    ) -> None:
         """Feed one program, and stop it when it prints too much: an exception in Monty's print callback would
         only surface at the program's end, so the feed is cancelled, which kills the worker."""
-        feed = asyncio.ensure_future(session.feed_run(program, print_callback=printed.add, os=self._files))
+        feed = asyncio.ensure_future(session.feed_run(program, print_callback=printed.add, os=files))
         flood = asyncio.ensure_future(printed.overflow.wait())
         try:
             await asyncio.wait({feed, flood}, return_when=asyncio.FIRST_COMPLETED)
@@ -166,18 +173,22 @@ class Sandbox:
     def _explain(self, error: pydantic_monty.MontyError, printed: str) -> NoReturn:
         if isinstance(error, pydantic_monty.MontyCrashedError):
             if error.timed_out:
-                raise ToolProblem(f"The program was stopped: {error}", "timeout", printed=printed) from None
+                raise self._overdue(printed) from None
             message = "The program broke the sandbox's worker, most likely by using too much memory."
             raise ToolProblem(message, printed=printed) from None
         display = getattr(error, "display", None)
         text = clean_text(display() if display is not None else str(error))
         if limit := _TIME_LIMIT.search(text):
-            message = f"it ran longer than {self._limits['max_feed_duration_secs']:g} s"
-            if limit.group(1) == "sleep":
-                message = f"it may sleep {self._limits['max_total_sleep_secs']:g} s in all"
-            raise ToolProblem(f"The program was stopped: {message}.", "timeout", printed=printed) from None
+            raise self._overdue(printed, of_sleep=limit.group(1) == "sleep") from None
         hint = next((h for sign, h in _HINTS if sign in text), "")
-        raise ToolProblem(f"{text[-3_000:]}\n{hint}".strip(), printed=printed) from None
+        lines = (line if len(line) <= _MAX_LINE else line[:_MAX_LINE] + "…" for line in text.split("\n"))
+        raise ToolProblem(f"{chr(10).join(lines)[-3_000:]}\n{hint}".strip(), printed=printed) from None
+
+    def _overdue(self, printed: str, *, of_sleep: bool = False) -> ToolProblem:
+        message = f"it ran longer than {self._limits['max_feed_duration_secs']:g} s"
+        if of_sleep:
+            message = f"it may sleep {self._limits['max_total_sleep_secs']:g} s in all"
+        return ToolProblem(f"The program was stopped: {message}.", "timeout", printed=printed)
 
     async def _open(self) -> AsyncMonty:
         async with self._opening:
@@ -287,6 +298,8 @@ def _with_value(code: str) -> tuple[str, bool]:
     The program's own last value is never converted to host objects: a list that just fits the sandbox's
     memory would hold the event loop while it is built again on this side.
     """
+    if len(code) > MAX_PARSED:
+        return f"{code}\nNone", False
     try:
         body = ast.parse(code).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -17,11 +17,14 @@ from typing import Any, NoReturn
 from pydantic_monty import NOT_HANDLED, AbstractOS, MontyFileHandle
 from pydantic_monty.os_access import StatResult, path_from_arg
 
-from mux.tools.roots import MAX_FILE, MAX_FILES, Roots
+from mux.tools.roots import MAX_FILES, Roots
 
-__all__ = ["PLACE", "DocumentFiles"]
+__all__ = ["MAX_BYTES", "PLACE", "DocumentFiles"]
 
 PLACE = "/docs"
+# Of one program: what it reads passes through this process, and each MB holds the event loop for some 4 ms.
+MAX_BYTES = 100_000_000
+MAX_READ = 5_000_000  # bytes of one file
 _READS = {
     "Path.exists", "Path.is_file", "Path.is_dir", "Path.is_symlink", "Path.iterdir", "Path.scan", "Path.stat",
     "Path.resolve", "Path.absolute", "Path.read_text", "Path.read_bytes", "open",
@@ -33,7 +36,7 @@ _WRITES = {
 
 
 class DocumentFiles(AbstractOS):
-    """Answers Monty's file calls; every other call is left to Monty's own refusal.
+    """Answers the file calls of one program; every other call is left to Monty's own refusal.
 
     Args:
         roots: the folders; what their document tools hide is hidden here too.
@@ -41,6 +44,7 @@ class DocumentFiles(AbstractOS):
 
     def __init__(self, roots: Roots) -> None:
         self._roots = roots
+        self._read = 0  # bytes so far
 
     def __call__(
         self, *, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], is_async: bool, **_: Any
@@ -115,9 +119,15 @@ class DocumentFiles(AbstractOS):
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise FileNotFoundError(f"[Errno 2] No such file: {str(name)!r}")
-            if status.st_size > MAX_FILE:
-                raise OSError(errno.EFBIG, f"{name} is larger than {MAX_FILE // 1_000_000} MB")
-            return file.read(MAX_FILE)
+            if status.st_size > MAX_READ:
+                raise OSError(errno.EFBIG, f"{name} is larger than {MAX_READ // 1_000_000} MB")
+            if self._read + status.st_size > MAX_BYTES:
+                raise OSError(
+                    errno.EDQUOT, f"a program may read {MAX_BYTES // 1_000_000} MB; read each file once"
+                )
+            data = file.read(MAX_READ)
+        self._read += len(data)
+        return data
 
     def path_read_text(self, path: PurePosixPath | MontyFileHandle) -> str:
         return self.path_read_bytes(path).decode()
@@ -125,8 +135,20 @@ class DocumentFiles(AbstractOS):
     def path_iterdir(self, path: PurePosixPath) -> list[PurePosixPath]:
         if self._is_top(path):
             return [PurePosixPath(PLACE, name) for name in self._roots.folders()]
-        names = sorted(name for name in os.listdir(self._existing(path)) if not name.startswith("."))
-        return [path / name for name in names[:MAX_FILES] if self._find(path / name) is not None]
+        names: list[str] = []
+        with os.scandir(self._existing(path)) as entries:
+            for entry in entries:
+                plain = entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+                # only links can lead out, and pipes and devices are no documents
+                if not _hidden(entry.name) and (plain or self._linked(path / entry.name)):
+                    names.append(entry.name)
+                if len(names) >= MAX_FILES:
+                    break
+        return [path / name for name in sorted(names)]
+
+    def _linked(self, path: PurePosixPath) -> bool:
+        found = self._find(path)
+        return found is not None and (found.is_file() or found.is_dir())
 
     def path_stat(self, path: PurePosixPath) -> StatResult:
         if self._is_top(path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -111,6 +112,8 @@ async def test_prints_stream_while_the_program_runs_and_are_gathered(run_python:
         ("def f(): return f()\nf()", "", "Use a loop"),
         ("undefined_name", "", "NameError"),
         ("raise SystemExit(1)", "", "Error"),
+        ("open('x', encoding='latin-1')", "", "Leave that out"),
+        ("x = " + "(" * 3000, "", "SyntaxError"),
     ],
 )
 async def test_a_failed_program_says_what_to_change(
@@ -120,6 +123,7 @@ async def test_a_failed_program_says_what_to_change(
     assert (result.is_error, result.error) == (True, "tool_failed")
     assert result.output.startswith(printed)
     assert told in result.output
+    assert len(result.output) < 2_000
 
 
 _ESCAPES = {
@@ -331,6 +335,48 @@ async def test_hidden_files_are_not_there_as_for_read_doc(make: Callable[..., To
     assert (await call(tool, code="open('/docs/inside').read()")).output == "'KEY=1'\n"
     code = "import pathlib\nsorted(str(p) for p in pathlib.Path('/docs').rglob('*'))"
     assert ".env" not in (await call(tool, code=code)).output
+
+
+async def test_what_a_program_reads_is_bounded_in_calls_and_bytes(
+    make: Callable[..., Tool], tmp_path: Path
+) -> None:
+    (tmp_path / "small.txt").write_text("x")
+    (tmp_path / "legacy.txt").write_bytes(b"caf\xe9")
+    with (tmp_path / "five.bin").open("wb") as file:
+        file.truncate(5_000_000)
+    with (tmp_path / "six.bin").open("wb") as file:
+        file.truncate(6_000_000)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    tool = make(tmp_path)
+    said = "2,000 file calls, 100 MB read"
+    assert said in tool.description
+    result = await call(tool, code="n = 0\nwhile True:\n    open('/docs/small.txt')\n")
+    assert "Files may be asked for 2,000 times" in result.output
+    result = await call(
+        tool, code="for i in range(21):\n    print(i, len(open('/docs/five.bin', 'rb').read()))"
+    )
+    assert "19 5000000" in result.output
+    assert "a program may read 100 MB" in result.output
+    assert (await call(tool, code="len(open('/docs/five.bin', 'rb').read())")).output == "5000000\n"
+    assert "larger than 5 MB" in (await call(tool, code="open('/docs/six.bin', 'rb').read()")).output
+    assert "mode 'rb'" in (await call(tool, code="open('/docs/legacy.txt').read()")).output
+    names = "['five.bin', 'legacy.txt', 'six.bin', 'small.txt']\n"
+    assert (await call(tool, code="import os\nsorted(os.listdir('/docs'))")).output == names
+
+
+async def test_a_worker_that_is_killed_fails_its_own_program_and_no_other(make: Callable[..., Tool]) -> None:
+    tool = make()
+    code = "print('before')\nwhile True:\n    pass"
+    async for item in run_tool(tool, "call_1", {"code": code}, context()):
+        if isinstance(item, ToolProgress) and item.content:
+            for worker in _workers():
+                os.kill(worker, signal.SIGKILL)
+        result = item
+    assert isinstance(result, ToolResult)
+    assert (result.error, result.output.startswith("before")) == ("tool_failed", True)
+    assert "broke the sandbox's worker" in result.output
+    assert (await call(tool, code="1 + 1")).output == "2\n"
 
 
 async def test_several_folders_stand_beside_each_other(make: Callable[..., Tool], tmp_path: Path) -> None:
