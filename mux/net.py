@@ -29,12 +29,28 @@ USER_AGENT = "mux-agents (+https://pypi.org/project/mux-agents/)"
 MAX_URL = 4_000
 _CHUNK = 65_536
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# Services that would take lines of a request for commands: the common ones of the Fetch standard's "bad
+# ports", and Redis and memcached.
+_BAD_PORTS = frozenset({
+    0, 1, 7, 9, 13, 19, 21, 22, 23, 25, 53, 69, 79, 110, 111, 119, 123, 135, 137, 139, 143, 161, 179, 389,
+    445, 465, 512, 513, 514, 515, 548, 554, 587, 631, 636, 989, 990, 993, 995, 2049, 5060, 5061, 6000, 6379,
+    6667, 6697, 11211,
+})  # fmt: skip
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Progress: TypeAlias = Callable[[int, int | None], Awaitable[None]]  # bytes so far, bytes announced
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]  # host, port → addresses; raises OSError
 
+# Python calls these global, and no public page is behind them.
+_V4_SPECIAL = tuple(
+    ipaddress.ip_network(n)
+    for n in (
+        "192.0.0.0/24",  # IETF protocol assignments (RFC 6890); Oracle's metadata are at .192
+        "192.88.99.0/24",  # 6to4 relays (RFC 7526)
+        "168.63.129.16/32",  # Azure's WireServer
+    )
+)
 # Global unicast is 2000::/3 (RFC 4291, 2.4); inside it these lead elsewhere.
 _V6_GLOBAL = ipaddress.ip_network("2000::/3")
 _V6_SPECIAL = tuple(
@@ -95,7 +111,8 @@ def address_problem(address: Address) -> str | None:
         return f"{address} is this machine"
     if address.is_link_local:
         return f"{address} is link-local, where clouds keep their metadata"
-    if address.is_multicast or address.is_reserved or not address.is_global:
+    special = any(address in n for n in _V4_SPECIAL)
+    if special or address.is_multicast or address.is_reserved or not address.is_global:
         return f"{address} is no public address"
     return None
 
@@ -309,6 +326,8 @@ def _parse(url: str) -> URL:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         message = f"Only http:// and https:// URLs can be fetched, not {_short(url)}."
         raise NetError("url_invalid", message, status=400)
+    if parsed.port in _BAD_PORTS:
+        raise NetError("url_invalid", f"Port {parsed.port} is no web server's.", status=400)
     if parsed.user is not None or parsed.password is not None:
         raise NetError("url_invalid", "A URL must not carry a user name or password.", status=400)
     return parsed

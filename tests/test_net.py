@@ -63,6 +63,7 @@ async def hello(_: web.Request) -> web.Response:
 @pytest.mark.parametrize(
     "address",
     [
+        "192.0.0.192", "168.63.129.16", "192.88.99.1", "::ffff:168.63.129.16",
         "127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3", "10.0.0.1", "172.16.0.1", "172.31.255.255",
         "192.168.1.1", "169.254.169.254", "100.64.0.1", "192.0.0.1", "192.0.2.1", "198.18.0.1",
         "198.51.100.1", "203.0.113.1", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255",
@@ -110,6 +111,7 @@ async def test_no_spelling_of_a_private_host_gets_through(url: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
+        "http://example.com:22/", "http://example.com:6379/", "https://example.com:25/",
         "", "nonsense", "file:///etc/passwd", "ftp://example.com/", "gopher://example.com/",
         "javascript:alert(1)",
         "data:text/plain,x", "http://", "http:///x", "//example.com", "http://user:pw@example.com/",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack, get_args, overload
 
 from mux.tools.base import Approval, Handler, Tool, ToolContext, ToolOutput
 from mux.tools.isolated import check_importable, run_in_process
@@ -13,7 +13,7 @@ from mux.tools.results import as_output
 from mux.tools.schema import Signature, signature_of
 from mux.tools.threads import run_in_thread
 
-__all__ = ["tool"]
+__all__ = ["ToolOptions", "tool"]
 
 Isolate: TypeAlias = Literal["thread", "process"]
 Function: TypeAlias = Callable[..., Any]
@@ -22,23 +22,49 @@ _MESSAGE = 500  # characters: a longer yielded text is output, not a message
 _UPDATE = frozenset({"message", "fraction", "content"})
 
 
+class ToolOptions(TypedDict, total=False):
+    """What ``@tool(…)`` takes; all of it may be left out.
+
+    Attributes:
+        name: what the model calls; default: the function's name.
+        description: what the model reads; default: the docstring.
+        parameters: a JSON Schema that replaces the signature's: it alone validates, and the function may
+            take ``**kwargs``.
+        timeout_s: seconds until the call is stopped (120).
+        approval: whether a person must approve a call (``never``).
+        idempotent: running it twice does no harm: it may be retried, and run again after a crash (no).
+        concurrency: how many calls may run at once in this process (any number).
+        retries: how often a failed call of an idempotent tool is tried again (0).
+        isolate: ``process`` runs a sync function in a child process, which a cancel or timeout kills;
+            a thread (the default) can only be abandoned.
+        max_output: characters of output that are kept (100,000).
+    """
+
+    name: str | None
+    description: str | None
+    parameters: Mapping[str, Any] | None
+    timeout_s: float
+    approval: Approval
+    idempotent: bool
+    concurrency: int | None
+    retries: int
+    isolate: Isolate
+    max_output: int
+
+
+_DEFAULTS: Final = ToolOptions(
+    name=None, description=None, parameters=None, timeout_s=120.0, approval="never", idempotent=False,
+    concurrency=None, retries=0, isolate="thread", max_output=100_000,
+)  # fmt: skip
+
+
 @overload
 def tool(function: Function, /) -> Tool: ...
 @overload
+def tool(**options: Unpack[ToolOptions]) -> Callable[[Function], Tool]: ...
 def tool(
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    timeout_s: float = 120.0,
-    approval: Approval = "never",
-    idempotent: bool = False,
-    concurrency: int | None = None,
-    retries: int = 0,
-    isolate: Isolate = "thread",
-    max_output: int = 100_000,
-) -> Callable[[Function], Tool]: ...
-def tool(function: Function | None = None, /, **options: Any) -> Tool | Callable[[Function], Tool]:
+    function: Function | None = None, /, **options: Unpack[ToolOptions]
+) -> Tool | Callable[[Function], Tool]:
     """Make a tool of a function; usable bare or with options.
 
     The JSON Schema comes from the signature, the descriptions from the docstring. A parameter annotated
@@ -49,67 +75,61 @@ def tool(function: Function | None = None, /, **options: Any) -> Tool | Callable
 
     Args:
         function: the function, when used without parentheses.
-        name: what the model calls; default: the function's name.
-        description: what the model reads; default: the docstring.
-        parameters: a JSON Schema that replaces the signature's: it alone validates, and the function may
-            take ``**kwargs``.
-        timeout_s: seconds until the call is stopped.
-        approval: whether a person must approve a call.
-        idempotent: running it twice does no harm: it may be retried, and run again after a crash.
-        concurrency: how many calls may run at once in this process.
-        retries: how often a failed call of an idempotent tool is tried again.
-        isolate: ``process`` runs a sync function in a child process, which a cancel or timeout kills;
-            a thread can only be abandoned.
-        max_output: characters of output that are kept.
+        options: see `ToolOptions`.
 
     Raises:
         TypeError: the function or an option can't be used; the message says what to change.
     """
-
+    if unknown := sorted(options.keys() - _DEFAULTS.keys()):
+        raise TypeError(f"@tool has no option {unknown[0]!r}; it has {', '.join(_DEFAULTS)}")
     if function is not None:
-        return _make(function)
-    return lambda function: _make(function, **options)
+        return _make(function, {**_DEFAULTS, **options})
+    return lambda function: _make(function, {**_DEFAULTS, **options})
 
 
-def _make(
-    function: Function,
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    timeout_s: float = 120.0,
-    approval: Approval = "never",
-    idempotent: bool = False,
-    concurrency: int | None = None,
-    retries: int = 0,
-    isolate: Isolate = "thread",
-    max_output: int = 100_000,
-) -> Tool:
-    signature = signature_of(function, parameters)
-    tool_name = name or function.__name__
-    if not _NAME.fullmatch(tool_name):
-        raise TypeError(f"tool name {tool_name!r}: use 1 to 64 of A-Z a-z 0-9 _ -")
-    if retries and not idempotent:
-        raise TypeError(f"tool {tool_name!r}: retries need idempotent=True")
-    if timeout_s <= 0 or max_output < 1 or (concurrency is not None and concurrency < 1):
-        raise TypeError(f"tool {tool_name!r}: timeout_s, max_output and concurrency must be positive")
-    handler, kind = _handler(function, signature, isolate, max_output)
+def _make(function: Function, given: ToolOptions) -> Tool:
+    if not (inspect.isfunction(function) or inspect.ismethod(function)):
+        kind = type(function).__name__
+        raise TypeError(f"a tool is made of a function, not of a {kind}: write a def that calls it")
+    signature = signature_of(function, given["parameters"])
+    name = given["name"] or function.__name__
+    _check(name, given)
+    handler, place = _handler(function, signature, given["isolate"], given["max_output"])
     module = getattr(function, "__module__", None) or "built-in"
     return Tool(
-        name=tool_name,
-        description=description or signature.description or tool_name,
+        name=name,
+        description=given["description"] or signature.description or name,
         parameters=signature.parameters,
         validate=signature.validate,
         handler=handler,
-        timeout_s=timeout_s,
-        max_output=max_output,
-        approval=approval,
-        idempotent=idempotent,
-        concurrency=concurrency,
-        retries=retries,
+        timeout_s=given["timeout_s"],
+        max_output=given["max_output"],
+        approval=given["approval"],
+        idempotent=given["idempotent"],
+        concurrency=given["concurrency"],
+        retries=given["retries"],
         source="built-in" if module.startswith("mux.tools.") else module,
-        meta={"runs_in": kind, "function": function, "context": signature.context},
+        meta={"runs_in": place, "function": function, "context": signature.context},
     )
+
+
+def _check(name: str, given: ToolOptions) -> None:
+    """Raise TypeError for an option that can't be meant."""
+    if not _NAME.fullmatch(name):
+        raise TypeError(f"tool name {name!r}: use 1 to 64 of A-Z a-z 0-9 _ -")
+    for option, known in (("approval", get_args(Approval)), ("isolate", get_args(Isolate))):
+        if given[option] not in known:  # type: ignore[literal-required]  # both are keys
+            raise TypeError(f"tool {name!r}: {option} is one of {', '.join(known)}")
+    if given["retries"] and not given["idempotent"]:
+        raise TypeError(f"tool {name!r}: retries need idempotent=True")
+    least = {
+        "timeout_s": given["timeout_s"],
+        "max_output": given["max_output"],
+        "retries": given["retries"] + 1,
+    }
+    least |= {} if given["concurrency"] is None else {"concurrency": given["concurrency"]}
+    if wrong := [option for option, value in least.items() if not value > 0]:
+        raise TypeError(f"tool {name!r}: {wrong[0]} is too small")
 
 
 def _handler(

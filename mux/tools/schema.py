@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -132,9 +133,12 @@ def _from_fields(name: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], 
         )
         schema = model.model_json_schema(schema_generator=_PlainSchema)
     except PydanticUserError as e:
-        raise TypeError(f"tool {name!r}: {e.message}") from e
+        raise TypeError(f"tool {name!r}: {_culprit(fields)}{e.message.splitlines()[0]}") from e
     for part in (schema, *schema.get("$defs", {}).values()):
         part.pop("title", None)
+    for part in schema.get("properties", {}).values():
+        if isinstance(value := part.get("default"), float) and not math.isfinite(value):
+            del part["default"]  # JSON has no infinity, and providers refuse it
     schema.setdefault("properties", {})
 
     def validate(raw: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +149,16 @@ def _from_fields(name: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], 
         return {alias: getattr(valid, key) for key, alias in names.items()}
 
     return schema, validate
+
+
+def _culprit(fields: Mapping[str, Any]) -> str:
+    """Which parameter has a type that JSON can't describe, as the beginning of a sentence."""
+    for alias, field in fields.items():
+        try:
+            create_model("one", arg=field).model_json_schema()
+        except PydanticUserError:
+            return f"parameter {alias!r} has no JSON Schema (use plain types, dataclasses, pydantic models): "
+    return ""
 
 
 def _explain(error: ValidationError, known: list[str]) -> str:

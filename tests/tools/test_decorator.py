@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
@@ -127,3 +128,50 @@ async def test_the_context_names_run_channel_and_call() -> None:
         return [ctx.run, ctx.channel, ctx.call_id, ctx.tool]
 
     assert (await call(who)).data == ["r1", "a", "call_1", "who"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"approval": "sometimes"}, "approval is one of never, once, always"),
+        ({"isolate": "vm"}, "isolate is one of thread, process"),
+        ({"retries": -1, "idempotent": True}, "retries is too small"),
+        ({"retries": 1}, "retries need idempotent=True"),
+        ({"timeout_s": 0}, "timeout_s is too small"),
+        ({"concurrency": 0}, "concurrency is too small"),
+        ({"max_output": 0}, "max_output is too small"),
+        ({"timeout": 5}, "no option 'timeout'; it has name, description"),
+        ({"name": "two words"}, "use 1 to 64 of"),
+    ],
+)
+def test_an_option_that_can_not_be_meant_is_refused(options: dict[str, Any], told: str) -> None:
+    def work() -> str:
+        return ""
+
+    with pytest.raises(TypeError, match=told):
+        tool(**options)(work)
+
+
+def test_what_is_no_function_is_refused_with_what_to_write() -> None:
+    class Callable:
+        def __call__(self) -> str:
+            return ""
+
+    things: list[Any] = [Callable(), functools.partial(print, "x"), 5, tool(print_it)]
+    for thing in things:
+        with pytest.raises(TypeError, match="write a def that calls it"):
+            tool(thing)
+
+
+def print_it(text: str) -> str:
+    return text
+
+
+def test_a_method_is_a_tool_of_its_object() -> None:
+    class Counter:
+        def count(self, by: int) -> int:
+            """Count."""
+            return by
+
+    made = tool(Counter().count)
+    assert (made.name, made.description, made.validate({"by": 2})) == ("count", "Count.", {"by": 2})

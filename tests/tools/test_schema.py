@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 import jsonschema
@@ -186,3 +187,27 @@ def test_any_json_either_validates_or_is_an_invalid_arguments_problem(raw: dict[
         return
     assert problem.error == "invalid_arguments"
     assert len(problem.message) < 5_000
+
+
+def test_a_type_that_json_can_not_describe_is_named_with_its_parameter() -> None:
+    class Weird:
+        pass
+
+    def work(good: int, bad: Weird) -> None:
+        """Work."""
+
+    work.__annotations__["bad"] = Weird  # a local name: annotations are strings here
+    with pytest.raises(TypeError, match=r"parameter 'bad' has no JSON Schema.*pydantic models"):
+        signature_of(work)
+
+
+def test_a_default_that_json_has_no_word_for_is_left_out_of_the_schema_and_still_holds() -> None:
+    def work(most: float = math.inf, least: float = 1.5) -> None:
+        """Work."""
+
+    signature = signature_of(work)
+    assert signature.parameters["properties"] == {
+        "most": {"type": "number"},
+        "least": {"default": 1.5, "type": "number"},
+    }
+    assert signature.validate({}) == {"most": math.inf, "least": 1.5}
