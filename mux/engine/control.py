@@ -65,6 +65,8 @@ class Controls(EngineBase, ABC):
     async def retry(self, run: str, channel: str, model: str | None = None) -> tuple[str, str]:
         """Do a channel again: beside the old one in a running run, else in a new run on the thread.
 
+        One that still runs goes on: to compare, for example with another model.
+
         Args:
             model: another model for it.
 
@@ -72,16 +74,12 @@ class Controls(EngineBase, ABC):
             Run and channel of the new attempt.
 
         Raises:
-            Conflict: ``channel_running``: it must be done (cancel it first).
+            Conflict: ``run_imported``: it holds no request.
         """
         live = await self._live_or_finished(run)
         if live is None:
             return await self._retry_finished(run, channel, model)
         old = live.channel(channel)
-        if not old.done:
-            raise Conflict(
-                "channel_running", f"Channel {channel!r} is running; cancel it first, then retry it."
-            )
         spec = ChannelSpec.model_validate(old.plan.model_dump(include=_SPEC, mode="json"))
         if model is not None:
             spec = spec.model_copy(update={"model": model})

@@ -33,6 +33,7 @@ from mux.telemetry import get_logger
 __all__ = ["Engine"]
 
 _TAKE_OVER_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)  # the last is repeated while the store is broken
+_TOGETHER: Final = 16  # runs that are taken over at once
 _RECOVERY_GRACE_S: Final = 15.0  # a restart took every viewer's connection; they get this long to come back
 
 
@@ -75,8 +76,17 @@ class Engine(Controls, Archive):
     async def start(self) -> None:
         """Take unfinished runs over, then accept new ones. The store must be open."""
         rows = await self.store.unfinished()
-        for row in rows:
-            await self._take_over(row)
+        for start in range(0, len(rows), _TOGETHER):
+            # Read together, so that their commits are shared; admitted in the order in which they came.
+            some = rows[start : start + _TOGETHER]
+            restored = await asyncio.gather(*map(self._restored, some), return_exceptions=True)
+            for row, live in zip(some, restored, strict=True):
+                if isinstance(live, LiveRun):
+                    self._adopt(live)
+                elif isinstance(live, StoreError):
+                    self._in_background(self._retry_take_over(row.run))
+                elif live is not None:
+                    raise live
         if rows:
             self._log.info("unfinished runs taken over", runs=len(rows))
         retention = self.settings.retention
@@ -300,25 +310,32 @@ class Engine(Controls, Archive):
 
     # --- recovery -----------------------------------------------------------------------------------------
 
-    async def _take_over(self, row: RunRow) -> bool:
-        """Go on with a run that nobody drives; false if the store failed and it should be tried again."""
+    async def _restored(self, row: RunRow) -> LiveRun | None:
+        """A run that nobody drives, ready to go on; ``None`` if it is damaged, and given up.
+
+        Raises:
+            StoreError: it is to be tried again later.
+        """
         try:
             plan = Plan.model_validate(row.request)
             live = LiveRun(self.services, row, plan, self._foreign_output)
             await restore(live, self._folder)
         except StoreError as e:
             self._log.error("run can't be taken over", run=row.run, code=e.code)
-            return False
+            raise
         except (MuxError, ValueError) as e:
             self._log.error(
                 "run can't be taken over: its log or request is damaged", run=row.run, error=str(e)
             )
             await self._give_up(row)
-            return True
-        self._admission.enter(row.run)
+            return None
+        return live
+
+    def _adopt(self, live: LiveRun) -> None:
+        """Drive a restored run."""
+        self._admission.enter(live.run)
         self._drive(live)
         live.presence.arm(_RECOVERY_GRACE_S)
-        return True
 
     async def _give_up(self, row: RunRow) -> None:
         try:
@@ -334,9 +351,11 @@ class Engine(Controls, Archive):
             attempt += 1
             try:
                 row = await self.store.get(run)
+                live = await self._restored(row) if row.finished is None else None
             except NotFound:
                 return
             except MuxError:
                 continue
-            if row.finished is not None or await self._take_over(row):
-                return
+            if live is not None:
+                self._adopt(live)
+            return

@@ -24,6 +24,7 @@ _PAGE = 500
 def row_summary(row: RunRow) -> dict[str, Any]:
     """A run as lists show it."""
     summary = dict(row.summary)
+    summary.pop("taken_over", None)  # recovery's own note
     channels = summary.pop("channels", None) or [
         {"id": c["id"], "agent": c["agent"], "status": row.status} for c in row.request.get("channels", ())
     ]

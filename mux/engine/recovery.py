@@ -23,7 +23,10 @@ from mux.events import Body, ChannelStarted, DoneStatus, StepReset
 __all__ = ["restore"]
 
 _LOST: Final = "The server stopped while this call was open; it was not finished."
-_MAX_ATTEMPTS: Final = 5  # an agent that brings the server down each time must not do so for ever
+# An agent that brings the server down each time must not do so for ever: after so many take-overs without a
+# completed step between them it fails. One that worked for a while first is not what brought the server down.
+_MAX_TRIES: Final = 5
+_WORKED_MS: Final = 60_000
 
 
 async def restore(live: LiveRun, folder: Folder) -> None:
@@ -40,13 +43,14 @@ async def restore(live: LiveRun, folder: Folder) -> None:
         return
     if live.state.started is None:
         await live.journal.write([(None, run_started(live))])
+    tries = await _count(live)
     missing = [c for c in live.plan.channels if c.id not in live.state.channels]
     await live.journal.write([(None, c.announcement()) for c in missing])
     for channel in live.channels.values():
         if channel.done:
             channel.ended.set()
         elif channel.state.at != "announced":
-            items: list[Item] = [(channel.id, body) for body in _continued(channel)]
+            items: list[Item] = [(channel.id, body) for body in _continued(channel, tries)]
             await live.journal.write(items)
             channel.resuming = not channel.done
         channel.meter.restore(channel.state)
@@ -56,7 +60,19 @@ async def restore(live: LiveRun, folder: Folder) -> None:
             )
 
 
-def _continued(channel: Channel) -> Iterator[Body | Nested]:
+async def _count(live: LiveRun) -> int:
+    """How many times in a row the run was taken over without getting on; kept in its row while it is open."""
+    state, now = live.state, live.services.clock()
+    got = sum(len(c.steps) + (c.done is not None) for c in state.channels.values())
+    last = live.row.summary.get("taken_over") or {}
+    stuck = last.get("got") == got and state.last_ts - last.get("at", 0) < _WORKED_MS
+    tries = last.get("tries", 0) + 1 if stuck else 1
+    kept = {**live.row.summary, "taken_over": {"tries": tries, "got": got, "at": now}}
+    live.row = await live.services.store.update(live.run, summary=kept)
+    return tries
+
+
+def _continued(channel: Channel, tries: int) -> Iterator[Body | Nested]:
     """What is written on a channel that was cut off, before its agent is run again (or is not)."""
     state = channel.state
     if state.at == "failing" and state.error is not None:
@@ -64,7 +80,16 @@ def _continued(channel: Channel) -> Iterator[Body | Nested]:
         yield from closing(channel, status, None)  # only its `done` was missing
         return
     mode = _mode(channel)
-    if mode == "restart" and state.attempt < _MAX_ATTEMPTS:
+    if tries > _MAX_TRIES and not state.waiting:  # one that waits for a person does nothing
+        channel.log.error("channel is given up: the server stopped each time it ran", tries=tries - 1)
+        error = AgentError(
+            "interrupted",
+            f"The server stopped {_MAX_TRIES} times in a row while this agent ran, before it had completed a "
+            "step. Look into the server's log, then retry the channel.",
+            retryable=True,
+        )
+        yield from closing(channel, "failed", error)
+    elif mode == "restart":
         yield from closed_calls(channel, "interrupted", _LOST)
         yield ChannelStarted(agent=state.agent, model=state.model, attempt=state.attempt + 1)
     elif mode == "resume":

@@ -10,12 +10,12 @@ from mux._failpoints import failpoint
 from mux.log import _search
 from mux.log._common import FINAL, idempotency_conflict, now_ms, run_exists, run_not_found
 from mux.log._schema import SEQ_BITS, SEQ_MASK
-from mux.log._writer import LogState, Session
+from mux.log._writer import SWEEP, LogState, Session
 from mux.log.base import Head, Idempotency, RunRow
 
 __all__ = [
     "claim", "conversation", "create", "delete", "forgettable", "get_row", "index_text", "number_of",
-    "put_conversation", "trim", "update",
+    "put_conversation", "sweep_trimmed", "trim", "update",
 ]  # fmt: skip
 
 _JSON = ("request", "metadata", "summary", "agents")
@@ -147,13 +147,23 @@ def trim(session: Session, run: str, before: int) -> Head:
     before = min(before, state.head + 1)
     if before > state.first:
         state.first = before
-        base = state.id << SEQ_BITS
-        session.db.execute("DELETE FROM chunks WHERE id > ? AND id < ?", (base, base + before))
         session.db.execute(
             "UPDATE logs SET first = ?, head = ? WHERE id = ?", (state.first, state.head, state.id)
         )
-        state.size = None
     return state.at()
+
+
+def sweep_trimmed(session: Session, run: str) -> bool:
+    """Delete some of what was trimmed; whether there may be more. Nobody reads it, so it may also wait."""
+    state = session.state(run)
+    base = state.id << SEQ_BITS
+    gone = session.db.execute(
+        "DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE id > ? AND id < ? LIMIT ?)",
+        (base, base + state.first, SWEEP),
+    ).rowcount
+    if gone:
+        state.size = None
+    return bool(gone == SWEEP)
 
 
 def delete(session: Session, run: str, *, only_if_forgettable: bool = False) -> bool:

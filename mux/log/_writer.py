@@ -30,13 +30,13 @@ from mux.log._schema import SEQ_BITS, SEQ_MASK, store_error
 from mux.log.base import Head
 from mux.telemetry import get_logger
 
-__all__ = ["LogState", "Session", "Writer"]
+__all__ = ["SWEEP", "LogState", "Session", "Writer"]
 
 R = TypeVar("R")
 
 _MAX_GROUP = 1024  # jobs of one commit
 _MAX_STATES = 10_000  # logs whose state is remembered
-_SWEEP = 2000  # chunks deleted at a time: appends wait that long at most
+SWEEP = 2000  # chunks deleted at a time: appends wait that long at most
 _ONE_JOBS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
 _VACUUM = 500  # pages given back at a time, likewise
 _SWEEP_EVERY = 32  # groups after which a busy thread sweeps all the same
@@ -144,9 +144,9 @@ class Session:
         failpoint("retention.sweep")
         gone = self.db.execute(
             "DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE id > ? AND id <= ? LIMIT ?)",
-            (log << SEQ_BITS, (log << SEQ_BITS) + SEQ_MASK, _SWEEP),
+            (log << SEQ_BITS, (log << SEQ_BITS) + SEQ_MASK, SWEEP),
         ).rowcount
-        if gone < _SWEEP:
+        if gone < SWEEP:
             self.db.execute("DELETE FROM trash WHERE id = ?", (log,))
             self.trash.pop()
 

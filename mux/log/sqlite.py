@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from mux.errors import StoreError
+from mux.errors import NotFound, StoreError
 from mux.events import Record
 from mux.log import _chunks, _rows, _search
 from mux.log._common import FINAL, Heads, check_changes, run_not_found
@@ -193,10 +193,14 @@ class SqliteStore:
         return await self._heads.wait(run, after, timeout_s, lambda: self.head(run))
 
     async def trim(self, run: str, before: int) -> Head:
-        """See `mux.log.base.EventLog.trim`."""
-        return await self._writer.submit(
+        """See `mux.log.base.EventLog.trim`. Little by little: there may be a million, and appends wait."""
+        at = await self._writer.submit(
             lambda session: _rows.trim(session, run, before), lambda _: self._heads.forget(run)
         )
+        with contextlib.suppress(NotFound):  # deleted meanwhile
+            while await self._writer.submit(lambda session: _rows.sweep_trimmed(session, run)):
+                pass
+        return at
 
     # --- runs -----------------------------------------------------------------------------------------------
 

@@ -179,14 +179,16 @@ async def test_retry_on_a_running_run_adds_a_channel_beside_the_old_one() -> Non
     async with harness(keeper, echo("e")) as h:
         run = (await h.engine.start_run(start("keeper", "e"))).row.run
         await until(lambda: any(r.type == "done" for r in h.published[run]))
-        with pytest.raises(Conflict, match="cancel it first"):
-            await h.engine.retry(run, "keeper")
+        assert await h.engine.retry(run, "keeper") == (run, "keeper~2")  # which goes on
         assert await h.engine.retry(run, "e", "other-model") == (run, "e~2")
         await until(lambda: sum(r.type == "done" for r in h.published[run]) == 2)
         assert await h.engine.retry(run, "e~2") == (run, "e~3")
         keeper.release.set()
         snapshot = await h.finished(run)
-        retried = snapshot["channels"][2]
+        assert [(c["id"], c["status"]) for c in snapshot["channels"]] == [
+            (c, "completed") for c in ("keeper", "e", "keeper~2", "e~2", "e~3")
+        ]
+        retried = snapshot["channels"][3]
         assert (retried["retry_of"], retried["model"], retried["text"]) == ("e", "other-model", "e: hi")
 
 

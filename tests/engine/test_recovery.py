@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -168,6 +169,54 @@ async def test_an_agent_that_left_the_roster_fails() -> None:
         await agent.started.wait()
     async with harness(says("other", "x"), store=store) as h:
         assert (await h.finished(run))["channels"][0]["error"]["code"] == "interrupted"
+
+
+def _hangs(resumable: Literal["resume", "restart"]) -> tuple[Scripted, asyncio.Event]:
+    """An agent that never completes its first step, and when it has begun."""
+    began = asyncio.Event()
+
+    async def run(ctx: AgentContext) -> AsyncIterator[Draft]:
+        yield StepStarted(step=1)
+        yield Token(content="x")
+        began.set()
+        await asyncio.Event().wait()
+
+    return Scripted("w", run, resumable=resumable), began
+
+
+@pytest.mark.parametrize("resumable", ["resume", "restart"])
+async def test_an_agent_that_brings_the_server_down_each_time_is_given_up(
+    resumable: Literal["resume", "restart"],
+) -> None:
+    store = MemoryStore()
+    run = ""
+    for _ in range(6):
+        agent, began = _hangs(resumable)
+        async with harness(agent, store=store) as h:
+            run = run or (await h.engine.start_run(StartRequest(message="go"))).row.run
+            await began.wait()
+    async with harness(_hangs(resumable)[0], store=store) as h:
+        snapshot = await h.finished(run)
+        error = snapshot["channels"][0]["error"]
+        assert (snapshot["status"], error["code"]) == ("failed", "interrupted")
+        assert "5 times in a row" in error["message"]
+        assert "taken_over" not in h.engine.summary((await h.engine.list_runs(RunQuery())).runs[0])
+        await h.events(run)
+
+
+async def test_an_agent_that_worked_for_a_while_before_each_crash_goes_on() -> None:
+    store = MemoryStore()
+    now = [1_000_000]
+    run = ""
+    for _ in range(8):
+        agent, began = _hangs("restart")
+        async with harness(agent, store=store, clock=lambda: now[0]) as h:
+            run = run or (await h.engine.start_run(StartRequest(message="go"))).row.run
+            await began.wait()
+            now[0] += 61_000
+            await h.engine.steer(run, "w", SteerRequest(content="are you there?"))
+    async with harness(says("w", "done", resumable="restart"), store=store, clock=lambda: now[0]) as h:
+        assert (await h.finished(run))["status"] == "completed"
 
 
 async def test_runs_that_waited_for_a_slot_start_after_a_restart() -> None:
