@@ -2,7 +2,7 @@
 import { render } from "preact";
 import { html } from "./html.js";
 import { api } from "./api.js";
-import { agents, apart, fatal, folded, layout, models, order, railOpen, saved, theme } from "./state.js";
+import { agents, apart, fatal, folded, layout, models, order, railOpen, saved, scheduler, theme } from "./state.js";
 import { loadLanguage, t } from "./i18n.js";
 import { applyTheme } from "./theme.js";
 import { route, watchAddress } from "./actions.js";
@@ -33,6 +33,7 @@ async function start() {
   listenKeys();
   const early = () => void loadDialogs().catch(() => undefined); // said when a dialog is opened
   for (const type of ["pointermove", "keydown", "mux:started"]) document.addEventListener(type, early, { once: true, capture: true });
+  for (const type of ["keydown", "pointerdown"]) document.addEventListener(type, () => scheduler.input(), { passive: true, capture: true });
   watchTitle();
   watchAddress();
   window.addEventListener("popstate", () => void route());

@@ -1,17 +1,20 @@
 /**
  * One drawing loop for all panes. A pane asks for a turn; the focused one gets every frame, the others 10 a second
- * in turn, within a budget of 8 ms a frame. Each turn has two phases: first all panes change, then all scroll
- * positions are set (measured: 9 ms instead of 37 ms a flush). Knows no DOM; the clock is given.
+ * in turn, within a budget of 8 ms a frame. Each turn has phases, so that the page is laid out once: all panes change,
+ * all measure, all scroll, all tidy up. Knows no DOM; the clock is given.
  *
  * @typedef {object} Drawable
  * @property {(now: number) => boolean} flush  draw what is new; false = more remains for later
- * @property {() => void} [settle]             set the scroll position, after all have drawn
+ * @property {() => void} [measure]            read positions, after all have drawn
+ * @property {() => void} [settle]             set the scroll position, after all have measured
+ * @property {() => void} [tidy]               change what does not change positions: after all have scrolled
  * @property {() => boolean} [visible]         whether a reader sees it
  */
 
 const BUDGET_MS = 8;
 const INTERVAL_MS = 100;
 const EARLY_MS = 25; // a frame has a price of its own: what is nearly due is drawn with what is
+const HASTE_MS = 50; // so long after an input the frames are for what the reader did
 
 export class Scheduler {
   /**
@@ -27,6 +30,11 @@ export class Scheduler {
     /** @type {Drawable|null} */
     this.focused = null;
     this.pending = false;
+    /** What the phases after drawing cost a pane, ms: nearly all of it is the layout. */
+    this.layoutCost = 0;
+    this.inputAt = -Infinity;
+    /** Whether the last turn left the others out. */
+    this.hasty = false;
     /** Length of each turn, ms: for the probe. @type {((ms: number) => void)|null} */
     this.onTurn = null;
   }
@@ -40,6 +48,11 @@ export class Scheduler {
   /** @param {Drawable} pane */
   forget(pane) {
     this.dirty.delete(pane);
+  }
+
+  /** A person typed or pointed: the next frame is drawn for that, and only the focused pane with it. */
+  input() {
+    this.inputAt = this.clock.now();
   }
 
   #arm() {
@@ -71,18 +84,32 @@ export class Scheduler {
   /** @param {number} now */
   turn(now) {
     const started = this.clock.now();
-    const due = [...this.dirty].filter(([pane, last]) => pane === this.focused || now - last >= INTERVAL_MS - EARLY_MS);
-    due.sort((a, b) => (a[0] === this.focused ? -1 : b[0] === this.focused ? 1 : a[1] - b[1]));
+    // Every second turn at least is for all, however fast somebody types.
+    this.hasty = !this.hasty && started - this.inputAt < HASTE_MS;
     /** @type {Drawable[]} */
     const drawn = [];
-    for (const [pane] of due) {
-      if (drawn.length && this.clock.now() - started > BUDGET_MS) break;
+    for (const pane of this.#due(now)) {
+      if (drawn.length && this.clock.now() - started + drawn.length * this.layoutCost > BUDGET_MS) break;
       this.last.set(pane, now);
       if (pane.flush(now)) this.dirty.delete(pane);
       else this.dirty.set(pane, now);
       drawn.push(pane);
     }
+    if (!drawn.length) return;
+    const changed = this.clock.now();
+    for (const pane of drawn) pane.measure?.();
     for (const pane of drawn) pane.settle?.();
-    if (drawn.length) this.onTurn?.(this.clock.now() - started);
+    for (const pane of drawn) pane.tidy?.();
+    const ended = this.clock.now();
+    this.layoutCost += (Math.min(2, (ended - changed) / drawn.length) - this.layoutCost) / 8;
+    this.onTurn?.(ended - started);
+  }
+
+  /** The panes whose turn it is, the longest waiting first, but the focused one before all. @param {number} now */
+  #due(now) {
+    const focused = (/** @type {Drawable} */ pane) => pane === this.focused;
+    const due = [...this.dirty].filter(([pane, last]) => focused(pane) || (!this.hasty && now - last >= INTERVAL_MS - EARLY_MS));
+    due.sort((a, b) => Number(focused(b[0])) - Number(focused(a[0])) || a[1] - b[1]);
+    return due.map(([pane]) => pane);
   }
 }

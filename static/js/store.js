@@ -99,11 +99,12 @@ export class Lane {
   /** @param {MuxEvent} event */
   apply(event) {
     if (event.cseq <= this.cseq) return false; // seen before a reconnect
+    const since = this.lastTs;
     this.cseq = event.cseq;
     this.lastTs = event.ts;
     const handler = LANE[event.type];
     if (!handler) return false;
-    handler(this, event);
+    handler(this, event, since);
     if (!QUIET.has(event.type)) this.rev += 1;
     return true;
   }
@@ -123,10 +124,10 @@ export class Lane {
 /** Types that come by the hundred and change nothing but text. */
 const QUIET = new Set(["token", "reasoning", "refusal", "tool_args", "tool_progress"]);
 
-/** @param {Lane} lane @param {MuxEvent} event @param {string} activity */
-function delta(lane, event, activity) {
+/** @param {Lane} lane @param {MuxEvent} event @param {number} since when the event before it came @param {string} activity */
+function delta(lane, event, since, activity) {
   lane.count(event);
-  lane.transcripts.text(event);
+  lane.transcripts.text(event, since);
   if (lane.activity !== activity) {
     lane.activity = activity;
     lane.rev += 1;
@@ -139,7 +140,7 @@ function note(lane, event, kind, more) {
   lane.transcripts.add(lane.transcripts.at(event), kind, event, { event, ...more });
 }
 
-/** @type {Record<string, (lane: Lane, event: MuxEvent) => void>} */
+/** @type {Record<string, (lane: Lane, event: MuxEvent, since: number) => void>} */
 const LANE = {
   channel_started(lane, event) {
     if (event.attempt > 1) lane.transcripts.clear();
@@ -169,9 +170,9 @@ const LANE = {
   phase(lane, event) {
     lane.phase = event.phase;
   },
-  token: (lane, event) => delta(lane, event, "writing"),
-  refusal: (lane, event) => delta(lane, event, "writing"),
-  reasoning: (lane, event) => delta(lane, event, "thinking"),
+  token: (lane, event, since) => delta(lane, event, since, "writing"),
+  refusal: (lane, event, since) => delta(lane, event, since, "writing"),
+  reasoning: (lane, event, since) => delta(lane, event, since, "thinking"),
   tool_call(lane, event) {
     lane.transcripts.toolCall(event);
     lane.activity = "writing";

@@ -6,16 +6,16 @@
  *
  * @typedef {import("./stream.js").MuxEvent} MuxEvent
  *
- * @typedef {object} Item
+ * @typedef {object} ItemFields
  * @property {number} id       unique in the lane
  * @property {string} kind     text | reasoning | refusal | tool | nest | guardrail | retry | message | custom | error | end | note
  * @property {number} cseq     of its first event
  * @property {number} ts       of its first event
  * @property {number} rev
  * @property {number} [endTs]
+ * @property {number} [lastTs]  of its last text
  * @property {boolean} [open]  whether more may come
- * @property {string} [text]
- * @property {[number, number][]} [marks]  of an open step: (cseq, length of the text before it)
+ * @property {Growing} [said]  its text, where it has one; `text` gives it whole
  * @property {Tool} [tool]
  * @property {Transcript} [nested]
  * @property {any} [event]
@@ -40,6 +40,8 @@
  * @property {{expiresAt: number, decision?: string, by?: string}} [approval]
  */
 
+import { Growing } from "./growing.js";
+
 /** Kept of a tool's printed output in the page; the store on the server keeps all of it. */
 const MAX_PROGRESS = 400_000;
 
@@ -47,6 +49,20 @@ const TEXT_KINDS = /** @type {Record<string, string>} */ ({ token: "text", reaso
 const CANCELLED = new Set(["cancelled", "interrupted"]);
 
 /** @typedef {{name: string, items: Item[]}} Transcript */
+
+/** One thing that was said or done. */
+class Said {
+  /** @param {ItemFields} fields */
+  constructor(fields) {
+    this.said = fields.said;
+    Object.assign(this, fields);
+  }
+
+  get text() {
+    return this.said?.toString();
+  }
+}
+/** @typedef {Said & ItemFields} Item */
 
 /** All transcripts of one lane: its own and those of nested sub-agents. */
 export class Transcripts {
@@ -89,13 +105,13 @@ export class Transcripts {
     return place;
   }
 
-  /** @param {Transcript} place @param {string} kind @param {MuxEvent} event @param {Partial<Item>} [more] @returns {Item} */
+  /** @param {Transcript} place @param {string} kind @param {MuxEvent} event @param {Partial<ItemFields>} [more] @returns {Item} */
   add(place, kind, event, more) {
     const last = place.items[place.items.length - 1];
-    if (last?.open && last.text !== undefined) this.close(last, event.ts);
-    const item = /** @type {Item} */ ({
+    if (last?.open && last.said) this.close(last, event.from_cseq === undefined ? event.ts : last.lastTs ?? event.ts);
+    const item = /** @type {Item} */ (new Said({
       id: this.nextId++, kind, cseq: event.from_cseq ?? event.cseq, ts: event.ts, rev: 1, ...more,
-    });
+    }));
     place.items.push(item);
     this.touched.add(item);
     return item;
@@ -114,26 +130,28 @@ export class Transcripts {
     this.touch(item);
   }
 
-  /** Text goes on in the last item where that is of its kind. @param {MuxEvent} event */
-  text(event) {
+  /** Text goes on in the last item where that is of its kind. @param {MuxEvent} event @param {number} [since] when the event before it came */
+  text(event, since) {
     const place = this.at(event);
     const kind = TEXT_KINDS[event.type];
     let item = place.items[place.items.length - 1];
     if (!item || item.kind !== kind || !item.open) {
-      item = this.add(place, kind, event, { text: "", marks: [], open: true });
+      item = this.add(place, kind, event, { said: new Growing(), open: true });
+      // Merged deltas carry the last one's time: they began after what came before them.
+      if (event.from_cseq !== undefined && since) item.ts = Math.min(event.ts, since);
     }
-    item.marks?.push([event.from_cseq ?? event.cseq, /** @type {string} */ (item.text).length]);
-    item.text += event.content;
+    item.said?.push(event.content, event.from_cseq ?? event.cseq);
+    item.lastTs = event.ts;
     this.touch(item);
   }
 
   /** A step ended: its texts are complete and can't be reset any more. @param {MuxEvent} event */
   endStep(event) {
     const { items } = this.at(event);
-    for (let i = items.length - 1; i >= 0 && (items[i].open || items[i].marks); i--) {
+    for (let i = items.length - 1; i >= 0 && (items[i].open || items[i].said?.marks.length); i--) {
       const item = items[i];
-      delete item.marks;
-      if (item.text !== undefined && item.open) this.close(item, event.ts);
+      item.said?.settle();
+      if (item.said && item.open) this.close(item, event.ts);
     }
   }
 
@@ -153,12 +171,7 @@ export class Transcripts {
   #cut(place, from) {
     while (place.items.length && place.items[place.items.length - 1].cseq >= from) place.items.pop();
     const last = place.items[place.items.length - 1];
-    const mark = last?.marks?.find(([cseq]) => cseq >= from);
-    if (mark) {
-      last.text = /** @type {string} */ (last.text).slice(0, mark[1]);
-      last.marks = last.marks?.filter(([cseq]) => cseq < from);
-      last.rev += 1;
-    }
+    if (last?.said?.cut(from)) last.rev += 1;
   }
 
   /** @param {MuxEvent} event */
@@ -202,7 +215,7 @@ export class Transcripts {
     for (const place of [this.root, ...this.nested.values()]) {
       for (const item of place.items) {
         if (item.open) this.close(item, ts);
-        delete item.marks;
+        item.said?.settle();
       }
     }
   }

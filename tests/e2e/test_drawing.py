@@ -23,7 +23,16 @@ async def test_panes_go_on_following_the_end_when_others_join_and_the_window_cha
     assert await page.locator("#pane-assistant .pane-scroll").evaluate(rest) < 3
 
 
-async def test_long_answers_keep_the_page_small(start: Start) -> None:
-    page = await start("load", width=900)
-    await expect(page.locator(".md-spacer").first).to_be_attached(timeout=60_000)
-    assert await page.locator(".md-block").count() <= 100
+async def test_long_answers_keep_the_page_small_and_come_back_where_they_were(start: Start) -> None:
+    page = await start("load", width=900, spec={"seconds": 32})
+    await expect(page.locator("#pane-load .end")).to_be_attached(timeout=80_000)
+    await expect(page.locator(".md-spacer")).to_be_attached()
+    assert await page.locator(".md-block").count() <= 60
+    height = "n => n.scrollHeight"
+    pane = page.locator("#pane-load .pane-scroll")
+    short = await pane.evaluate(height)
+    await pane.evaluate("n => { n.scrollTop = 0 }")
+    await expect(page.locator(".md-spacer")).to_have_count(0)
+    assert await page.locator(".md-block").count() > 60
+    assert abs(await pane.evaluate(height) - short) < 3  # the spacer was exactly as high as what it stood for
+    await expect(pane.locator(".md-block").first).to_be_in_viewport()

@@ -7,13 +7,18 @@ function rig() {
   const frames = [];
   const scheduler = new Scheduler({ frame: (f) => frames.push(f), now: () => now });
   const order = [];
-  const pane = (name, cost = 0) => ({
+  const pane = (name, cost = 0, layout = 0) => ({
     flush: () => {
       now += cost;
       order.push(name);
       return true;
     },
+    measure: () => {
+      now += layout;
+      order.push(`${name}?`);
+    },
     settle: () => order.push(`${name}↓`),
+    tidy: () => order.push(`${name}.`),
   });
   const frame = (ms) => {
     now += ms;
@@ -22,12 +27,12 @@ function rig() {
   return { scheduler, order, pane, frame };
 }
 
-test("all panes change before any scroll position is set", () => {
+test("all panes change, then all measure, scroll and tidy up: the page is laid out once", () => {
   const { scheduler, order, pane, frame } = rig();
   scheduler.request(pane("a"));
   scheduler.request(pane("b"));
   frame(16);
-  assert.deepEqual(order, ["a", "b", "a↓", "b↓"]);
+  assert.deepEqual(order, ["a", "b", "a?", "b?", "a↓", "b↓", "a.", "b."]);
 });
 
 test("a frame keeps to its budget and the others take their turn first next time", () => {
@@ -60,4 +65,37 @@ test("a forgotten pane is not drawn again", () => {
   scheduler.forget(a);
   frame(16);
   assert.deepEqual(order, []);
+});
+
+test("what the layout costs counts in the budget", () => {
+  const { scheduler, order, pane, frame } = rig();
+  const panes = [..."abcdefghij"].map((name) => pane(name, 0.5, 2));
+  const drawn = [];
+  for (let i = 0; i < 60; i++) {
+    for (const one of panes) scheduler.request(one);
+    order.length = 0;
+    frame(200);
+    drawn.push(order.filter((n) => n.length === 1).length);
+  }
+  assert.equal(drawn[0], 10); // nothing is known yet
+  assert.ok(drawn.at(-1) <= 5, `${drawn.at(-1)} panes at 2.5 ms each`);
+});
+
+test("after a key press the next frame is the focused pane's alone, the one after it everybody's", () => {
+  const { scheduler, order, pane, frame } = rig();
+  const [a, b] = [pane("a"), pane("b")];
+  scheduler.focused = a;
+  const turn = () => {
+    order.length = 0;
+    scheduler.request(a);
+    scheduler.request(b);
+    scheduler.input();
+    frame(100);
+    return order.filter((n) => n.length === 1).join("");
+  };
+  scheduler.request(a);
+  frame(16);
+  scheduler.clock.now = () => -1; // the keys come while a frame waits: no time passes between them
+  scheduler.inputAt = -1;
+  assert.deepEqual([turn(), turn(), turn(), turn()], ["a", "ab", "a", "ab"]);
 });

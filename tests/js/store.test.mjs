@@ -150,3 +150,16 @@ test("what a snapshot does not know of a channel is learnt from the event that a
   assert.deepEqual([sum.title, sum.model, sum.dependsOn, sum.status], ["Σ", "m", ["a"], "pending"]);
   assert.equal(run.lanes.get("a").parent, "sum");
 });
+
+test("how long a lane thought is known from single events, and nearly from merged ones", () => {
+  const l = log();
+  const events = [l.started("a"), l.on("a", "channel_started", { agent: "a", attempt: 1 }), l.on("a", "step_started", { step: 1 })];
+  for (let i = 0; i < 30; i++) events.push(l.on("a", "reasoning", { content: "hm " }));
+  for (let i = 0; i < 30; i++) events.push(l.on("a", "token", { content: "x " }));
+  const spent = (run) => {
+    const [item] = run.lanes.get("a").items;
+    return item.endTs - item.ts;
+  };
+  assert.equal(spent(fold(events)), 300); // from its first delta to what came next
+  assert.equal(spent(fold(compact(events))), 300); // from the event before it to its own last delta
+});

@@ -20,7 +20,7 @@ const library = lazy(() => import("temml"));
 /** @param {string} tex @param {boolean} display @returns {HTMLElement} */
 export function formula(tex, display) {
   const node = document.createElement(display ? "div" : "span");
-  node.className = display ? "md-math md-math-block" : "md-math";
+  node.className = `md-math is-source${display ? " md-math-block" : ""}`;
   node.textContent = tex;
   if (tex.length <= MAX_FORMULA) void fill(node, tex, display);
   return node;
@@ -32,9 +32,11 @@ async function fill(node, tex, display) {
     const temml = /** @type {any} */ ((await library()).default);
     const tree = temml.__renderToMathMLTree(tex, { displayMode: display, throwOnError: true, maxSize: [10, 10], maxExpand: 300 });
     const math = convert(tree);
-    if (math) node.replaceChildren(math);
+    if (!math) return;
+    node.replaceChildren(math);
+    node.classList.remove("is-source");
   } catch {
-    node.classList.add("is-source"); // not a formula that we can set: what was written stays
+    return; // not a formula that we can set: what was written stays
   }
 }
 

@@ -5,9 +5,10 @@
  *
  * @typedef {import("./parse.js").Token} Token
  * @typedef {import("./render.js").View} View
- * @typedef {{type: string, raw: string, node: HTMLElement|null, defined: string}} Block  node: null while unmounted
  */
 import { blocks, closes, mayClose, openFence } from "./parse.js";
+import { flat } from "../growing.js";
+import { Parts } from "./parts.js";
 import { appendText, el, patch, render } from "./render.js";
 import { visible } from "./safe.js";
 import { highlight } from "./code.js";
@@ -21,23 +22,23 @@ export class MarkdownStream {
   constructor(root, ctx = {}) {
     this.root = root;
     this.ctx = ctx;
-    this.text = "";
+    /** How much text it was given. */
+    this.length = 0;
+    /** What is not sealed yet. */
+    this.rest = "";
+    /** A carriage return whose line feed may still come. */
+    this.carry = "";
     this.done = false;
-    /** @type {Block[]} */
-    this.sealed = [];
-    this.sealedEnd = 0;
-    /** First sealed block that is in the DOM. */
-    this.first = 0;
-    /** @type {HTMLElement|null} */
-    this.spacer = null;
     this.tail = el("div", "md-tail");
     root.append(this.tail);
+    this.parts = new Parts(root, this.tail, (raw) => this.#draw(raw));
     /** @type {View[]} */
     this.views = [];
     /** Link definitions of the sealed part. @type {import("./parse.js").Links} */
     this.links = {};
     /** All definitions that the views were made with, as text. */
     this.defined = "{}";
+    /** Length of `rest` when it was drawn last. */
     this.lexedLength = 0;
     this.lexedAt = -Infinity;
     /** @type {{fence: string, pos: number, lineStart: boolean, code: Element, pendingNewline: boolean}|null} */
@@ -45,28 +46,45 @@ export class MarkdownStream {
   }
 
   /**
-   * Show this text, which begins with what was shown before. Returns false where it decided to wait.
-   * @param {string} full @param {number} now ms @returns {boolean}
+   * Show this text, which begins with what was shown before.
+   * @param {string} full @param {number} now ms @returns {boolean} false where it decided to wait
    */
   update(full, now) {
-    this.text = full.includes("\r") ? full.replace(/\r\n?(?=[^])/g, "\n").replace(/\r$/, "") : full;
-    if (this.text.length === this.lexedLength) return true;
+    return this.grow(full.slice(this.length), now);
+  }
+
+  /**
+   * Show more text behind what was given before.
+   * @param {string} more @param {number} now ms @returns {boolean} false where it decided to wait
+   */
+  grow(more, now) {
+    this.length += more.length;
+    this.rest += this.#lines(more);
+    if (this.rest.length === this.lexedLength) return true;
     if (this.fence && this.#feedFence(this.fence)) {
-      this.lexedLength = this.text.length;
+      this.lexedLength = this.rest.length;
       return true;
     }
-    if (this.text.length - this.sealedEnd > LONG_TAIL && now - this.lexedAt < LONG_TAIL_MS) return false;
+    if (this.rest.length > LONG_TAIL && now - this.lexedAt < LONG_TAIL_MS) return false;
     this.#lexTail(now);
     return true;
   }
 
+  /** Every kind of line end as one character. @param {string} more */
+  #lines(more) {
+    const text = this.carry + more;
+    this.carry = "";
+    if (!text.includes("\r")) return text;
+    if (text.endsWith("\r")) this.carry = "\r";
+    return text.slice(0, text.length - this.carry.length).replace(/\r\n?/g, "\n");
+  }
+
   /** @param {number} now */
   #lexTail(now) {
-    const source = this.text.slice(this.sealedEnd);
+    const source = this.rest;
     const links = { ...this.links }; // a definition in the tail may still grow: it holds for this parse only
     const tokens = blocks(source, links);
     const defined = JSON.stringify(links);
-    this.lexedLength = this.text.length;
     this.lexedAt = now;
     if (defined !== this.defined) {
       this.defined = defined;
@@ -78,11 +96,14 @@ export class MarkdownStream {
     if (sealing && Object.keys(links).length > Object.keys(this.links).length) {
       blocks(tokens.slice(0, sealing).map((token) => token.raw).join(""), this.links);
     }
+    let end = 0;
     for (const view of this.views.splice(0, sealing)) {
-      this.sealedEnd += view.token.raw.length;
+      end += view.token.raw.length;
       this.#push(view.token, view.node);
     }
-    for (const child of this.tail.children) if (child instanceof HTMLElement) child.dir = "auto";
+    this.rest = source.slice(end);
+    this.lexedLength = this.rest.length;
+    for (const child of this.tail.children) if (child instanceof HTMLElement && !child.dir) child.dir = "auto";
     this.#enterFence(tokens.slice(sealing));
   }
 
@@ -101,12 +122,20 @@ export class MarkdownStream {
   /** A block is complete: out of the tail for good. @param {Token} token @param {Node|null} node */
   #push(token, node) {
     const element = node instanceof HTMLElement ? node : node ? el("p", "", node) : null;
-    const block = { type: token.type, raw: own(token.raw), node: element, defined: this.defined };
-    this.sealed.push(block);
-    if (!element) return;
-    this.root.insertBefore(element, this.tail);
+    if (element) prepare(element);
+    this.parts.push({ type: token.type, raw: flat(token.raw), node: element, defined: this.defined });
+    if (element && token.type === "code") void highlight(element);
+  }
+
+  /** A block again that was taken out of the page. @param {string} raw */
+  #draw(raw) {
+    const [token] = blocks(raw, { ...this.links });
+    const node = token ? render(token, this.ctx).node : null;
+    if (!node) return null;
+    const element = node instanceof HTMLElement ? node : el("p", "", node);
     prepare(element);
     if (token.type === "code") void highlight(element);
+    return element;
   }
 
   /** @param {Token[]} rest */
@@ -115,18 +144,18 @@ export class MarkdownStream {
     const [view] = this.views;
     const open = rest.length === 1 && view?.into ? openFence(rest[0]) : null;
     if (!open || !view.into) return;
-    const body = this.text.slice(this.sealedEnd + open.from);
+    const body = this.rest.slice(open.from);
     const trailing = body.endsWith("\n");
-    const pos = this.sealedEnd + open.from + (trailing ? body.length : 0);
+    const pos = open.from + (trailing ? body.length : 0);
     if (!trailing && body.length) return; // enter only between lines: what a half line is, is not known yet
     this.fence = { fence: open.fence, pos, lineStart: true, code: view.into, pendingNewline: trailing && body.length > 0 };
   }
 
   /** Append what is certainly code; false when the fence may have closed. @param {NonNullable<MarkdownStream["fence"]>} fence */
   #feedFence(fence) {
-    while (fence.pos < this.text.length) {
-      const newline = this.text.indexOf("\n", fence.pos);
-      const line = this.text.slice(fence.pos, newline < 0 ? undefined : newline);
+    while (fence.pos < this.rest.length) {
+      const newline = this.rest.indexOf("\n", fence.pos);
+      const line = this.rest.slice(fence.pos, newline < 0 ? undefined : newline);
       if (fence.lineStart) {
         if (newline < 0 ? mayClose(line, fence.fence) : closes(line, fence.fence)) {
           if (newline < 0) return true; // wait for the rest of the line
@@ -137,7 +166,7 @@ export class MarkdownStream {
       appendText(fence.code, `${fence.pendingNewline ? "\n" : ""}${visible(line)}`);
       fence.pendingNewline = newline >= 0;
       fence.lineStart = newline >= 0;
-      fence.pos = newline < 0 ? this.text.length : newline + 1;
+      fence.pos = newline < 0 ? this.rest.length : newline + 1;
     }
     return true;
   }
@@ -148,24 +177,23 @@ export class MarkdownStream {
     this.update(full, Infinity);
     this.done = true;
     this.fence = null;
-    this.lexedAt = -Infinity;
-    const whole = full.length <= MAX_WHOLE;
-    if (whole) this.#mend();
-    else this.#sealRest(blocks(this.text.slice(this.sealedEnd), this.links));
+    if (full.length <= MAX_WHOLE) this.#mend(full.replace(/\r$/, "").replace(/\r\n?/g, "\n"));
+    else this.#sealRest(blocks(this.rest, this.links));
+    this.rest = "";
     this.tail.remove();
   }
 
-  /** Compare with a parse of the whole; draw anew what differs. */
-  #mend() {
+  /** Compare with a parse of the whole; draw anew what differs. @param {string} text */
+  #mend(text) {
     const links = {};
-    const tokens = blocks(this.text, links);
+    const tokens = blocks(text, links);
     this.links = links;
     this.defined = JSON.stringify(links);
+    const sealed = this.parts.blocks;
     let same = 0;
-    while (same < this.sealed.length && same < tokens.length && alike(this.sealed[same], tokens[same])) same += 1;
-    for (const block of this.sealed.splice(same)) block.node?.remove();
-    this.first = Math.min(this.first, same);
-    this.sealed.forEach((block, i) => {
+    while (same < sealed.length && same < tokens.length && alike(sealed[same], tokens[same])) same += 1;
+    this.parts.truncate(same);
+    sealed.forEach((block, i) => {
       if (block.defined === this.defined || !block.raw.includes("[") || !block.node) return;
       const fresh = render(tokens[i], this.ctx).node;
       if (!(fresh instanceof HTMLElement)) return;
@@ -188,79 +216,10 @@ export class MarkdownStream {
       if (code && token === first && !keep) /** @type {ChildNode} */ (code.node)?.remove();
       this.#push(token, keep && code ? code.node : render(token, this.ctx).node);
     }
-    this.sealedEnd = this.text.length;
-  }
-
-  get mounted() {
-    return this.sealed.length - this.first;
-  }
-
-  /**
-   * Unmount all but the last `keep` sealed blocks; a spacer takes their place. Measures, so call it where the
-   * layout is known anyway.
-   * @param {number} keep
-   */
-  trim(keep) {
-    const cut = this.sealed.length - keep;
-    if (cut <= this.first) return;
-    const removed = this.sealed.slice(this.first, cut).filter((b) => b.node);
-    const next = this.sealed.slice(cut).find((b) => b.node)?.node ?? this.tail;
-    const top = removed[0]?.node;
-    if (top && next.isConnected) {
-      const height = next.getBoundingClientRect().top - top.getBoundingClientRect().top;
-      this.#space(this.#height() + height);
-    }
-    for (const block of removed) {
-      block.node?.remove();
-      block.node = null;
-    }
-    this.first = cut;
-  }
-
-  #height() {
-    return Number(this.spacer?.dataset.height ?? 0);
-  }
-
-  /** @param {number} height */
-  #space(height) {
-    if (!this.spacer) {
-      this.spacer = el("div", "md-spacer");
-      this.root.prepend(this.spacer);
-    }
-    this.spacer.dataset.height = String(Math.max(0, height));
-    this.spacer.style.height = `${Math.max(0, height)}px`;
-  }
-
-  /** Bring `count` blocks back above the first mounted one. @param {number} count @returns {boolean} whether any came */
-  mountMore(count) {
-    if (this.first === 0) return false;
-    const from = Math.max(0, this.first - count);
-    const anchor = this.sealed.slice(this.first).find((b) => b.node)?.node ?? (this.tail.isConnected ? this.tail : null);
-    for (let i = from; i < this.first; i++) {
-      const block = this.sealed[i];
-      const [token] = blocks(block.raw, { ...this.links });
-      const node = token ? render(token, this.ctx).node : null;
-      if (!node || block.type === "def") continue;
-      block.node = node instanceof HTMLElement ? node : el("p", "", node);
-      this.root.insertBefore(block.node, anchor);
-      prepare(block.node);
-      if (block.type === "code") void highlight(block.node);
-    }
-    const share = from / this.first;
-    this.first = from;
-    this.#space(from === 0 ? 0 : this.#height() * share);
-    return true;
   }
 }
 
-/**
- * The same text in memory of its own. What the lexer gives is a view into the whole answer as it was then: kept for
- * each block, it kept a copy of the answer for each (720 MB after half a million tokens).
- * @param {string} text
- */
-const own = (text) => ` ${text}`.slice(1);
-
-/** @param {Block} block @param {Token} token */
+/** @param {import("./parts.js").Block} block @param {Token} token */
 const alike = (block, token) => block.type === token.type && block.raw === token.raw;
 
 /** @param {HTMLElement} block */

@@ -30,6 +30,8 @@ export class PaneBody {
     this.pinned = true;
     this.visible = true;
     this.heightWhenLeft = 0;
+    this.newLines = 0;
+    this.mounting = false;
     this.lastTop = 0;
     this.lastHeight = 0;
     this.lastClient = 0;
@@ -41,7 +43,7 @@ export class PaneBody {
   #listen() {
     this.scroller.addEventListener("wheel", (event) => event.deltaY < 0 && this.#unpin(), { passive: true });
     this.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    this.resize = new ResizeObserver(() => this.pinned && this.#toEnd());
+    this.resize = new ResizeObserver(() => this.pinned && this.#moved() && this.#toEnd());
     this.resize.observe(this.scroller);
     this.resize.observe(this.content);
     this.seen = new IntersectionObserver((entries) => {
@@ -61,17 +63,22 @@ export class PaneBody {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
     const fromEnd = scrollHeight - clientHeight - scrollTop;
     // A new width or height moves the text too; only where nothing changed it was the reader who scrolled up.
-    const resized = scrollHeight !== this.lastHeight || clientHeight !== this.lastClient;
-    if (this.pinned && resized) return this.#toEnd();
+    if (this.pinned && this.#moved()) return this.#toEnd();
     if (scrollTop < this.lastTop - 1 && fromEnd > NEAR) this.#unpin();
     else if (fromEnd <= 2 || (fromEnd <= NEAR && scrollTop > this.lastTop)) this.#pin();
     this.lastTop = scrollTop;
-    if (!this.pinned) this.#mountAbove();
+    this.#mountAbove();
   }
 
+  /** Some at a time, until what the reader is near to is there. */
   #mountAbove() {
+    if (this.pinned || this.mounting) return;
     const above = this.scroller.getBoundingClientRect().top - 800;
-    for (const { view } of this.turns.values()) if (view.mountAbove(above)) return;
+    for (const { view } of this.turns.values()) if (view.mountAbove(above)) this.mounting = true;
+    if (this.mounting) requestAnimationFrame(() => {
+      this.mounting = false;
+      this.#mountAbove();
+    });
   }
 
   #pin() {
@@ -85,11 +92,26 @@ export class PaneBody {
     this.#toEnd();
   }
 
+  /** Whether the text or the pane has another height than when its end was shown last. */
+  #moved() {
+    return this.scroller.scrollHeight !== this.lastHeight || this.scroller.clientHeight !== this.lastClient;
+  }
+
   #toEnd() {
-    this.scroller.scrollTop = this.scroller.scrollHeight;
-    this.lastTop = this.scroller.scrollTop;
+    this.#look();
+    this.#scroll();
+  }
+
+  /** Reads the layout. */
+  #look() {
     this.lastHeight = this.scroller.scrollHeight;
     this.lastClient = this.scroller.clientHeight;
+  }
+
+  /** Writes the position that goes with what was read. */
+  #scroll() {
+    this.lastTop = Math.max(0, this.lastHeight - this.lastClient);
+    this.scroller.scrollTop = this.lastTop + 1; // a height may have a fraction: the browser stops at the end
   }
 
   /** Show these turns. @param {Entry} entry */
@@ -137,7 +159,9 @@ export class PaneBody {
         probe.drawn(key);
         return all;
       },
-      settle: () => this.#settle(view),
+      measure: () => this.#measure(view),
+      settle: () => this.pinned && this.#scroll(),
+      tidy: () => this.#tidy(view),
       visible: () => this.visible,
     };
     // A lane that was drawn before (another attempt, a new layout) is drawn from its beginning.
@@ -174,17 +198,20 @@ export class PaneBody {
     slot.replaceChildren(el("details", "prompt", el("summary", "", who, first), full));
   }
 
-  /** @param {TranscriptView} view */
-  #settle(view) {
+  /** All reads of a turn, after all panes have drawn: the first one lays the page out. @param {TranscriptView} view */
+  #measure(view) {
     if (this.pinned) {
-      view.trim();
-      this.#toEnd();
-      return;
-    }
-    const lines = Math.max(0, Math.round((this.content.offsetHeight - this.heightWhenLeft) / LINE));
-    if (!lines) return;
+      this.#look();
+      view.measure();
+    } else this.newLines = Math.max(0, Math.round((this.content.offsetHeight - this.heightWhenLeft) / LINE));
+  }
+
+  /** What changes the layout again comes last. @param {TranscriptView} view */
+  #tidy(view) {
+    if (this.pinned) return view.trim(); // a spacer of the same height takes the place: the position stays right
+    if (!this.newLines) return;
     this.pill.hidden = false;
-    const text = t("pane.newLines", { n: lines });
+    const text = t("pane.newLines", { n: this.newLines });
     if (this.pill.textContent !== text) this.pill.textContent = text;
   }
 

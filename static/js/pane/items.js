@@ -89,15 +89,14 @@ function markdownView(className, ctx) {
     node,
     markdown: () => markdown,
     update(item, now) {
-      const text = item.text ?? "";
-      if (!item.open) {
-        markdown.finish(text);
-        return true;
-      }
-      return markdown.update(text, now);
+      if (item.open && item.said) return markdown.grow(item.said.from(markdown.length), now);
+      markdown.finish(item.text ?? "");
+      return true;
     },
   };
 }
+
+const SHOWN_MS = 50; // a shorter time would read "0.0 s"
 
 /** Folded by default with its last line as a ticker; the reader's choice is final. @param {Item} item @param {any} ctx @returns {ItemView} */
 function reasoningView(item, ctx) {
@@ -111,7 +110,7 @@ function reasoningView(item, ctx) {
   const draw = (/** @type {number} */ now) => {
     if (!node.open) return true;
     markdown ??= new MarkdownStream(body, ctx.markdown ?? {});
-    if (item.open) return markdown.update(item.text ?? "", now);
+    if (item.open && item.said) return markdown.grow(item.said.from(markdown.length), now);
     markdown.finish(item.text ?? "");
     return true;
   };
@@ -119,13 +118,12 @@ function reasoningView(item, ctx) {
   return {
     node,
     update(_item, now) {
-      const text = item.text ?? "";
-      const spent = item.endTs ? seconds(item.endTs - item.ts) : "";
-      const word = item.open ? t("item.thinking") : t("item.thought", { time: spent });
+      const spent = (item.endTs ?? item.ts) - item.ts;
+      const word = item.open ? t("item.thinking") : spent >= SHOWN_MS ? t("item.thought", { time: seconds(spent) }) : t("item.reasoning");
       if (title.textContent !== word) title.textContent = word;
-      if (text.length !== length) {
-        length = text.length;
-        ticker.textContent = item.open ? lastLine(text) : "";
+      if (item.said && item.said.length !== length) {
+        length = item.said.length;
+        ticker.textContent = item.open ? lastLine(item.said.from(length - 240)) : "";
       }
       if (!item.open) ticker.textContent = "";
       return draw(now);
@@ -133,9 +131,9 @@ function reasoningView(item, ctx) {
   };
 }
 
-/** @param {string} text */
+/** @param {string} text its end */
 function lastLine(text) {
-  const end = text.slice(-240).trimEnd();
+  const end = text.trimEnd();
   return visible(end.slice(end.lastIndexOf("\n") + 1)).slice(-120);
 }
 

@@ -4,12 +4,14 @@
  *
  * @typedef {import("../transcript.js").Item} Item
  * @typedef {import("../transcript.js").Transcript} Transcript
- * @typedef {{node: HTMLElement, update: (item: Item, now: number) => boolean, into?: HTMLElement, markdown?: () => import("../markdown/stream.js").MarkdownStream|null}} ItemView
+ * @typedef {{node: HTMLElement, update: (item: Item, now: number) => boolean, into?: HTMLElement, markdown?: () => MarkdownStream}} ItemView
+ * @typedef {import("../markdown/stream.js").MarkdownStream} MarkdownStream
  */
 import { makeItem } from "./items.js";
 
-const MAX_MOUNTED = 90;
-const KEEP_MOUNTED = 60;
+const MAX_MOUNTED = 60;
+const KEEP_MOUNTED = 50;
+const MOUNT_PARTS = 3;
 
 export class TranscriptView {
   /** @param {HTMLElement} root @param {import("../store.js").Lane} lane @param {any} ctx */
@@ -24,6 +26,12 @@ export class TranscriptView {
     this.generation = -1;
     /** Items that asked for another turn. @type {Set<Item>} */
     this.later = new Set();
+    /** The lane's own texts, in order. @type {MarkdownStream[]} */
+    this.texts = [];
+    /** Where nested agents are drawn. @type {{place: Transcript, into: HTMLElement}[]} */
+    this.nests = [];
+    /** Parts to take out: found by `measure`, done by `trim`. @type {[MarkdownStream, number][]} */
+    this.surplus = [];
   }
 
   /** Draw what is new; false = something waits for a later turn. @param {number} now */
@@ -34,6 +42,7 @@ export class TranscriptView {
     for (const item of this.later) touched.add(item);
     this.later.clear();
     this.#grow(transcripts.root, this.root, now);
+    for (const { place, into } of this.nests) this.#grow(place, into, now); // the list may grow on the way
     for (const item of touched) {
       const view = this.views.get(item.id);
       if (view && !view.update(item, now)) this.later.add(item);
@@ -48,6 +57,9 @@ export class TranscriptView {
     this.views.clear();
     this.drawn.clear();
     this.later.clear();
+    this.texts = [];
+    this.nests = [];
+    this.surplus = [];
   }
 
   /** Make views for items that have none. @param {Transcript} place @param {HTMLElement} into @param {number} now */
@@ -59,46 +71,43 @@ export class TranscriptView {
       if (!view) continue;
       this.views.set(item.id, view);
       into.append(view.node);
+      if (view.markdown && into === this.root) this.texts.push(view.markdown());
+      if (item.nested && view.into) this.nests.push({ place: item.nested, into: view.into });
       if (!view.update(item, now)) this.later.add(item);
     }
     this.drawn.set(place, place.items.length);
-    for (const item of place.items) {
-      const view = item.nested && this.views.get(item.id);
-      if (item.nested && view?.into) this.#grow(item.nested, view.into, now);
-    }
   }
 
-  #texts() {
-    const list = [];
-    for (const item of this.lane.items) {
-      const markdown = this.views.get(item.id)?.markdown?.();
-      if (markdown) list.push(markdown);
-    }
-    return list;
-  }
-
-  /** Keep the DOM small while the pane follows the end. */
-  trim() {
-    const texts = this.#texts();
+  /** Find what is above the window that is kept while the pane follows the end; reads the layout. */
+  measure() {
+    this.surplus = [];
     let mounted = 0;
-    for (const text of texts) mounted += text.mounted;
+    for (const { parts } of this.texts) mounted += parts.mounted;
     if (mounted <= MAX_MOUNTED) return;
-    let keep = KEEP_MOUNTED;
-    for (const text of texts.reverse()) {
-      text.trim(Math.max(0, keep));
-      keep -= text.mounted;
+    for (const text of this.texts) {
+      let count = 0;
+      for (const part of text.parts.shown) {
+        if (mounted - part.size < KEEP_MOUNTED) break;
+        mounted -= part.size;
+        part.height = part.node?.getBoundingClientRect().height ?? 0;
+        count += 1;
+      }
+      if (count) this.surplus.push([text, count]);
+      if (count < text.parts.shown.length) return;
     }
+  }
+
+  /** Take out what `measure` found. */
+  trim() {
+    for (const [text, count] of this.surplus) text.parts.drop(count);
+    this.surplus = [];
   }
 
   /** Bring earlier blocks back where the reader comes near them. @param {number} above y of the reader's view */
   mountAbove(above) {
-    for (const text of this.#texts()) {
-      if (text.first > 0 && text.spacer && text.spacer.getBoundingClientRect().bottom > above) return text.mountMore(30);
+    for (const { parts } of this.texts) {
+      if (parts.spacer && parts.spacer.getBoundingClientRect().bottom > above) return parts.mountMore(MOUNT_PARTS);
     }
     return false;
-  }
-
-  mountAll() {
-    for (const text of this.#texts()) text.mountMore(Infinity);
   }
 }
