@@ -7,7 +7,7 @@ import { loadLanguage, t } from "./i18n.js";
 import { applyTheme } from "./theme.js";
 import { route, watchAddress } from "./actions.js";
 import { listenKeys } from "./keys.js";
-import { App, loadDialogs } from "./views/app.js";
+import { App, loadDialogs, loadLanes } from "./views/app.js";
 import { watchTitle } from "./title.js";
 
 async function roster() {
@@ -21,6 +21,7 @@ async function roster() {
 }
 
 async function start() {
+  if (location.hash.startsWith("#/run/")) void loadLanes().catch(() => undefined);
   theme.value = saved.get("theme", "auto");
   layout.value = saved.get("layout", "grid");
   order.value = saved.get("order", []);
@@ -31,7 +32,7 @@ async function start() {
   await loadLanguage(saved.get("language", navigator.language.slice(0, 2)));
   render(html`<${App} />`, /** @type {Element} */ (document.getElementById("app")));
   listenKeys();
-  const early = () => void loadDialogs().catch(() => undefined); // said when a dialog is opened
+  const early = () => void Promise.all([loadLanes(), loadDialogs()]).catch(() => undefined); // said when they are needed
   for (const type of ["pointermove", "keydown", "mux:started"]) document.addEventListener(type, early, { once: true, capture: true });
   for (const type of ["keydown", "pointerdown"]) document.addEventListener(type, () => scheduler.input(), { passive: true, capture: true });
   watchTitle();

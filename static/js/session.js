@@ -2,7 +2,6 @@
  * Keeps the runs on screen up to date: exactly one stream per tab, whatever it shows. Every event reaches the
  * folded state at once; drawing is the scheduler's.
  */
-import { follow, StreamError } from "./stream.js";
 import { api, BASE } from "./api.js";
 import { Run } from "./store.js";
 import { t } from "./i18n.js";
@@ -14,12 +13,18 @@ import { pathKey } from "./sublane.js";
 import { announceLane, announceRun, announceWaiting } from "./announce.js";
 import { probe } from "./probe.js";
 import { takePlace, untilNextLook } from "./places.js";
+import { lazy } from "./lazy.js";
+
+/** Comes with the lanes: the first screen follows nothing. */
+const streams = lazy(() => import("./stream.js"));
 
 /** @type {AbortController|null} */
 let stream = null;
 let structureDue = false;
 /** Runs whose beginning is being replayed: nothing of it is announced. @type {Set<string>} */
 const replaying = new Set();
+const REPLAY_DRAW_MS = 400; // a long replay is drawn so often on its way: each drawing costs more than what it shows
+let drawnAt = 0;
 let epoch = 0;
 
 /** @param {string} id */
@@ -61,6 +66,7 @@ export function connect() {
 /** @param {string[]} ids @param {AbortSignal} signal */
 async function read(ids, signal) {
   for (const id of ids) if (!runOf(id).cursor) replaying.add(id);
+  drawnAt = performance.now();
   try {
     while (await visit(ids, signal)) await untilNextLook(signal);
     if (!signal.aborted) connection.value = "idle";
@@ -74,6 +80,7 @@ async function read(ids, signal) {
  * @param {string[]} ids @param {AbortSignal} signal @returns {Promise<boolean>} whether there is more to come for
  */
 async function visit(ids, signal) {
+  const { follow } = await streams();
   const place = await takePlace();
   const stop = new AbortController();
   const abort = () => stop.abort();
@@ -109,6 +116,10 @@ function take(part, ids) {
   const arrived = performance.now();
   for (const event of part.events) fold(event);
   if (part.cursor) remember(part.cursor, ids);
+  if (replaying.size && part.events.length && arrived - drawnAt > REPLAY_DRAW_MS) {
+    drawnAt = arrived;
+    for (const id of replaying) draw(id);
+  }
   if (part.control?.type === "stream_live") for (const id of ids) settle(id);
   if (part.control?.type === "stream_gap") for (const id of ids) void seed(id);
   probe.arrived(part, arrived);
@@ -123,9 +134,15 @@ function remember(cursor, ids) {
   }
 }
 
+/** Draw what the lanes of a run have got. @param {string} id */
+function draw(id) {
+  for (const [key, pane] of panes) if (key.startsWith(`${id}/`)) scheduler.request(pane);
+}
+
 /** @param {string} id */
 function settle(id) {
   replaying.delete(id);
+  draw(id);
   for (const lane of runOf(id).lanes.values()) {
     laneSignal(`${id}/${lane.id}`).value += 1;
     announceWaiting(lane);
@@ -145,22 +162,27 @@ export function fold(event) {
   }
   if (run.rev !== before) bumpStructure();
   if (event.type === "run_finished") {
-    if (!replaying.delete(run.id)) announceRun(run); // one that was over before is nobody's news
+    if (replaying.delete(run.id)) draw(run.id); // one that was over before is nobody's news
+    else announceRun(run);
     document.dispatchEvent(new CustomEvent("mux:finished", { detail: run.id }));
   }
   if (lane) changed(run, lane, event, rev);
+}
+
+/** Draw the lane, and the panes of its sub-agents that the event is from. @param {string} key @param {import("./stream.js").MuxEvent} event */
+function request(key, event) {
+  const path = event.path ?? [];
+  for (let i = path.length; i >= 0; i--) {
+    const pane = panes.get(i ? `${key}/${pathKey(path.slice(0, i))}` : key);
+    if (pane) scheduler.request(pane);
+  }
 }
 
 /** @param {Run} run @param {import("./store.js").Lane} lane @param {import("./stream.js").MuxEvent} event @param {number} rev */
 function changed(run, lane, event, rev) {
   const key = `${run.id}/${lane.id}`;
   const pane = panes.get(key);
-  if (pane) scheduler.request(pane);
-  const path = event.path ?? [];
-  for (let i = path.length; i > 0; i--) {
-    const sub = panes.get(`${key}/${pathKey(path.slice(0, i))}`);
-    if (sub) scheduler.request(sub);
-  }
+  if (!replaying.has(run.id)) request(key, event);
   if (lane.rev === rev) return;
   laneSignal(key).value += 1;
   if (replaying.has(run.id)) return;
@@ -174,7 +196,7 @@ async function seed(id) {
   try {
     runOf(id).seed(await api.run(id));
     bumpStructure();
-    for (const [key, pane] of panes) if (key.startsWith(`${id}/`)) scheduler.request(pane);
+    draw(id);
   } catch {
     toast(t("error.partial"), { bad: true });
   }
@@ -182,14 +204,16 @@ async function seed(id) {
 
 /** @param {unknown} error @param {string[]} ids */
 async function failed(error, ids) {
-  if (!(error instanceof StreamError)) throw error;
-  if (error.status === 409 || error.status === 400) {
+  const stream = await streams().catch(() => null); // not even the module came: that is the failure
+  if (stream && !(error instanceof stream.StreamError)) throw error;
+  const { status, message } = /** @type {import("./stream.js").StreamError} */ (error);
+  if (status === 409 || status === 400) {
     epoch += 1;
     if (epoch < 5) return restart(ids); // the log is another one than before: read it from its beginning
   }
   connection.value = "idle";
-  const gone = error.status === 404;
-  fatal.value = { title: t(gone ? "error.gone" : "error.stream"), detail: error.message, action: gone ? "new" : "reload" };
+  const gone = status === 404;
+  fatal.value = { title: t(gone ? "error.gone" : "error.stream"), detail: message, action: gone ? "new" : "reload" };
 }
 
 /** @param {string[]} ids */

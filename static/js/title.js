@@ -3,7 +3,7 @@ import { effect } from "@preact/signals";
 import { shown, structure } from "./state.js";
 import { currentRun, shownEntries } from "./actions.js";
 import { currentLane } from "./conversation.js";
-import { waitingApprovals } from "./views/inbox.js";
+import { waitingApprovals } from "./waiting.js";
 import { titleOf } from "./views/topbar.js";
 import { onTick } from "./ticker.js";
 

@@ -36,3 +36,12 @@ async def test_long_answers_keep_the_page_small_and_come_back_where_they_were(st
     assert await page.locator(".md-block").count() > 60
     assert abs(await pane.evaluate(height) - short) < 3  # the spacer was exactly as high as what it stood for
     await expect(pane.locator(".md-block").first).to_be_in_viewport()
+
+    text = await pane.locator(".md").inner_text()
+    await page.reload()  # a replay draws only its end
+    await expect(page.locator("#pane-load .end")).to_be_attached()
+    await expect(page.locator(".md-spacer")).to_be_attached()
+    assert await page.locator(".md-block").count() <= 60
+    await pane.evaluate("n => { n.scrollTop = 0 }")
+    await expect(page.locator(".md-spacer")).to_have_count(0)
+    assert await pane.locator(".md").inner_text() == text

@@ -96,7 +96,7 @@ async def test_end_follows_the_text_again(start: Start) -> None:
     await expect(page.locator(".pill")).to_be_visible()
     await page.locator("body").press("End")
     await expect(page.locator(".pill")).to_be_hidden()
-    await page.wait_for_selector(".md p:nth-of-type(20)", state="attached")
+    await page.locator(".md p").nth(19).wait_for(state="attached")
     assert await scroller.evaluate("n => n.scrollHeight - n.clientHeight - n.scrollTop") < 40
 
 

@@ -10,6 +10,8 @@
 import { el } from "./render.js";
 
 const SIZE = 10;
+const LINE = 21; // px; and characters a line, to guess a height that has not been measured
+const WIDTH = 60;
 
 export class Parts {
   /** @param {Element} root @param {Element} tail what comes after the parts @param {(raw: string) => HTMLElement|null} draw a block anew */
@@ -42,6 +44,26 @@ export class Parts {
     part.node?.append(block.node);
     part.size += 1;
     this.mounted += 1;
+  }
+
+  /** Take blocks as if they had been shown and taken out again: nothing is drawn, heights are guessed. @param {Block[]} blocks */
+  skip(blocks) {
+    for (const part of this.shown) part.height ||= this.#guess(this.parts.indexOf(part));
+    this.drop(this.shown.length);
+    for (let i = 0; i < blocks.length; i += SIZE) {
+      this.parts.push({ from: this.parts.length ? this.blocks.length : 0, size: 0, node: null, height: 0 });
+      this.blocks.push(...blocks.slice(i, i + SIZE));
+      this.parts[this.first].height = this.#guess(this.first);
+      this.first += 1;
+    }
+    this.#space();
+  }
+
+  /** @param {number} index of a part */
+  #guess(index) {
+    let lines = 0;
+    for (const { type, raw } of this.#of(index)) if (type !== "space") lines += 1 + raw.split("\n").length + raw.length / WIDTH;
+    return Math.round(lines * LINE * 0.6);
   }
 
   /** Keep only the first `count` blocks. @param {number} count */

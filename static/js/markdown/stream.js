@@ -13,6 +13,7 @@ import { appendText, el, patch, render } from "./render.js";
 import { visible } from "./safe.js";
 import { highlight } from "./code.js";
 
+const WINDOW = 60; // tokens that a windowed text draws of what came at once
 const LONG_TAIL = 4096;
 const LONG_TAIL_MS = 250;
 const MAX_WHOLE = 1_500_000; // above this the last whole parse is not worth its time
@@ -83,7 +84,7 @@ export class MarkdownStream {
   #lexTail(now) {
     const source = this.rest;
     const links = { ...this.links }; // a definition in the tail may still grow: it holds for this parse only
-    const tokens = blocks(source, links);
+    let tokens = blocks(source, links);
     const defined = JSON.stringify(links);
     this.lexedAt = now;
     if (defined !== this.defined) {
@@ -91,12 +92,20 @@ export class MarkdownStream {
       this.tail.replaceChildren(); // a new link definition: what reads the same may mean something else
       this.views = [];
     }
-    this.views = patch(this.tail, this.views, tokens, this.ctx);
-    const sealing = this.#sealable(tokens, source);
+    let sealing = this.#sealable(tokens, source);
     if (sealing && Object.keys(links).length > Object.keys(this.links).length) {
       blocks(tokens.slice(0, sealing).map((token) => token.raw).join(""), this.links);
     }
     let end = 0;
+    const skipped = this.#skip(tokens.slice(0, sealing));
+    if (skipped) {
+      this.tail.replaceChildren();
+      this.views = [];
+      for (const token of tokens.slice(0, skipped)) end += token.raw.length;
+      tokens = tokens.slice(skipped);
+      sealing -= skipped;
+    }
+    this.views = patch(this.tail, this.views, tokens, this.ctx);
     for (const view of this.views.splice(0, sealing)) {
       end += view.token.raw.length;
       this.#push(view.token, view.node);
@@ -105,6 +114,19 @@ export class MarkdownStream {
     this.lexedLength = this.rest.length;
     for (const child of this.tail.children) if (child instanceof HTMLElement && !child.dir) child.dir = "auto";
     this.#enterFence(tokens.slice(sealing));
+  }
+
+  /** Much came at once, a replay: only its end is drawn, as if the rest had been taken out again. @param {Token[]} tokens @returns {number} how many were not drawn */
+  #skip(tokens) {
+    const count = tokens.length - WINDOW;
+    if (!this.ctx.windowed || count < WINDOW) return 0;
+    this.parts.skip(tokens.slice(0, count).map((token) => this.#block(token, null)));
+    return count;
+  }
+
+  /** @param {Token} token @param {HTMLElement|null} node @returns {import("./parts.js").Block} */
+  #block(token, node) {
+    return { type: token.type, raw: flat(token.raw), node, defined: this.defined };
   }
 
   /** How many tokens can't change any more: all before the last that shows something. @param {Token[]} tokens @param {string} source */
@@ -123,7 +145,7 @@ export class MarkdownStream {
   #push(token, node) {
     const element = node instanceof HTMLElement ? node : node ? el("p", "", node) : null;
     if (element) prepare(element);
-    this.parts.push({ type: token.type, raw: flat(token.raw), node: element, defined: this.defined });
+    this.parts.push(this.#block(token, element));
     if (element && token.type === "code") void highlight(element);
   }
 
@@ -174,10 +196,11 @@ export class MarkdownStream {
   /** The text is complete. @param {string} full */
   finish(full) {
     if (this.done) return;
-    this.update(full, Infinity);
+    const whole = full.length <= MAX_WHOLE;
+    if (this.length || !whole) this.update(full, Infinity); // else nothing is shown yet: one parse is enough
     this.done = true;
     this.fence = null;
-    if (full.length <= MAX_WHOLE) this.#mend(full.replace(/\r$/, "").replace(/\r\n?/g, "\n"));
+    if (whole) this.#mend(full.replace(/\r$/, "").replace(/\r\n?/g, "\n"));
     else this.#sealRest(blocks(this.rest, this.links));
     this.rest = "";
     this.tail.remove();
@@ -211,7 +234,8 @@ export class MarkdownStream {
     for (const view of this.views) if (view !== code) /** @type {ChildNode|null} */ (view.node)?.remove();
     const [first] = tokens;
     this.views = [];
-    for (const token of tokens) {
+    const skipped = code ? 0 : this.#skip(tokens);
+    for (const token of tokens.slice(skipped)) {
       const keep = code && token === first && token.type === "code" && code.token.lang === token.lang && code.into?.textContent === visible(token.text ?? "");
       if (code && token === first && !keep) /** @type {ChildNode} */ (code.node)?.remove();
       this.#push(token, keep && code ? code.node : render(token, this.ctx).node);

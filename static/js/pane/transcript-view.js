@@ -19,6 +19,8 @@ export class TranscriptView {
     this.root = root;
     this.lane = lane;
     this.ctx = ctx;
+    /** Only a lane's own texts are windowed. */
+    this.own = { ...ctx, markdown: { ...ctx.markdown, windowed: true } };
     /** @type {Map<number, ItemView>} */
     this.views = new Map();
     /** @type {Map<Transcript, number>} */
@@ -67,7 +69,7 @@ export class TranscriptView {
     const from = this.drawn.get(place) ?? 0;
     for (let i = from; i < place.items.length; i++) {
       const item = place.items[i];
-      const view = makeItem(item, this.lane, this.ctx);
+      const view = makeItem(item, this.lane, into === this.root ? this.own : this.ctx);
       if (!view) continue;
       this.views.set(item.id, view);
       into.append(view.node);

@@ -3,12 +3,11 @@ import { html } from "../html.js";
 import { useEffect, useState } from "preact/hooks";
 import { dialog, dismiss, fatal, layout, loading, maximised, offlineSince, railOpen, shown, toast, toasts } from "../state.js";
 import { lazy } from "../lazy.js";
+import { preloadLanes } from "../early.js";
 import { t } from "../i18n.js";
 import { newRun } from "../actions.js";
 import { TopBar } from "./topbar.js";
 import { Rail } from "./rail.js";
-import { Strip } from "./strip.js";
-import { Grid } from "./grid.js";
 import { Composer } from "./composer.js";
 import { Welcome } from "./welcome.js";
 
@@ -20,7 +19,7 @@ export function App() {
       <${TopBar} />
       <${Rail} />
       <main class="stage" aria-label=${t("region.lanes")} tabindex="-1" data-region>
-        ${fatal.value ? html`<${Fatal} />` : running ? html`<${Strip} /><${Grid} />` : loading.value ? html`<p class="empty muted">${t("loading")}</p>` : html`<${Welcome} />`}
+        ${fatal.value ? html`<${Fatal} />` : running ? html`<${Stage} />` : loading.value ? html`<p class="empty muted">${t("loading")}</p>` : html`<${Welcome} />`}
       </main>
       <${Composer} />
       <${Banner} />
@@ -28,6 +27,18 @@ export function App() {
       ${dialog.value ? html`<${Layer} ...${dialog.value} />` : null}
     </div>
   `;
+}
+
+/** Called early, where the address names a run or at the first sign of a person. */
+export const loadLanes = lazy(() => {
+  preloadLanes();
+  return import("./lanes.js");
+});
+
+/** The panes, once their modules are there. */
+function Stage() {
+  const view = useLazy(loadLanes, (error) => (fatal.value = { title: t("error.unreachable"), detail: error.message, action: "reload" }));
+  return view ? html`<${view.Lanes} />` : html`<p class="empty muted">${t("loading")}</p>`;
 }
 
 /** Only after three seconds: a short gap mends itself and is nobody's concern. */
@@ -48,14 +59,18 @@ export const loadDialogs = lazy(() => import("./dialogs.js"));
 
 /** The dialogs are loaded with the first of them: the first screen needs none. @param {{kind: string}} props */
 function Layer(props) {
-  const [view, setView] = useState(/** @type {{Dialogs: any}|null} */ (null));
-  useEffect(() => {
-    loadDialogs().then(setView, (error) => {
-      dialog.value = null;
-      toast(error.message, { bad: true });
-    });
-  }, []);
+  const view = useLazy(loadDialogs, (error) => {
+    dialog.value = null;
+    toast(error.message, { bad: true });
+  });
   return view ? html`<${view.Dialogs} ...${props} />` : null;
+}
+
+/** @template T @param {() => Promise<T>} load @param {(error: Error) => void} failed @returns {T|null} */
+function useLazy(load, failed) {
+  const [part, setPart] = useState(/** @type {{there: T}|null} */ (null));
+  useEffect(() => void load().then((there) => setPart({ there }), failed), []);
+  return part?.there ?? null;
 }
 
 function Fatal() {

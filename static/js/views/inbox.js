@@ -1,25 +1,10 @@
 /** Every call that waits for a person, over all lanes on screen. */
 import { useEffect, useRef } from "preact/hooks";
 import { html } from "../html.js";
-import { attempts, laneSignal } from "../state.js";
-import { focusLane, shownEntries } from "../actions.js";
-import { currentLane } from "../conversation.js";
+import { focusLane } from "../actions.js";
 import { approvalBox } from "../pane/approval.js";
+import { waitingApprovals } from "../waiting.js";
 import { t } from "../i18n.js";
-
-/** @returns {{entry: import("../conversation.js").Entry, lane: import("../store.js").Lane, tool: import("../transcript.js").Tool}[]} */
-export function waitingApprovals() {
-  const out = [];
-  for (const entry of shownEntries()) {
-    const lane = currentLane(entry, attempts.value);
-    laneSignal(`${lane.run}/${lane.id}`).value;
-    for (const id of lane.approvals) {
-      const tool = lane.transcripts.tools.get(id)?.tool;
-      if (tool) out.push({ entry, lane, tool });
-    }
-  }
-  return out;
-}
 
 export function Inbox() {
   const list = waitingApprovals();

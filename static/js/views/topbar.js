@@ -4,7 +4,7 @@ import { html, Icon } from "../html.js";
 import { connection, dialog, offlineSince, railOpen, runs, saved, serverNow, shown, structure, theme } from "../state.js";
 import { currentRun, newRun, shownEntries, stopAll } from "../actions.js";
 import { count, money, seconds } from "../lanestate.js";
-import { waitingApprovals } from "./inbox.js";
+import { waitingApprovals } from "../waiting.js";
 import { NARROW } from "./rail.js";
 import { onTick } from "../ticker.js";
 import { applyTheme } from "../theme.js";
