@@ -74,8 +74,11 @@ export class PaneBody {
   #mountAbove() {
     if (this.pinned || this.mounting) return;
     const above = this.scroller.getBoundingClientRect().top - 800;
+    const height = this.content.offsetHeight;
     for (const { view } of this.turns.values()) if (view.mountAbove(above)) this.mounting = true;
-    if (this.mounting) requestAnimationFrame(() => {
+    if (!this.mounting) return;
+    this.heightWhenLeft += this.content.offsetHeight - height; // a guessed height that was wrong is no new line
+    requestAnimationFrame(() => {
       this.mounting = false;
       this.#mountAbove();
     });
