@@ -141,7 +141,7 @@ export class PaneBody {
     const box = turn?.box.querySelector(":scope > .workers");
     if (!turn || !(lanes.length || box?.childElementCount)) return;
     void loadWorkers().then(({ showWorkers }) => {
-      if (!lanes.length || turn.box.isConnected) showWorkers(/** @type {HTMLElement} */ (box), lanes, { ctx: this.ctx, seen: () => this.visible, settle: () => this.#settle(turn.view) });
+      if (!lanes.length || turn.box.isConnected) showWorkers(/** @type {HTMLElement} */ (box), lanes, { ctx: this.ctx, seen: () => this.visible, phases: this.#phases(turn.view) });
     });
   }
 
@@ -153,7 +153,7 @@ export class PaneBody {
     const next = this.content.children[index] ?? null;
     this.content.insertBefore(box, next);
     this.#prompt(box, turn, lane, index);
-    const view = new TranscriptView(transcript, lane, this.ctx);
+    const view = new TranscriptView(transcript, lane, { ...this.ctx, windowed: true });
     const key = `${turn.run.id}/${lane.id}`;
     const drawable = {
       flush: (/** @type {number} */ now) => {
@@ -162,9 +162,7 @@ export class PaneBody {
         probe.drawn(key);
         return all;
       },
-      measure: () => this.#measure(view),
-      settle: () => this.pinned && this.#scroll(),
-      tidy: () => this.#tidy(view),
+      ...this.#phases(view),
       visible: () => this.visible,
     };
     // A lane that was drawn before (another attempt, a new layout) is drawn from its beginning.
@@ -199,6 +197,11 @@ export class PaneBody {
     const full = el("div", "prompt-full", visible(text));
     full.dir = first.dir = "auto";
     slot.replaceChildren(el("details", "prompt", el("summary", "", who, first), full));
+  }
+
+  /** What follows in a turn when something in the pane was drawn. @param {TranscriptView} view */
+  #phases(view) {
+    return { measure: () => this.#measure(view), settle: () => void (this.pinned && this.#scroll()), tidy: () => this.#tidy(view) };
   }
 
   /** All reads of a turn, after all panes have drawn: the first one lays the page out. @param {TranscriptView} view */

@@ -19,8 +19,8 @@ export class TranscriptView {
     this.root = root;
     this.lane = lane;
     this.ctx = ctx;
-    /** Only a lane's own texts are windowed. */
-    this.own = { ...ctx, markdown: { ...ctx.markdown, windowed: true } };
+    /** Only a lane's own texts are windowed: the pane brings back what the reader comes near to. */
+    this.own = { ...ctx, markdown: { ...ctx.markdown, windowed: ctx.windowed } };
     /** @type {Map<number, ItemView>} */
     this.views = new Map();
     /** @type {Map<Transcript, number>} */

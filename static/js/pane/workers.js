@@ -20,7 +20,7 @@ const known = new WeakMap();
 
 /**
  * Show these workers, and no others, in a turn's box.
- * @param {HTMLElement} box @param {Lane[]} lanes @param {{ctx: any, seen: () => boolean, settle: () => void}} pane
+ * @param {HTMLElement} box @param {Lane[]} lanes @param {{ctx: any, seen: () => boolean, phases: object}} pane
  */
 export function showWorkers(box, lanes, pane) {
   const folds = known.get(box) ?? new Map();
@@ -33,7 +33,7 @@ export function showWorkers(box, lanes, pane) {
   for (const lane of lanes) if (!folds.has(lane)) folds.set(lane, open(box, lane, pane));
 }
 
-/** @param {HTMLElement} box @param {Lane} lane @param {{ctx: any, seen: () => boolean, settle: () => void}} pane @returns {Fold} */
+/** @param {HTMLElement} box @param {Lane} lane @param {{ctx: any, seen: () => boolean, phases: object}} pane @returns {Fold} */
 function open(box, lane, pane) {
   const glyph = el("span", "glyph");
   const state = el("span", "muted");
@@ -53,7 +53,7 @@ function open(box, lane, pane) {
       state.textContent = t(`state.${word}`);
       return !pane.seen() || view.flush(now);
     },
-    settle: pane.settle,
+    ...pane.phases,
     visible: pane.seen,
   };
   lane.transcripts.touched.clear();
