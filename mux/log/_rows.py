@@ -10,7 +10,7 @@ from mux._failpoints import failpoint
 from mux.log import _search
 from mux.log._common import FINAL, idempotency_conflict, now_ms, run_exists, run_not_found
 from mux.log._schema import SEQ_BITS, SEQ_MASK
-from mux.log._writer import SWEEP, LogState, Session
+from mux.log._session import SWEEP, LogState, Session
 from mux.log.base import Head, Idempotency, RunRow
 
 __all__ = [

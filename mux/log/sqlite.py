@@ -27,7 +27,8 @@ from mux.log import _chunks, _rows, _search
 from mux.log._common import FINAL, Heads, check_changes, run_not_found
 from mux.log._lock import FileLock
 from mux.log._schema import SEQ_BITS, SEQ_MASK, connect, migrate, store_error
-from mux.log._writer import Session, Writer, newest
+from mux.log._session import Session, newest
+from mux.log._writer import Writer
 from mux.log.base import Head, Idempotency, Page, RunPage, RunQuery, RunRow, StoreInfo
 
 __all__ = ["SqliteStore"]
@@ -35,6 +36,7 @@ __all__ = ["SqliteStore"]
 R = TypeVar("R")
 
 _READERS = 3  # threads; more would only fight for the interpreter
+_AT_ONCE = 64  # events that may be committed on the loop's thread: 100 µs of it
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -67,7 +69,7 @@ class SqliteStore:
         self._boot_id = boot_id
         self._lock = FileLock(path)
         self._heads = Heads()
-        self._writer = Writer(path, self._open_file, self._close_file)
+        self._writer = Writer(path, self._open_file, self._close_file, synced=self._full)
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
@@ -112,13 +114,12 @@ class SqliteStore:
         db = connect(self.path, readonly=False, busy_s=self._busy_s)
         try:
             migrate(db, self.path)
-            db.execute("PRAGMA wal_autocheckpoint = 4000")  # 16 MiB
             db.execute("PRAGMA journal_size_limit = 67108864")
             db.execute("PRAGMA synchronous = FULL")  # the mark below must not be lost with what follows it
             self._mark_open(db)
             if not self._full:
                 db.execute("PRAGMA synchronous = NORMAL")
-            return Session(db)
+            return Session(db, busy_s=self._busy_s)
         except BaseException:
             db.close()
             raise
@@ -143,6 +144,7 @@ class SqliteStore:
         db.execute("COMMIT")
 
     def _close_file(self, session: Session) -> None:
+        session.db.execute(f"PRAGMA busy_timeout = {round(self._busy_s * 1000)}")
         session.db.execute("PRAGMA synchronous = FULL")
         session.db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('closed', '1')")
         session.db.execute("PRAGMA optimize")
@@ -174,10 +176,14 @@ class SqliteStore:
 
     async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
         """See `mux.log.base.EventLog.append`. Cancelling it does not undo it: it may still be committed."""
-        heads = self._heads
-        await self._writer.submit(
-            lambda session: session.append(run, fence, records), lambda head: heads.set(run, head)
-        )
+
+        def work(session: Session) -> Head:
+            return session.append(run, fence, records)
+
+        if len(records) <= _AT_ONCE and (head := self._writer.at_once(run, work)) is not None:
+            self._heads.set(run, head)
+        else:
+            await self._writer.submit(work, lambda head: self._heads.set(run, head))
 
     async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
         """See `mux.log.base.EventLog.read`."""

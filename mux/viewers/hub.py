@@ -10,6 +10,7 @@ system call).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
@@ -302,20 +303,21 @@ class Hub:
 
     def _ask_flush(self) -> None:
         if self._flush_handle is None:
-            if self.loop.time() >= self._not_before:
+            pause = self._not_before - time.monotonic()
+            if pause <= 0:
                 self._flush_handle = self.loop.call_soon(self._flush)
             else:
-                self._flush_handle = self.loop.call_at(self._not_before, self._flush)
+                self._flush_handle = self.loop.call_later(pause, self._flush)
 
     def _flush(self) -> None:
         self._flush_handle = None
-        started = self.loop.time()
+        started = time.monotonic()  # uvloop's own time counts in whole milliseconds
         dirty, self._dirty = self._dirty, {}
         for ring in dirty:
             self._flush_ring(ring)
             if ring.final is not None:
                 self._retire(ring)
-        ended = self.loop.time()
+        ended = time.monotonic()
         self._not_before = ended + min(MAX_PAUSE_S, PAUSE_FACTOR * (ended - started))
 
     def _flush_ring(self, ring: Ring) -> None:

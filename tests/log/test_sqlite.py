@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import get_ident
 
 import pytest
 
-from mux.errors import Conflict, StoreError
-from mux.log import Head, RunQuery, SqliteStore, store_holder
+from mux.errors import Conflict, Fenced, StoreError
+from mux.log import Head, RunQuery, SqliteStore, _writer, store_holder
 from mux.log._schema import MIGRATIONS, SEQ_BITS
 from tests.support.stores import records, row
 
@@ -273,6 +274,69 @@ async def test_appends_that_arrive_together_share_a_commit(path: Path) -> None:
     await store._writer.submit(lambda s: s.db.set_trace_callback(None))
     assert sum(c == "COMMIT" for c in commits) == 3  # of the tracing, the busy job and all appends
     assert all([(await store.head(run)).head == 2 for run in fences])
+    await store.close()
+
+
+@pytest.mark.parametrize("durability", ["normal", "full"])
+async def test_a_lone_append_to_a_live_log_commits_without_a_thread_unless_it_is_synced(
+    path: Path, durability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_writer, "_SHARE", 0)  # on this machine, busy as it may be
+    monkeypatch.setattr(_writer, "_STALLED_S", 60.0)
+    store = await opened(path, durability=durability)
+    await store.create(row("r1"))
+    fence = await store.claim("r1", "me")
+    await store.append("r1", fence, records("r1", 1, 1))
+    threads: list[int] = []
+    await store._writer.submit(lambda s: s.db.set_trace_callback(lambda _: threads.append(get_ident())))
+    threads.clear()
+    await store.append("r1", fence, records("r1", 2, 1))
+    assert ({get_ident()} == set(threads)) == (durability == "normal")
+    with pytest.raises(Conflict):
+        await store.append("r1", fence, records("r1", 9, 1))
+    with pytest.raises(Fenced):
+        await store.append("r1", fence - 1, records("r1", 3, 1))
+    await store.append("r1", fence, records("r1", 3, 1))
+    assert (await store.head("r1")).head == 3
+    assert await read_seqs(store) == [1, 2, 3]
+    await store._writer.submit(lambda s: s.db.set_trace_callback(None))
+    await store.close()
+    store = await opened(path)
+    assert await read_seqs(store) == [1, 2, 3]
+    await store.close()
+
+
+async def test_an_append_overtakes_nothing_that_was_submitted_before_it(path: Path) -> None:
+    store = await opened(path)
+    await store.create(row("r1"))
+    fence = await store.claim("r1", "me")
+    await store.append("r1", fence, records("r1", 1, 1))
+    gate = threading.Event()
+    busy = store._writer.submit(lambda _: gate.wait(10))
+    taken_over = asyncio.ensure_future(store.claim("r1", "another"))
+    await asyncio.sleep(0)
+    late = asyncio.ensure_future(store.append("r1", fence, records("r1", 2, 1)))
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(busy, taken_over)
+    with pytest.raises(Fenced):
+        await late
+    assert await read_seqs(store) == [1]
+    await store.close()
+
+
+async def test_the_wal_is_brought_into_the_file_while_appends_go_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_writer, "_CHECKPOINT", 200)
+    store = await opened(path)
+    await store.create(row("r1"))
+    fence = await store.claim("r1", "me")
+    for seq in range(1, 1501):
+        await store.append("r1", fence, records("r1", seq, 1))
+    wal = await asyncio.to_thread(path.with_name(path.name + "-wal").stat)
+    assert wal.st_size < 3 * 200 * 4096, "1,500 commits of three pages each, and it began anew in time"
+    assert await read_seqs(store) == list(range(1, 1501))
     await store.close()
 
 
