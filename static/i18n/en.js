@@ -27,7 +27,7 @@ export default {
 
   "welcome.title": "What should they work on?",
   "welcome.lead": "Several agents at once, each in its own lane. Start with an example, or write a prompt below.",
-  "welcome.roster": "Agents at hand", "welcome.noAgents": "The server has no agents. Put a Markdown file with a name and instructions into its agents folder.",
+  "welcome.roster": "Agents at hand", "welcome.try": "Try: {example}", "welcome.noAgents": "The server has no agents. Put a Markdown file with a name and instructions into its agents folder.",
   "example.run": "Run",
   "example.compare.title": "Compare three agents", "example.compare.prompt": "What is 17 * 23 + 4.5? Say how you found it, and what the manual says about cursors.",
   "example.research.title": "Research, then merge", "example.research.prompt": "How does a stream survive a cut connection? Search the documents and estimate the cost of a replay of 50,000 events at 4 µs each.",
@@ -48,7 +48,7 @@ export default {
   "lane.stop": "Stop", "lane.stopOf": "Stop {lane}", "lane.retry": "Retry", "lane.retryOf": "Retry {lane}", "lane.swap": "Swap model", "lane.swapRetry": "Retry with another model", "lane.swapAndRetry": "Swap and retry", "lane.more": "More",
   "end.copy": "Copy", "end.export": "Export", "end.asPrompt": "Use as prompt",
   "lane.copy": "Copy answer", "lane.export": "Export", "lane.asPrompt": "Use as next prompt", "lane.raw": "Raw event", "lane.compare": "Compare with another lane",
-  "lane.left": "Move left", "lane.right": "Move right", "lane.max": "Maximise", "lane.maximise": "Maximise {lane}", "lane.link": "Copy link to this lane",
+  "lane.left": "Move left", "lane.right": "Move right", "lane.max": "Maximise", "lane.maximise": "Maximise {lane}", "lane.restore": "Show all lanes", "lane.restoreOf": "Show {lane} among the others", "lane.link": "Copy link to this lane",
   "lane.transcript": "What {lane} says and does", "lane.go": "Go to {lane}",
   "attempt.previous": "Earlier attempt", "attempt.next": "Later attempt",
   "param.temperature": "Temperature", "param.top_p": "Top p", "param.max_tokens": "Max. tokens", "param.seed": "Seed",
@@ -58,7 +58,7 @@ export default {
   "steer.title": "Say something to this lane", "steer.mode": "When", "steer.send": "Send",
 
   "pane.prompt": "Prompt", "pane.ownPrompt": "Own prompt", "pane.turn": "Turn {n}", "pane.newLines": { one: "{n} new line ↓", other: "{n} new lines ↓" },
-  "pane.resize": "Width of this column", "pane.earlier": "Earlier events of this run are gone; what follows comes from its summary.",
+  "pane.resize.columns": "Width of this column", "pane.resize.rows": "Height of this row", "rail.resize": "Width of the history", "pane.earlier": "Earlier events of this run are gone; what follows comes from its summary.",
   "nest.apart": "Own pane", "nest.back": "Fold back", "nest.fold": "Fold into {lane}", "nest.foldOf": "Fold {lane} into its parent's pane", "nest.worker": "worker",
   "item.thinking": "Thinking", "item.thought": "Thought for {time}", "item.reasoning": "Reasoning", "item.sources": { one: "{n} source", other: "{n} sources" }, "item.refusal": "Refused", "item.nested": "sub-agent", "item.restarted": "Started again from the beginning.",
   "item.step_reset": "The step was cut off and is done again.", "item.retry": "Trying again ({attempt}) in {delay}: {reason}", "item.tokens": { one: "{text} token", other: "{text} tokens" },

@@ -131,7 +131,7 @@ export function restored(value) {
 export function draftOf(snapshot) {
   if (snapshot.metadata?.composer) return restored(snapshot.metadata.composer);
   const draft = newDraft();
-  for (const channel of snapshot.channels ?? []) if (!channel.retry_of) draft.lanes.push(newLane(channel.agent));
+  for (const channel of snapshot.channels ?? []) if (!channel.retry_of && !channel.parent) draft.lanes.push(newLane(channel.agent));
   return draft;
 }
 

@@ -240,6 +240,7 @@ export async function open(id) {
     const snapshot = await api.run(id);
     const run = runOf(id);
     run.describe(snapshot);
+    document.dispatchEvent(new CustomEvent("mux:opened", { detail: snapshot }));
     const page = await api.runs({ thread: snapshot.thread, limit: "30" });
     const earlier = page.runs.filter((/** @type {any} */ r) => r.created <= snapshot.created && r.run !== id);
     for (const row of earlier) runOf(row.run).describe(row);

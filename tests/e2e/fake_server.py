@@ -53,6 +53,7 @@ class Lane:
     calls: int = 0
     inbox: asyncio.Queue[Json] = field(default_factory=asyncio.Queue)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    origin: Json = field(default_factory=dict)
     started: float = 0.0
     tokens: int = 0
 
@@ -177,7 +178,8 @@ class FakeRun:
             "cursor": f"{self.id}.1.{len(self.events)}",
             "channels": [
                 {"id": lane.id, "agent": lane.spec["agent"], "model": lane.spec.get("model") or "fake-1",
-                 "status": lane.status, "text": self.text(lane.id), "reasoning": "", "tools": [], "usage": {}}
+                 "status": lane.status, "text": self.text(lane.id), "reasoning": "", "tools": [], "usage": {},
+                 **lane.origin}
                 for lane in self.lanes.values()
             ],
         }  # fmt: skip
@@ -488,7 +490,7 @@ class FakeServer:
 
     def join(self, run: FakeRun, name: str, spec: Json, **more: Any) -> Lane:
         """A further channel in a running run."""
-        lane = run.lanes[name] = Lane(run, name, spec)
+        lane = run.lanes[name] = Lane(run, name, spec, origin=more)
         run.append("channel_added", None, **channel_info(lane), **more)
         self._spawn(self._drive(lane))
         return lane

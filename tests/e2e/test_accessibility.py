@@ -47,6 +47,55 @@ async def test_no_screen_has_a_serious_violation(rig: Rig, packages: Path, theme
     assert not await violations(page, packages), "palette"
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_no_small_screen_form_or_menu_has_a_serious_violation(
+    rig: Rig,
+    packages: Path,  # noqa: F811
+    theme: str,
+) -> None:
+    agents = ("lead", "assistant", "researcher", "writer", "tooling")
+    run = rig.server.launch({"message": "x"}, [{"agent": a} for a in agents])
+    page = await rig.page(f"#/run/{run.id}", color_scheme=theme, width=375, height=740)
+    await expect(page.locator("#pane-lead .end")).to_be_attached()
+    assert not await violations(page, packages), "phone"
+    await page.get_by_label("Show or hide the history").click()
+    assert not await violations(page, packages), "history on a phone"
+    await page.keyboard.press("Escape")
+    await page.set_viewport_size({"width": 1100, "height": 800})
+    for nest in await page.locator(".nest > .btn").all():
+        await nest.click()
+    await expect(page.locator("[id='pane-lead/scout/reader']")).to_be_visible()
+    await page.get_by_label("More for worker").click()
+    await page.get_by_text("Fold into lead").click()
+    await page.locator("#pane-lead").scroll_into_view_if_needed()
+    await expect(page.locator(".worker .end")).to_be_attached()
+    assert not await violations(page, packages), "sub-agents"
+    opened = {
+        "#add-lane": "add a lane",
+        "#add-synthesis": "synthesis",
+        "#pane-writer .model": "swap",
+        "#pane-writer [aria-haspopup]": "a running lane's menu",
+        "[id='pane-lead/scout'] [aria-haspopup]": "a sub-agent's menu",
+        ".run-more": "a run's menu",
+        "[aria-haspopup]:text('Budget')": "budget",
+    }
+    for opener, what in opened.items():
+        await page.locator(opener).first.click(force=True)
+        await expect(page.locator("dialog")).to_be_visible()
+        assert not await violations(page, packages), what
+        await page.keyboard.press("Escape")
+        await expect(page.locator("dialog")).to_have_count(0)
+    await page.locator("body").press("d")
+    for mode in ("Side by side", "Tools"):
+        await page.get_by_text(mode, exact=True).click()
+        assert not await violations(page, packages), mode
+    await page.keyboard.press("Escape")
+    page = await rig.page("#/run/none", color_scheme=theme)
+    await expect(page.locator("[role=alert] h2")).to_be_visible()
+    assert not await violations(page, packages), "a run that is gone"
+    rig.expect_console("404")
+
+
 async def test_f6_goes_through_the_regions_and_the_strip_has_roving_focus(start: Start) -> None:
     page = await start("assistant", "analyst")
     seen = []

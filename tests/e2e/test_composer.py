@@ -231,3 +231,40 @@ async def test_each_example_runs_to_its_end_with_one_click(rig: Rig, example: st
     await expect(page.locator("[data-run-status=completed]")).to_be_visible()
     lanes = {"compare": 3, "research": 3, "relay": 2}[example]
     await expect(page.locator(".pane .end")).to_have_count(lanes)
+
+
+async def test_a_follow_up_from_a_link_goes_to_the_lanes_of_that_run(rig: Rig) -> None:
+    first = await rig.page()
+    await add(first, "analyst")
+    await first.locator(".lane-chip .chip-main").nth(1).click()
+    await first.locator("#model-field").fill("fake-2")
+    await first.get_by_text("OK", exact=True).click()
+    await run(first)
+    await expect(first.locator("[data-run-status=completed]")).to_be_visible()
+    page = await rig.page(first.url.removeprefix(rig.url))  # another browser, with a composer of its own
+    await expect(page.locator(".lane-chip .chip-name")).to_have_text(["assistant", "analyst"])
+    await page.locator("#composer-text").fill("And then?")
+    await page.get_by_role("button", name="Send").click()
+    await expect(page.locator("#pane-analyst .turn")).to_have_count(2)
+    again = [b for _, path, b in rig.server.requests if path == "/api/runs" and b][-1]
+    assert [(c["agent"], c.get("model")) for c in again["channels"]] == [
+        ("assistant", None), ("analyst", "fake-2"),
+    ]  # fmt: skip
+
+
+async def test_a_run_that_a_program_started_is_followed_up_without_its_retries_and_workers(rig: Rig) -> None:
+    live = rig.server.launch({"message": "x"}, [{"agent": "lead"}])
+    page = await rig.page(f"#/run/{live.id}")
+    await expect(page.locator("[data-run-status=completed]")).to_be_visible()
+    await page.reload()
+    await expect(page.locator("#pane-worker")).to_be_visible()
+    await expect(page.locator(".lane-chip .chip-name")).to_have_text(["lead"])
+
+
+async def test_an_agents_own_example_is_put_into_the_composer(rig: Rig) -> None:
+    rig.server.agent("poet", rig.server.scripts["assistant"], examples=["Rhyme on streams."])
+    page = await rig.page()
+    await page.get_by_text("Try: Rhyme on streams.").click()
+    await expect(page.locator("#composer-text")).to_have_value("Rhyme on streams.")
+    await expect(page.locator(".lane-chip .chip-name")).to_have_text(["poet"])
+    assert not rig.server.requests

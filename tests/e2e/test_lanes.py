@@ -95,13 +95,33 @@ async def test_panes_change_places_by_dragging_and_by_menu_and_stay_so(rig: Rig,
     assert await page.locator(".pane").evaluate_all(order) == ["assistant", "researcher", "analyst"]
 
 
-async def test_columns_are_resized_by_keyboard(start: Start) -> None:
-    page = await start("assistant", "analyst")
-    before = await page.locator("#pane-assistant").evaluate("n => n.offsetWidth")
-    await page.locator(".resizer").focus()
+async def test_columns_rows_and_the_history_are_resized_by_keyboard_and_mouse_and_stay_so(
+    start: Start,
+) -> None:
+    page = await start("assistant", "analyst", "assistant", "analyst")
+    pane, rail = page.locator("#pane-assistant"), page.locator(".rail")
+    size = "n => [n.offsetWidth, n.offsetHeight]"
+    width, height = await pane.evaluate(size)
+    await page.get_by_label("Width of this column").focus()
     for _ in range(4):
         await page.keyboard.press("ArrowRight")
-    assert await page.locator("#pane-assistant").evaluate("n => n.offsetWidth") > before + 50
+    await page.get_by_label("Height of this row").focus()
+    for _ in range(4):
+        await page.keyboard.press("ArrowUp")
+    assert (await pane.evaluate(size))[0] > width + 40
+    assert (await pane.evaluate(size))[1] < height - 40
+    edge = await page.get_by_label("Width of the history").bounding_box()
+    assert edge
+    await page.mouse.move(edge["x"] + 4, 400)
+    await page.mouse.down()
+    await page.mouse.move(edge["x"] + 84, 400, steps=4)
+    await page.mouse.up()
+    assert (await rail.evaluate(size))[0] == 320
+    before = await pane.evaluate(size)
+    await page.reload()
+    await expect(page.locator(".pane")).to_have_count(4)
+    assert (await rail.evaluate(size))[0] == 320
+    assert await pane.evaluate(size) == before
 
 
 async def test_on_a_phone_one_pane_is_shown_and_the_strip_leads_to_the_others(start: Start) -> None:

@@ -35,7 +35,7 @@ export class PaneBody {
     this.lastTop = 0;
     this.lastHeight = 0;
     this.lastClient = 0;
-    /** @type {Map<string, {box: HTMLElement, view: TranscriptView, key: string, drawable: any}>} by run */
+    /** @type {Map<string, {box: HTMLElement, view: TranscriptView, key: string, drawable: any, folds: any[]}>} by run */
     this.turns = new Map();
     this.#listen();
   }
@@ -48,7 +48,8 @@ export class PaneBody {
     this.resize.observe(this.content);
     this.seen = new IntersectionObserver((entries) => {
       this.visible = entries[entries.length - 1].isIntersecting; // the last: a busy page gets several at once
-      if (this.visible) for (const turn of this.turns.values()) scheduler.request(turn.drawable);
+      if (!this.visible) return;
+      for (const turn of this.turns.values()) for (const drawable of [turn.drawable, ...turn.folds]) scheduler.request(drawable);
     });
     this.seen.observe(this.scroller);
   }
@@ -141,7 +142,9 @@ export class PaneBody {
     const box = turn?.box.querySelector(":scope > .workers");
     if (!turn || !(lanes.length || box?.childElementCount)) return;
     void loadWorkers().then(({ showWorkers }) => {
-      if (!lanes.length || turn.box.isConnected) showWorkers(/** @type {HTMLElement} */ (box), lanes, { ctx: this.ctx, seen: () => this.visible, phases: this.#phases(turn.view) });
+      if (lanes.length && !turn.box.isConnected) return;
+      const pane = { ctx: this.ctx, seen: () => this.visible, phases: this.#phases(turn.view) };
+      turn.folds = showWorkers(/** @type {HTMLElement} */ (box), lanes, pane);
     });
   }
 
@@ -167,7 +170,7 @@ export class PaneBody {
     };
     // A lane that was drawn before (another attempt, a new layout) is drawn from its beginning.
     lane.transcripts.touched.clear();
-    this.turns.set(turn.run.id, { box, view, key, drawable });
+    this.turns.set(turn.run.id, { box, view, key, drawable, folds: [] });
     panes.set(key, drawable);
     scheduler.request(drawable);
   }

@@ -13,7 +13,7 @@ import { t } from "../i18n.js";
 import { button } from "./items.js";
 import { TranscriptView } from "./transcript-view.js";
 
-/** @typedef {{node: HTMLElement, close: () => void}} Fold */
+/** @typedef {{drawable: import("../scheduler.js").Drawable, close: () => void}} Fold */
 
 /** @type {WeakMap<HTMLElement, Map<Lane, Fold>>} */
 const known = new WeakMap();
@@ -21,6 +21,7 @@ const known = new WeakMap();
 /**
  * Show these workers, and no others, in a turn's box.
  * @param {HTMLElement} box @param {Lane[]} lanes @param {{ctx: any, seen: () => boolean, phases: object}} pane
+ * @returns {import("../scheduler.js").Drawable[]} to be drawn again when the pane comes into view
  */
 export function showWorkers(box, lanes, pane) {
   const folds = known.get(box) ?? new Map();
@@ -31,6 +32,7 @@ export function showWorkers(box, lanes, pane) {
     folds.delete(lane);
   }
   for (const lane of lanes) if (!folds.has(lane)) folds.set(lane, open(box, lane, pane));
+  return [...folds.values()].map((fold) => fold.drawable);
 }
 
 /** @param {HTMLElement} box @param {Lane} lane @param {{ctx: any, seen: () => boolean, phases: object}} pane @returns {Fold} */
@@ -61,7 +63,7 @@ function open(box, lane, pane) {
   panes.set(key, drawable);
   scheduler.request(drawable);
   return {
-    node,
+    drawable,
     close() {
       node.remove();
       scheduler.forget(drawable);

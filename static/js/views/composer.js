@@ -8,7 +8,7 @@ import { html, Icon } from "../html.js";
 import { agents, dialog, focus, models, saved, shown, structure, toast } from "../state.js";
 import { currentRun, shownEntries, startRun, steerLane } from "../actions.js";
 import { currentLane } from "../conversation.js";
-import { copyLane, estimate, laneCount, MAX_LANES, modified, newDraft, newLane, requestOf, restored, stored } from "../compose.js";
+import { copyLane, draftOf, estimate, laneCount, MAX_LANES, modified, newDraft, newLane, requestOf, restored, stored } from "../compose.js";
 import { count, money } from "../lanestate.js";
 import { t } from "../i18n.js";
 
@@ -64,6 +64,12 @@ export function ensureLanes() {
   if (draft.value.lanes.length || !agents.value?.length) return;
   const first = agents.value.find((a) => a.default) ?? agents.value.find((a) => a.name === "assistant") ?? agents.value[0];
   changeDraft({ lanes: [newLane(first.name)] });
+}
+
+/** A follow-up goes to the lanes of the run that it follows. @param {any} snapshot */
+function adopt(snapshot) {
+  const taken = draftOf(snapshot);
+  if (taken.lanes.length) changeDraft(taken);
 }
 
 /** Start, continue, or speak to the running lanes. */
@@ -126,8 +132,13 @@ export function Composer() {
   useEffect(guess, [draft.value, models.value]);
   useEffect(() => {
     const take = (/** @type {any} */ event) => setPrompt(event.detail);
+    const opened = (/** @type {any} */ event) => adopt(event.detail);
     document.addEventListener("mux:prompt", take);
-    return () => document.removeEventListener("mux:prompt", take);
+    document.addEventListener("mux:opened", opened);
+    return () => {
+      document.removeEventListener("mux:prompt", take);
+      document.removeEventListener("mux:opened", opened);
+    };
   }, []);
   return html`
     <form class="composer" data-region tabindex="-1" aria-label=${t("region.composer")} onSubmit=${(/** @type {Event} */ e) => { e.preventDefault(); void send(); }}>
@@ -173,8 +184,8 @@ function LaneChips({ live }) {
           <button type="button" class="chip-tool" aria-label=${t("synthesis.remove")} onClick=${() => changeDraft({ synthesis: { ...synthesis, on: false } })}>×</button></li>` : null}
       </ul>
       <button type="button" class="btn quiet" id="add-lane" disabled=${full} aria-haspopup="dialog" onClick=${() => (dialog.value = { kind: "add-lane", live })}><${Icon} name="plus" />${t("composer.addLane")}</button>
-      ${synthesis.on || live ? null : html`<button type="button" class="btn quiet wide-only" onClick=${() => (dialog.value = { kind: "synthesis" })}>Σ ${t("synthesis.add")}</button>`}
-      <span class="grow"></span>
+      ${synthesis.on ? null : html`<button type="button" class="btn quiet" id="add-synthesis" aria-haspopup="dialog" onClick=${() => (dialog.value = { kind: "synthesis" })}>Σ ${t("synthesis.add")}</button>`}
+      <div class="how">
       <span class="muted num" id="composer-estimate"></span>
       <label class="mode"><span class="sr">${t("composer.mode")}</span>
         <select class="field" id="mode" value=${mode} onChange=${(/** @type {any} */ e) => changeDraft({ mode: e.target.value })}>
@@ -182,6 +193,7 @@ function LaneChips({ live }) {
         </select></label>
       ${mode === "limited" ? html`<input class="field tiny" type="number" min="1" max="32" aria-label=${t("mode.limit")} value=${maxParallel} onInput=${(/** @type {any} */ e) => changeDraft({ maxParallel: Math.max(1, Number(e.target.value) || 1) })} />` : null}
       <button type="button" class=${`btn quiet${budget && Object.keys(budget).length ? " is-on" : ""}`} aria-haspopup="dialog" onClick=${() => (dialog.value = { kind: "budget" })}>${t("budget.title")}</button>
+      </div>
     </div>
   `;
 }

@@ -4,7 +4,7 @@ import { html } from "../html.js";
 import { focus, layout, maximised, structure } from "../state.js";
 import { focusNext, paneEntries } from "../actions.js";
 import { Pane } from "./pane.js";
-import { Resizers, setColumns } from "./resize.js";
+import { Resizers, setTracks } from "./resize.js";
 
 /** Columns for so many lanes on so much room. @param {number} lanes @param {number} width */
 export function columnsFor(lanes, width) {
@@ -27,8 +27,9 @@ export function Grid() {
       grid.toggleAttribute("data-one", one || narrow);
       const columns = one || narrow ? 1 : layout.value === "columns" ? list.length : columnsFor(list.length, grid.clientWidth);
       grid.style.setProperty("--columns", String(columns));
-      setColumns(grid, columns);
-      grid.style.setProperty("--rows", String(Math.ceil(list.length / columns)));
+      const rows = Math.ceil(list.length / columns);
+      grid.style.setProperty("--rows", String(rows));
+      setTracks(grid, columns, one || narrow ? 1 : rows);
     };
     const observer = new ResizeObserver(fit);
     observer.observe(grid);

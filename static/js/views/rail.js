@@ -7,6 +7,7 @@ import { attempt, go, newRun } from "../actions.js";
 import { api } from "../api.js";
 import { open } from "../session.js";
 import { notices, toggleNotices } from "../notices.js";
+import { Edge } from "./edge.js";
 import { t } from "../i18n.js";
 
 const query = signal("");
@@ -52,8 +53,18 @@ function restore(run) {
   removed.value = new Set([...removed.value].filter((id) => id !== run));
 }
 
+const width = () => saved.get("railWidth", 240);
+
+/** @param {number} px */
+function setWidth(px) {
+  const next = Math.round(Math.max(180, Math.min(480, px)));
+  saved.set("railWidth", next);
+  document.documentElement.style.setProperty("--rail", `${next}px`);
+}
+
 export function Rail() {
   structure.value;
+  useEffect(() => setWidth(width()), []);
   useEffect(() => {
     void loadHistory();
     const again = () => void loadHistory();
@@ -85,6 +96,7 @@ export function Rail() {
       </ul>
       ${rows.length ? null : html`<p class="muted pad">${t(query.value ? "history.none" : "history.empty")}</p>`}
       ${historyNext.value ? html`<button class="btn quiet" onClick=${() => loadHistory(true)}>${t("history.more")}</button>` : null}
+      <${Edge} className="rail-edge" label=${t("rail.resize")} now=${width()} onMove=${(/** @type {number} */ px) => setWidth(width() + px)} />
       <div class="rail-foot">
         <button class="btn quiet" data-notices role="switch" title=${t("notices.help")} aria-checked=${notices.value} onClick=${toggleNotices}><${Icon} name="bell" />${t("notices.switch")}<span class="switch" aria-hidden="true"></span></button>
       </div>

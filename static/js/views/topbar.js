@@ -17,7 +17,7 @@ export function TopBar() {
   const waiting = waitingApprovals().length;
   return html`
     <header class="topbar" data-region tabindex="-1" aria-label=${t("region.top")}>
-      <button class="btn icon-only quiet" aria-label=${t("rail.toggle")} aria-expanded=${railOpen.value} onClick=${toggleRail}><${Icon} name="menu" /></button>
+      <button class="btn icon-only quiet" aria-label=${t("rail.toggle")} title=${t("rail.toggle")} aria-expanded=${railOpen.value} onClick=${toggleRail}><${Icon} name="menu" /></button>
       <button class="brand btn quiet" onClick=${() => newRun()} title=${t("run.new")}><span class="brand-mark" aria-hidden="true"></span>Mux</button>
       <h1 class="run-title" title=${run ? titleOf(run) : ""}>${run ? titleOf(run) : ""}</h1>
       ${run ? html`<span class=${`chip hue-${HUES[run.status] ?? "blue"}`} data-run-status=${run.status}>${t(`status.${run.status}`)}</span>` : null}
@@ -25,10 +25,10 @@ export function TopBar() {
       ${run ? html`<${Totals} />` : null}
       <${ConnectionDot} />
       ${waiting ? html`<button class="btn amber" aria-label=${t("inbox.open", { n: waiting })} onClick=${() => (dialog.value = { kind: "inbox" })}><span class="glyph" aria-hidden="true">!</span><span class="waiting-words">${t("inbox.open", { n: waiting })}</span><span class="waiting-count num" aria-hidden="true">${waiting}</span></button>` : null}
-      ${live ? html`<button class="btn danger" id="stop-all" onClick=${stopAll}><${Icon} name="stop" /><span>${t("stop.all")}</span></button>` : null}
-      ${run ? html`<button class="btn" onClick=${() => (dialog.value = { kind: "share" })}><${Icon} name="share" /><span class="wide-only">${t("share")}</span></button>` : null}
-      <button class="btn icon-only quiet" data-desktop aria-label=${t("palette.open")} onClick=${() => (dialog.value = { kind: "palette" })}><${Icon} name="command" /></button>
-      <button class="btn icon-only quiet" aria-label=${t("theme.switch", { theme: t(`theme.${theme.value}`) })} onClick=${nextTheme}><${Icon} name="theme" /></button>
+      ${live ? html`<button class="btn danger" id="stop-all" aria-label=${t("stop.all")} title=${t("stop.all")} onClick=${stopAll}><${Icon} name="stop" /><span>${t("stop.all")}</span></button>` : null}
+      ${run ? html`<button class="btn" aria-label=${t("share")} title=${t("share")} onClick=${() => (dialog.value = { kind: "share" })}><${Icon} name="share" /><span class="wide-only">${t("share")}</span></button>` : null}
+      <button class="btn icon-only quiet" data-desktop aria-label=${t("palette.open")} title=${t("palette.open")} onClick=${() => (dialog.value = { kind: "palette" })}><${Icon} name="command" /></button>
+      <button class="btn icon-only quiet" aria-label=${t("theme.switch", { theme: t(`theme.${theme.value}`) })} title=${t("theme.switch", { theme: t(`theme.${theme.value}`) })} onClick=${nextTheme}><${Icon} name="theme" /></button>
     </header>
   `;
 }

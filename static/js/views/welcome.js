@@ -3,7 +3,7 @@ import { html } from "../html.js";
 import { agents } from "../state.js";
 import { startRun } from "../actions.js";
 import { newDraft, newLane, requestOf } from "../compose.js";
-import { changeDraft } from "./composer.js";
+import { changeDraft, setPrompt } from "./composer.js";
 import { t } from "../i18n.js";
 
 const EXAMPLES = [
@@ -23,6 +23,12 @@ function run(example) {
   draft.synthesis.on = Boolean(example.synthesis) && known.has("synthesizer");
   changeDraft(draft);
   void startRun(/** @type {object} */ (requestOf(draft, t(`example.${example.id}.prompt`), { t })));
+}
+
+/** Put an agent's own example into the composer, to be changed or run. @param {any} agent */
+function attemptExample(agent) {
+  changeDraft({ ...newDraft(), lanes: [newLane(agent.name)] });
+  setPrompt(agent.examples[0]);
 }
 
 export function Welcome() {
@@ -50,7 +56,7 @@ function Roster({ list }) {
   return html`
     <h3 class="label">${t("welcome.roster")}</h3>
     <ul class="roster">
-      ${list.map((agent) => html`<li key=${agent.name}><strong>${agent.name}</strong><span class="muted">${agent.description}</span></li>`)}
+      ${list.map((agent) => html`<li key=${agent.name}><strong>${agent.name}</strong><div><span class="muted">${agent.description}</span>${agent.examples?.[0] ? html`<button class="try" onClick=${() => attemptExample(agent)}>${t("welcome.try", { example: agent.examples[0] })}</button>` : null}</div></li>`)}
     </ul>
   `;
 }
