@@ -20,7 +20,8 @@ MAX_TEXT = 1 << 18  # characters of one text that are made findable; more would 
 _MAX_SLOTS = 1 << SLOT_BITS
 
 # How a value of the metadata is written in a filter: strings as they are, everything else as JSON.
-_METADATA = """EXISTS (SELECT 1 FROM json_each(r.metadata) m WHERE m.key = ? AND
+# The look at the text alone spares most rows the parsing.
+_METADATA = """instr(r.metadata, ?) AND EXISTS (SELECT 1 FROM json_each(r.metadata) m WHERE m.key = ? AND
     CASE m.type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' WHEN 'null' THEN 'null'
     ELSE CAST(m.value AS TEXT) END = ?)"""
 
@@ -76,7 +77,7 @@ def _filters(query: RunQuery) -> tuple[list[str], list[Any]]:
         values.append(json.dumps(query.agent, ensure_ascii=False))
     for key, wanted in query.metadata.items():
         where.append(_METADATA)
-        values += (key, wanted)
+        values += (json.dumps(key, ensure_ascii=False), key, wanted)
     if query.after is not None:
         where.append("(r.created, r.id) < (?, ?)")
         values += parse_page_token(query.after)

@@ -119,13 +119,13 @@ async def agent(ctx):
 _PROBE = """
 import asyncio
 import gc
-import threading
+import sys
 import mux
 
 @mux.agent(name="probe", description="Says how much this process holds.")
 async def agent(ctx):
     gc.collect()
-    yield mux.Token(content=f"{len(asyncio.all_tasks())} {threading.active_count()}")
+    yield mux.Token(content=f"{len(asyncio.all_tasks())} {sys.getallocatedblocks()}")
 """
 
 
