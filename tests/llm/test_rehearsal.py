@@ -27,6 +27,7 @@ from mux.llm.rehearsal.reading import (
     numbers,
     passages,
     percentages,
+    programs,
 )
 from mux.llm.rehearsal.voices import claims, handed_over
 from mux.settings import Settings
@@ -245,8 +246,18 @@ def test_the_shipped_examples_show_an_error_and_its_recovery() -> None:
         ("(3+4)*2 - sqrt(16) please", ["(3+4)*2 - sqrt(16)"]),
         ("What is 1,200 + 34?", ["1200 + 34"]),
         ("In 2024-05-01 version 1.2.3 came out", []),
-        ("add 3, 5 and 9", []),
+        ("add 3, 5 and 9", ["3 + 5 + 9"]),
         ("the square root of 144", ["sqrt(144)"]),
+        ("how much is seventeen times twenty-three", ["17 * 23"]),
+        ("divide one hundred and two by eight", ["102 / 8"]),
+        ("subtract 8 from 20, then multiply 6 by 7", ["20 - 8", "6 * 7"]),
+        ("What is the average of 4, 8 and 15?", ["(4 + 8 + 15) / 3"]),
+        ("the difference between 10 and 3, and half of 90", ["10 - 3", "90 / 2"]),
+        ("increase 200 by 10%", ["200 * (1 + 10 / 100)"]),
+        ("wie viel ist 12 mal 12?", ["12 * 12"]),
+        ("7 mod 3; 5 factorial", ["7 % 3", "factorial(5)"]),
+        ("Check the claim that 17 * 23 is 381.", ["17 * 23"]),
+        ("one of the two documents from 2024, 3 people", []),
     ],
 )
 def test_arithmetic_is_found_in_plain_words(said: str, found: list[str]) -> None:
@@ -319,3 +330,19 @@ def test_parameters_of_any_schema_are_filled() -> None:
         "where": {"city": "Oslo"},
         "maybe": 3.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("task", "code"),
+    [
+        ("```python\nprint(6 * 7)\n```", "print(6 * 7)"),
+        ("Run this:\n```\nx = 6\nprint(x)\n```\nplease", "x = 6\nprint(x)"),
+        ("def f(x):\n    return x * 2\nprint(f(21))", "def f(x):\n    return x * 2\nprint(f(21))"),
+        ("hello", None),
+        ("2+2", None),
+        ("sqrt(16)", None),
+        ("```\nno program at all\n```", None),
+    ],
+)
+def test_a_program_in_the_task_is_found(task: str, code: str | None) -> None:
+    assert programs(task) == ([] if code is None else [code])

@@ -111,10 +111,25 @@ def _documents(s: Situation) -> str:
         said = "\n\n".join(f"> {sentence} [{number}]" for sentence, number in quotes.items())
         listed = "\n".join(f"- [{n}] {name}" for n, name in sorted(sources.items()))
         return f"The documents say:\n\n{said}\n\nSources:\n{listed}"
+    if opened := _opened(s):
+        return opened
     if searches:
         tried = ", ".join(f"“{r.argument('query') or r.first_argument}”" for r in searches)
         return f"I searched for {tried} and found nothing that fits."
     return ""
+
+
+def _opened(s: Situation) -> str:
+    """How the documents begin that were opened for their own sake: nothing was asked about them."""
+    parts: list[str] = []
+    for result in [r for r in s.of_tool("read_doc", "fetch_url") if not r.is_error]:
+        for number, title, where, text in reading.passages(result.output)[:1]:
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            shown = "\n".join(f"> {reading.shortened(line, 240)}" for line in lines[:_MAX_LINES])
+            more = f"\n>\n> … and {len(lines) - _MAX_LINES} lines more" if len(lines) > _MAX_LINES else ""
+            name = f"{title} ({where})" if where and where != title else title
+            parts.append(f"**{name}** [{number}] says:\n\n{shown or '> (nothing)'}{more}")
+    return "\n\n".join(parts)
 
 
 def _failures(s: Situation) -> str:

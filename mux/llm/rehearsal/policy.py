@@ -24,6 +24,7 @@ _MAX_CALLS = 4  # in one turn
 _MAX_ROUNDS = 5  # then it answers with what it has
 _ENDED = frozenset({"completed", "refused", "failed", "cancelled", "timed_out", "budget_exceeded"})
 _READERS = frozenset({"synthesizer", "critic"})  # agents that read the others, as this one does
+_RAISES = "print('it raises', repr(error))"  # by which a program that was mended once is known
 _COUNTABLE = ("count", "python", "program", "script", "average", "mean", "sum", "sort", "statistic", "code")
 
 
@@ -115,6 +116,8 @@ def _ask(s: Situation, draft: _Draft) -> None:
 def _calculate(s: Situation, draft: _Draft) -> None:
     if reading.asks_for_an_error(s.task):
         draft.add("calculator", {"expression": "1 / 0"}, "An error is wanted: a division by zero gives one.")
+    if reading.programs(s.task) and "run_python" in s.tools:
+        return  # what stands in a program is its own to calculate
     for said, _ in reading.percentages(s.task):
         draft.add("calculator", {"expression": said}, "I give the calculator what was written.")
     for expression in reading.expressions(s.task):
@@ -161,10 +164,16 @@ def _program(s: Situation, draft: _Draft) -> None:
     values = reading.numbers(s.task)
     sums = [(said, code) for said, code in reading.percentages(s.task)]
     sums += [(e, e) for e in reading.expressions(s.task) if not any(c.isalpha() for c in e)]
-    if sums:
+    counted = any(w in low for w in _COUNTABLE)
+    if programs := reading.programs(s.task):
+        draft.add("run_python", {"code": programs[0]}, "There is a program in it, so I run that.")
+    elif counted and len(values) > 2:
+        code = _numbers_program(values)
+        draft.add("run_python", {"code": code}, "A small program goes through the numbers.")
+    elif sums:
         code = "".join(f"print({said!r}, '=', {code})\n" for said, code in sums)
         draft.add("run_python", {"code": code}, "A line of Python checks it on another way.")
-    elif not draft.calls or any(w in low for w in _COUNTABLE):
+    elif counted or not draft.calls:
         code = _numbers_program(values) if len(values) > 1 else _words_program(s.task)
         draft.add("run_python", {"code": code}, "A small program goes through the numbers or words.")
 
@@ -252,9 +261,15 @@ def _mended(s: Situation, result: Result) -> tuple[str, dict[str, Any]] | None:
         return "list_docs", {}
     if result.tool == "fetch_url" and "search_docs" in s.tools:
         return "search_docs", {"query": " ".join(reading.keywords(s.task)) or "index"}
-    if result.tool == "run_python":
-        return "run_python", {"code": f"print({len(s.task.split())})\n"}
+    if result.tool == "run_python" and _RAISES not in result.argument("code"):
+        return "run_python", {"code": _told_instead(result.argument("code"))}
     return None
+
+
+def _told_instead(code: str) -> str:
+    """The program again, saying what it raises instead of failing of it."""
+    body = "\n".join(f"    {line}" for line in code.splitlines() if line.strip())
+    return f"try:\n{body}\nexcept Exception as error:\n    {_RAISES}\n"
 
 
 def _tried(s: Situation, name: str, arguments: Mapping[str, Any]) -> bool:

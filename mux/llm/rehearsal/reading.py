@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 
+from mux.llm.rehearsal.spoken import in_signs
+
 __all__ = [
     "asks_for_an_error",
     "asks_for_secrets",
@@ -16,6 +18,7 @@ __all__ = [
     "numbers",
     "passages",
     "percentages",
+    "programs",
     "quotes",
     "shortened",
     "urls",
@@ -35,6 +38,17 @@ using very want was way we were what when where whether which while who whom who
 words work works would write written you your
 """
 _STOP = frozenset(_STOP_WORDS.split())
+_FENCED = re.compile(r"```(python|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_WORKS = (
+    ast.Call,
+    ast.Assign,
+    ast.AugAssign,
+    ast.FunctionDef,
+    ast.For,
+    ast.While,
+    ast.Import,
+    ast.ImportFrom,
+)
 _WORD = re.compile(r"[^\W_][\w'’-]*", re.UNICODE)
 _QUOTED = re.compile(r"[\"“”«»`]([^\"“”«»`\n]{2,80})[\"“”«»`]")
 _URL = re.compile(r"https?://[^\s<>()\"']+[^\s<>()\"'.,;:!?]")
@@ -43,23 +57,8 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.]*\w)")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*(?:%|percent)\s*of\s*(\d+(?:\.\d+)?)", re.IGNORECASE)
 _FUNCTIONS = "sqrt|cbrt|exp|ln|log10|log2|log|sin|cos|tan|abs|factorial|round|floor|ceil"
 _ARITHMETIC = re.compile(
-    rf"(?:(?:{_FUNCTIONS})\s*\(|[\d(\-.]|\b(?:pi|tau)\b)(?:[\d\s.+\-*/()%]|\b(?:{_FUNCTIONS}|pi|tau|e)\b)*[\d)ie]"
-)
-_SPOKEN = (
-    (r"(?<=\d),(?=\d{3}\b)", ""),
-    (r"[×·⋅]", "*"),
-    (r"(?<=[\d)])\s*x\s*(?=[\d(])", " * "),
-    (r"÷", "/"),
-    (r"[−–]", "-"),
-    (r"\^", "**"),
-    (r"\bsquare root of (\d+(?:\.\d+)?)", r"sqrt(\1)"),
-    (r"(?<=\d) squared\b", " ** 2"),
-    (r"(?<=\d) cubed\b", " ** 3"),
-    (r"(?<=[\d)]) (?:times|multiplied by) (?=[\d(])", " * "),
-    (r"(?<=[\d)]) plus (?=[\d(])", " + "),
-    (r"(?<=[\d)]) minus (?=[\d(])", " - "),
-    (r"(?<=[\d)]) (?:divided by|over) (?=[\d(])", " / "),
-    (r"(?<=[\d)]) to the power of (?=[\d(])", " ** "),
+    rf"(?:(?:{_FUNCTIONS})\s*\(|[\d(\-.]|\b(?:pi|tau)\b)(?:[\d\s.+\-*/()%]|\b(?:{_FUNCTIONS}|pi|tau|e)\b)*"
+    r"(?:[\d)]|\b(?:pi|tau|e)\b)"
 )
 _HIDDEN = r"(?:passwords?|api[ -]?keys?|secret keys?|secrets|credentials|access tokens?|private keys?)"
 _SECRETS = re.compile(
@@ -96,6 +95,22 @@ def numbers(text: str) -> list[float]:
     return [float(n) for n in _NUMBER.findall(re.sub(r"(?<=\d),(?=\d{3}\b)", "", text))]
 
 
+def programs(text: str) -> list[str]:
+    """Python programs that stand in a text: fenced ones, or the whole text if it is one."""
+    fenced = [(label, code.strip("\n")) for label, code in _FENCED.findall(text)]
+    if fenced:
+        return [code for label, code in fenced if code.strip() and (label or _is_program(code))]
+    return [text] if _is_program(text) and expressions(text, 1) != [text.strip()] else []
+
+
+def _is_program(text: str) -> bool:
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(isinstance(node, _WORKS) for node in ast.walk(tree))
+
+
 def urls(text: str) -> list[str]:
     """The web addresses of a text."""
     return list(dict.fromkeys(_URL.findall(text)))
@@ -108,9 +123,7 @@ def document_names(text: str) -> list[str]:
 
 def expressions(text: str, limit: int = 3) -> list[str]:
     """Arithmetic that stands in a text, in words or signs."""
-    spoken = _URL.sub(" ", _PERCENT.sub(" ", text))
-    for pattern, sign in _SPOKEN:
-        spoken = re.sub(pattern, sign, spoken, flags=re.IGNORECASE)
+    spoken = in_signs(_URL.sub(" ", _PERCENT.sub(" ", text)))
     found: dict[str, None] = {}
     for match in _ARITHMETIC.finditer(spoken):
         candidate = match[0].strip()

@@ -22,6 +22,7 @@ _SAID_CLAIM = re.compile(
     r"([\d(][\d\s.+\-*/×÷()^]*[\d)])\s*(?:is|equals|makes|=)\s*\**(-?\d+(?:\.\d+)?)", re.IGNORECASE
 )
 _FIGURE = re.compile(r"\*\*(-?\d+(?:\.\d+)?)\*\*")  # the results that answers set in bold
+_BOLD = re.compile(r"\*\*(\S(?:[^*]*\S)?)\*\*")  # not the power of `2 ** 40`
 _LIST_MARK = re.compile(r"^(?:[-*>]\s+)+")
 
 
@@ -61,7 +62,7 @@ def essence(text: str, limit: int = 2) -> str:
         line = raw.strip()
         if not line or line.startswith(("_", "#", "```")) or line.endswith(":") or " failed: " in line:
             continue
-        said.append(_LIST_MARK.sub("", line).replace("**", ""))
+        said.append(_BOLD.sub(r"\1", _LIST_MARK.sub("", line)))
         if len(said) == limit:
             break
     return reading.shortened(" · ".join(said), 280)
