@@ -96,7 +96,7 @@ def _read_tool(roots: Roots, sources: Sources) -> Tool:
         """
         name = _name(path, ctx, sources)
         await ctx.progress(f"reading {name}")
-        document = await asyncio.to_thread(_load, roots, name)
+        name, document = await asyncio.to_thread(_load, roots, name)
         return _lines(name, document, first_line, last_line, ctx, sources)
 
     return read_doc
@@ -153,14 +153,15 @@ def _name(path: str, ctx: ToolContext, sources: Sources) -> str:
     return where
 
 
-def _load(roots: Roots, name: str) -> Extracted:
+def _load(roots: Roots, name: str) -> tuple[str, Extracted]:
+    """The document's own name, however it was called, and what it says."""
     found = roots.locate(name)
     try:
         data = roots.read(found)
         kind = kind_of(found.name, data[:8192])
         if kind is None:
             raise ToolProblem(f"{found.name} is not a text document.")
-        return extract(data, kind)
+        return found.name, extract(data, kind)
     except UnreadableError as e:
         raise ToolProblem(f"{found.name} can't be read: {e}.") from None
     except OSError as e:

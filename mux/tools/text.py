@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import logging
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,16 @@ MAX_PDF_PAGES = 2_000
 MAX_TEXT = 20_000_000  # characters
 _HEAD = 65_536
 _HEADING = re.compile(r"^#{1,3}\s+(.+?)\s*#*\s*$", re.MULTILINE)
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+_MARKS = tuple(mark for mark, _ in _BOMS)
+# what files of people are written in; others are guesses that are wrong more often than right
+_ENCODINGS = (
+    "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r", "cp932",
+    "euc_jp", "gb18030", "big5", "cp949",
+)  # fmt: skip
 _HTML = frozenset({"html", "htm", "xhtml"})
 _CHARSET = re.compile(rb"""<meta[^>]{0,200}charset=["']?([A-Za-z0-9_-]{2,40})""", re.IGNORECASE)
 # pypdf reports every flaw of a file by logging; a broken PDF is no news for this server's operator
@@ -42,10 +54,13 @@ def kind_of(name: str, head: bytes) -> str | None:
     extension = name.rpartition(".")[2].lower() if "." in name else ""
     if head.startswith(b"%PDF-"):
         return "pdf"
-    if b"\0" in head:
+    marked = head.startswith(_MARKS)
+    if b"\0" in head and not marked:
         return None
     if extension in _HTML:
         return "html"
+    if marked:
+        return "text"
     try:
         head.decode()
     except UnicodeDecodeError as e:
@@ -99,13 +114,35 @@ def _options(*, metadata: bool) -> html_to_markdown.ConversionOptions:
 
 
 def _decode(data: bytes, charset: str | None) -> str:
-    for name in (charset, "utf-8-sig"):
+    """As its BOM says, as it was announced, as UTF-8, or as it looks."""
+    bom = next((name for mark, name in _BOMS if data.startswith(mark)), None)
+    for name in (bom, charset, "utf-8"):
         try:
             if name:
-                return data.decode(name).replace("\r\n", "\n")
+                return _lines(data.decode(name))
         except (UnicodeDecodeError, LookupError, ValueError):
             continue
-    return data.decode("latin-1").replace("\r\n", "\n")
+    return _lines(data.decode(_looks_like(data[:_HEAD]), "replace"))
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _looks_like(head: bytes) -> str:
+    """The encoding of a text that is not UTF-8. In Western European ones short texts look alike, and Windows'
+    is the one that files are in."""
+    import charset_normalizer  # 30 ms: paid by who has such a file
+
+    best = charset_normalizer.from_bytes(head, cp_isolation=list(_ENCODINGS)).best()
+    west = charset_normalizer.from_bytes(head, cp_isolation=["cp1252"]).best()
+    if best is None:
+        return "latin-1"
+    letters = (c for c in str(best) if c.isalpha() and not c.isascii())
+    latin = all("LATIN" in unicodedata.name(c, "") for c in letters)
+    if latin and west is not None and west.chaos <= best.chaos:
+        return "cp1252"
+    return best.encoding
 
 
 def _pdf(data: bytes) -> Extracted:

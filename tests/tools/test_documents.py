@@ -97,6 +97,42 @@ async def test_text_markdown_html_and_pdf_are_searched_and_read(make: Make, tmp_
         assert text in (await call(box.tools["read_doc"], path=name)).output
 
 
+@pytest.mark.parametrize(
+    ("encoding", "text", "word"),
+    [
+        ("utf-16", "Grüße aus München", "München"),
+        ("utf-32", "Grüße aus München", "München"),
+        ("utf-8-sig", "Grüße aus München", "Grüße"),
+        ("latin-1", "Das Café öffnet um acht. El niño come piñas.", "niño"),
+        ("cp1252", "price: 5 € – “quoted”", "quoted"),
+        ("cp1250", "Zażółć gęślą jaźń, to jest polski tekst", "gęślą"),
+        ("cp1251", "Привет, это проверка кириллицы", "кириллицы"),
+        ("koi8-r", "Привет, как дела? Это проверка.", "проверка"),
+        ("cp1253", "Ελληνικά κείμενα για δοκιμή", "κείμενα"),
+        ("shift_jis", "これは日本語の文章です。", "日本語"),
+        ("gb18030", "中文文档测试内容", "文档"),
+    ],
+)
+async def test_documents_of_other_encodings_are_read(
+    make: Make, tmp_path: Path, encoding: str, text: str, word: str
+) -> None:
+    (tmp_path / "a.txt").write_bytes(f"{text}\rold Mac\r\nDOS".encode(encoding))
+    box = make(tmp_path)
+    found = await call(box.tools["search_docs"], query=word)
+    assert f"{text}\nold Mac\nDOS" in found.output
+    assert "lines 1-3 of 3" in (await call(box.tools["read_doc"], path="a.txt")).output
+
+
+async def test_a_document_has_one_number_however_it_is_called(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.txt").write_text("granite")
+    read = make(tmp_path).tools["read_doc"]
+    for name in ("sub/a.txt", "./sub/a.txt", "sub/../sub/a.txt", str(tmp_path / "sub" / "a.txt"), "1"):
+        assert (await call(read, path=name)).data["sources"] == [
+            {"n": 1, "title": "a.txt", "path": "sub/a.txt"}
+        ]
+
+
 async def test_search_always_reports_progress(make: Make, tmp_path: Path) -> None:
     progress, _ = await collect(make(tmp_path).tools["search_docs"], query="nothing")
     assert [p.fraction for p in progress] == [0.0, 1.0]
