@@ -224,7 +224,16 @@ class Run:
         params += [("until", "channels")] if until_channels else []
         params += [("observe", "1")] if observe else []
         proves: Literal["seq", "cseq", "order"] = "order" if types else "cseq" if channels else "seq"
-        return Follower(self, params, after, on_gap, proves=proves).events()
+        client = self.client
+        return Follower(
+            client.session,
+            f"{client.url}{self.path}/events",
+            params,
+            after,
+            on_gap,
+            proves=proves,
+            reconnect_s=client.reconnect_s,
+        ).events()
 
     async def channel(self, channel: str, **options: Any) -> AsyncIterator[Event]:
         """Follow one channel to its end: its events only."""

@@ -17,16 +17,13 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any, Literal
 
 import aiohttp
 
 from mux.errors import BadRequest, Conflict, MuxError, NotFound, Overloaded, Unavailable
 from mux.events import Event
-
-if TYPE_CHECKING:
-    from mux.client.aio import Run
 
 __all__ = ["FIRST_DELAY_S", "LAST_DELAY_S", "Follower", "problem"]
 
@@ -39,18 +36,33 @@ _BY_STATUS: Mapping[int, type[MuxError]] = {
 
 
 class Follower:
-    """One logical stream over any number of connections."""
+    """One logical stream over any number of connections.
+
+    Args:
+        session: the client's connections.
+        url: the stream's address.
+        params: its query, without the position.
+        after: the position to begin after.
+        on_gap: what to do where the beginning was trimmed: ``raise`` or ``skip``.
+        proves: what tells that nothing is missing: the run's seqs, the channels' (under a filter by channel),
+            or only the order (under one by type).
+        reconnect_s: seconds without an event after which it gives up.
+    """
 
     def __init__(
         self,
-        run: Run,
+        session: Callable[[], aiohttp.ClientSession],
+        url: str,
         params: list[tuple[str, str]],
         after: str | int | None,
         on_gap: str,
         *,
         proves: Literal["seq", "cseq", "order"],
+        reconnect_s: float,
     ) -> None:
-        self.run = run
+        self.session = session
+        self.url = url
+        self.reconnect_s = reconnect_s
         self.params = params
         self.on_gap = on_gap
         self.proves = proves
@@ -62,7 +74,7 @@ class Follower:
         self.finished = False
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        reconnect_s = self.run.client.reconnect_s
+        reconnect_s = self.reconnect_s
         delay, give_up = 0.0, time.monotonic() + reconnect_s
         while True:
             failure: Exception | None = None
@@ -78,14 +90,13 @@ class Follower:
             if time.monotonic() > give_up:
                 raise Unavailable(
                     "server_unreachable",
-                    f"The stream of run {self.run.id} was lost and could not be resumed in "
-                    f"{reconnect_s:g} s; continue later from {self.position or 'the beginning'}.",
+                    f"The stream {self.url} was lost and could not be resumed in {reconnect_s:g} s; "
+                    f"continue later from {self.position or 'the beginning'}.",
                 ) from failure
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - spreads reconnects
             delay = min(max(delay * 2, FIRST_DELAY_S), LAST_DELAY_S)
 
     async def _connection(self) -> AsyncGenerator[Event, None]:
-        client = self.run.client
         headers = {"Accept": "text/event-stream"}
         params = list(self.params)
         if self.position is not None:
@@ -94,9 +105,7 @@ class Follower:
             else:
                 headers["Last-Event-ID"] = self.position
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=_SILENCE_S)
-        async with client.session().get(
-            f"{client.url}{self.run.path}/events", params=params, headers=headers, timeout=timeout
-        ) as response:
+        async with self.session().get(self.url, params=params, headers=headers, timeout=timeout) as response:
             if response.status == 204:
                 self.finished = True
                 return
@@ -121,8 +130,8 @@ class Follower:
             if self.on_gap == "raise":
                 raise MuxError(
                     "history_trimmed",
-                    f"The history of run {self.run.id} begins at seq {obj['first']}; pass on_gap='skip' to "
-                    "read what is left.",
+                    f"The history of {self.url} begins at seq {obj['first']}; pass on_gap='skip' to read "
+                    "what is left.",
                     status=409,
                 )
             self.seq, self.from_start = obj["first"] - 1, False
@@ -138,7 +147,7 @@ class Follower:
         if not self.compact and (event.seq <= self.seq or self._skipped(event)):
             raise MuxError(
                 "stream_broken",
-                f"Run {self.run.id}: seq {event.seq} (cseq {event.cseq}) followed {self.seq}. "
+                f"{self.url}: seq {event.seq} (cseq {event.cseq}) followed {self.seq}. "
                 "This is a defect of the server.",
                 status=502,
             )

@@ -88,7 +88,7 @@ ROUTES = (
             200: Answer("The run's stream.", media=STREAM_MEDIA),
             204: Answer("The cursor is at the end of a finished run."),
         },
-        errors=(403, 404, 406, 409, 429, 503),
+        errors=(404, 406, 409, 429, 503),
         starts=True,
         stream=True,
     ),

@@ -172,7 +172,7 @@ ROUTES = (
         error_form=OpenAIError,
         body=CompletionRequest,
         answers={200: Answer("The completion, or its chunks.", Completion, (SSE,), item=CompletionChunk)},
-        errors=(403, 404, 409, 413, 415, 429, 502, 503),
+        errors=(404, 409, 429, 502, 503),
         stream=True,
     ),
     Route(

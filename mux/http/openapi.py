@@ -110,11 +110,13 @@ def _responses(route: Route, ref: _Refs) -> dict[str, Any]:
     content: dict[str, Any] = _PROBLEM
     if route.error_form is not None:
         content = {"application/json": {"schema": ref[route.error_form.__name__]}}
-    for status in sorted({400, *route.errors, 500}):
+    of_body = {408, 413, 415} if route.body is not None else set()
+    for status in sorted({*_EVERYWHERE, *of_body, *route.errors}):
         out.setdefault(str(status), {"description": HTTPStatus(status).phrase, "content": content})
     return out
 
 
+_EVERYWHERE = frozenset({400, 403, 500})  # 403: a Host or Origin that is not allowed
 _LINES: dict[str, Any] = {"type": "string", "description": "one JSON object in each line"}
 
 

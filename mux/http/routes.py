@@ -69,7 +69,8 @@ class Route:
     """One route.
 
     Attributes:
-        errors: statuses that it answers with a problem document, besides 400 and 500.
+        errors: statuses that it answers with a problem document, besides those of every route (400, 403,
+            500) and of every JSON body (408, 413, 415).
         starts: a GET that changes state: guarded like one (Origin, Sec-Fetch-Site).
         empty_body: the body may be left out.
         stream: the answer never ends by itself: no HEAD.

@@ -242,7 +242,7 @@ ROUTES = (
             201: Answer("Started; survives a crash.", models.Run, (SSE, NDJSON), _SNAPSHOT.headers),
             200: Answer("The run that this key made first.", models.Run, (SSE, NDJSON)),
         },
-        errors=(403, 404, 406, 409, 413, 415, 429, 503),
+        errors=(404, 406, 409, 429, 503),
     ),
     Route(
         "GET", "/api/runs", listing, "Runs, newest first.", "runs",
@@ -261,7 +261,7 @@ ROUTES = (
     ),
     Route(
         "POST", "/api/runs/import", import_run, "Keep a run that was exported.", "runs",
-        raw_body="application/x-ndjson", answers={201: _SNAPSHOT}, errors=(403, 409, 413, 503),
+        raw_body="application/x-ndjson", answers={201: _SNAPSHOT}, errors=(409, 413, 503),
     ),
     Route(
         "GET", "/api/runs/{run}", show, "A run's snapshot, and the cursor to continue from.", "runs",
@@ -270,11 +270,11 @@ ROUTES = (
     Route(
         "PATCH", "/api/runs/{run}", change, "Change title, star and metadata.", "runs",
         params=(RUN,), body=PatchRun, answers={200: Answer("The run as it stands.", models.Run)},
-        errors=(403, 404, 413, 415, 503),
+        errors=(404, 503),
     ),
     Route(
         "DELETE", "/api/runs/{run}", forget, "Forget a run.", "runs",
-        params=(RUN,), answers={204: Answer("It is forgotten.")}, errors=(403, 404, 409, 503),
+        params=(RUN,), answers={204: Answer("It is forgotten.")}, errors=(404, 409, 503),
     ),
     Route(
         "GET", "/api/runs/{run}/export", export, "The run as one NDJSON file.", "runs",
@@ -283,34 +283,34 @@ ROUTES = (
     Route(
         "POST", "/api/runs/{run}/cancel", cancel, "Stop all channels of a run.", "control",
         params=(RUN,), body=CancelRequest, empty_body=True,
-        answers={202: Answer("It is being stopped.", models.Accepted)}, errors=(403, 404, 409, 415, 503),
+        answers={202: Answer("It is being stopped.", models.Accepted)}, errors=(404, 409, 503),
     ),
     Route(
         "POST", "/api/runs/{run}/channels/{channel}/cancel", cancel_channel, "Stop one channel.", "control",
         params=(RUN, CHANNEL), body=CancelRequest, empty_body=True,
-        answers={202: Answer("It is being stopped.", models.Accepted)}, errors=(403, 404, 409, 415, 503),
+        answers={202: Answer("It is being stopped.", models.Accepted)}, errors=(404, 409, 503),
     ),
     Route(
         "POST", "/api/runs/{run}/channels", add_channel, "Add a channel to a running run.", "control",
         params=(RUN,), body=AddChannel, answers={201: Answer("It was added.", models.ChannelMade)},
-        errors=(403, 404, 409, 413, 415, 429, 503),
+        errors=(404, 409, 429, 503),
     ),
     Route(
         "POST", "/api/runs/{run}/channels/{channel}/retry", retry, "Do a channel again, beside the old one.",
         "control", params=(RUN, CHANNEL), body=RetryRequest, empty_body=True,
         answers={201: Answer("The new channel; on a finished run, of a new run.", models.ChannelMade)},
-        errors=(403, 404, 409, 415, 429, 503),
+        errors=(404, 409, 429, 503),
     ),
     Route(
         "POST", "/api/runs/{run}/channels/{channel}/messages", steer, "Steer a running channel.", "control",
         params=(RUN, CHANNEL), body=SteerRequest,
         answers={202: Answer("It was accepted.", models.MessageAccepted)},
-        errors=(403, 404, 409, 413, 415, 503),
+        errors=(404, 409, 503),
     ),
     Route(
         "POST", "/api/runs/{run}/approvals/{call_id}", approve, "Decide about a call; the first answer wins.",
         "control", params=(RUN, Param("call_id", "the call's id", place="path", required=True)),
         body=ApprovalAnswer, answers={200: Answer("How it was decided.", models.ApprovalState)},
-        errors=(403, 404, 409, 413, 415, 503),
+        errors=(404, 409, 503),
     ),
 )  # fmt: skip

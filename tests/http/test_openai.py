@@ -155,6 +155,28 @@ async def test_bad_requests_are_answered_in_openais_form(
         assert (await answer.json())["runs"] == []
 
 
+async def test_members_that_are_null_or_have_no_meaning_here_are_passed_over(url: str) -> None:
+    body = {
+        "model": "counter", "messages": [{"role": "user", "content": "2"}], "n": None, "stream": None,
+        "temperature": None, "tools": [], "tool_choice": "auto", "user": "u", "store": False,
+    }  # fmt: skip
+    headers = {"Authorization": "Bearer sk-any"}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{url}/v1/chat/completions", json=body, headers=headers) as answer,
+    ):
+        assert answer.status == 200
+        told = await answer.json()
+    assert told["choices"][0]["message"]["content"] == "0 1 "
+
+
+async def test_an_empty_message_is_refused_in_openais_form(url: str) -> None:
+    body = {"model": "counter", "messages": [{"role": "user", "content": " "}]}
+    async with aiohttp.ClientSession() as http, http.post(f"{url}/v1/chat/completions", json=body) as answer:
+        error = (await answer.json())["error"]
+    assert (answer.status, error["code"], error["type"]) == (400, "message_empty", "invalid_request_error")
+
+
 async def test_the_agents_are_listed_as_models(client: AsyncOpenAI) -> None:
     names = [model.id async for model in client.models.list()]
     assert {"analyst", "counter"} <= set(names)
