@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
+import msgspec
+
 from mux.agent import Message
 from mux.events import Usage
 
@@ -63,31 +65,27 @@ class ModelRequest:
     step: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+# one of these for each token: structs are made in a third of the time of a frozen dataclass
+class TextDelta(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReasoningDelta:
+class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class RefusalDelta:
+class RefusalDelta(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallBegan:
+class CallBegan(msgspec.Struct, frozen=True, gc=False):
     """The model began to write a call. ``key`` numbers the turn's calls from 0; ``name`` is settled."""
 
     key: int
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallArgs:
+class CallArgs(msgspec.Struct, frozen=True, gc=False):
     """A piece of the arguments of call ``key``."""
 
     key: int

@@ -118,6 +118,17 @@ class RecordReader:
             self._partial += len(rest)
             self._hold(0)
 
+    def single(self, chunk: bytes) -> bytes | None:
+        """The data of a chunk that is one whole record, where nothing came before it: the usual case, at a
+        fifth of the cost. ``None`` if it has to be fed."""
+        if not (chunk.startswith(b"data: {") and chunk.endswith(b"}\n\n")):
+            return None
+        unfinished = self._parts or self._data or self._event or self._skip_lf or self._bom is not None
+        if unfinished or self._body is not None or chunk.count(b"\n") != 2 or b"\r" in chunk:
+            return None
+        self._sse = True
+        return chunk[6:-2]
+
     def close(self) -> Iterator[Record | Body]:
         """Yield what is left when the bytes end: a record without its blank line, or the whole body."""
         if self._bom:
@@ -264,6 +275,10 @@ class TurnReader:
         try:
             if self._size > MAX_TURN:
                 raise broken(f"One turn is larger than {MAX_TURN >> 20} MiB.", retryable=False)
+            data = self._reader.single(chunk)
+            if data is not None:
+                self._parser.record("", data)
+                return self._taken()
             for record in self._reader.feed(chunk):
                 if self._read(record):
                     break
