@@ -118,16 +118,32 @@ class RecordReader:
             self._partial += len(rest)
             self._hold(0)
 
-    def single(self, chunk: bytes) -> bytes | None:
-        """The data of a chunk that is one whole record, where nothing came before it: the usual case, at a
-        fifth of the cost. ``None`` if it has to be fed."""
-        if not (chunk.startswith(b"data: {") and chunk.endswith(b"}\n\n")):
-            return None
-        unfinished = self._parts or self._data or self._event or self._skip_lf or self._bom is not None
-        if unfinished or self._body is not None or chunk.count(b"\n") != 2 or b"\r" in chunk:
-            return None
-        self._sse = True
-        return chunk[6:-2]
+    def records(self, chunk: bytes) -> Iterator[bytes | Record | Body]:
+        """:meth:`feed` at a third of the cost: a record that is one line ``data: {…}``, which nearly all are,
+        comes as the bytes of its data."""
+        if not self._between():
+            end = chunk.find(b"\n\n") + 2
+            yield from self.feed(chunk[:end] if end > 1 else chunk)
+            chunk = chunk[end:] if end > 1 else b""
+        if not self._between() or b"\r" in chunk or len(chunk) > MAX_RECORD:
+            yield from self.feed(chunk)
+            return
+        *parts, last = chunk.split(b"\n\n")
+        for at, part in enumerate(parts):
+            if part[:7] == b"data: {" and b"\n" not in part:
+                self._sse = True
+                yield part[6:]
+                continue
+            yield from self.feed(part + b"\n\n")
+            if not self._between():
+                last = b"\n\n".join([*parts[at + 1 :], last])
+                break
+        yield from self.feed(last)
+
+    def _between(self) -> bool:
+        """Whether no record is begun."""
+        begun = self._parts or self._data or self._event or self._skip_lf or self._bom is not None
+        return not begun and self._body is None
 
     def close(self) -> Iterator[Record | Body]:
         """Yield what is left when the bytes end: a record without its blank line, or the whole body."""
@@ -275,12 +291,11 @@ class TurnReader:
         try:
             if self._size > MAX_TURN:
                 raise broken(f"One turn is larger than {MAX_TURN >> 20} MiB.", retryable=False)
-            data = self._reader.single(chunk)
-            if data is not None:
-                self._parser.record("", data)
-                return self._taken()
-            for record in self._reader.feed(chunk):
-                if self._read(record):
+            plain = self._parser.record
+            for record in self._reader.records(chunk):
+                if isinstance(record, bytes):
+                    plain("", record)
+                elif self._read(record):
                     break
         except UpstreamError as e:
             self.failure = e

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ import structlog
 from mux.agent import Message
 from mux.errors import UpstreamError
 from mux.llm.model import Delta, ModelRequest, TextDelta, TurnEnd
-from mux.llm.upstream import HttpModel
+from mux.llm.upstream import HttpModel, direct_reader
 from mux.settings import Provider, Timeouts
 from tests.support.endpoint import DONE, Endpoint, Exchange, Script, delta, serving
 
@@ -461,3 +462,41 @@ async def test_models_are_listed_with_their_context() -> None:
 
     async with endpoint(script) as (model, _):
         assert await model.models() == [{"id": "a", "context": 4096}, {"id": "b", "context": 9}, {"id": "c"}]
+
+
+# --- how the body is read -----------------------------------------------------------------------------------
+
+
+async def test_the_transports_own_reader_is_taken_where_the_sdk_is_as_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[object] = []
+
+    def spy(stream: object) -> Any:
+        taken.append(direct_reader(stream))
+        return taken[-1]
+
+    monkeypatch.setattr("mux.llm.upstream.direct_reader", spy)
+    async with endpoint(hello) as (model, _):
+        await read(model)
+    assert [callable(t) for t in taken] == [True], "the SDK's transport has changed: see direct_reader"
+
+
+async def test_another_transport_is_read_the_public_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert direct_reader(object()) is None
+    monkeypatch.setattr("mux.llm.upstream.direct_reader", lambda _: None)
+    async with endpoint(hello) as (model, server):
+        for _ in range(2):
+            assert (await read(model))[:2] == [TextDelta("hel"), TextDelta("lo")]
+    assert server.connections == 1
+
+
+async def test_an_answer_that_is_compressed_all_the_same_is_read() -> None:
+    async def script(x: Exchange) -> None:
+        body = gzip.compress(delta("hello") + delta(finish="stop") + DONE)
+        await x.head(content_encoding="gzip")
+        await x.send(body[:20], body[20:])
+        await x.end()
+
+    async with endpoint(script) as (model, _):
+        assert (await read(model))[0] == TextDelta("hello")
