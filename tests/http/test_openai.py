@@ -167,7 +167,7 @@ async def test_members_that_are_null_or_have_no_meaning_here_are_passed_over(url
     ):
         assert answer.status == 200
         told = await answer.json()
-    assert told["choices"][0]["message"]["content"] == "0 1 "
+    assert told["choices"][0]["message"]["content"].startswith("0 1 ")
 
 
 async def test_an_empty_message_is_refused_in_openais_form(url: str) -> None:
