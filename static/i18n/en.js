@@ -14,6 +14,7 @@ export default {
   "connection.idle": "Nothing to follow", "connection.connecting": "Connecting", "connection.open": "Connected, live", "connection.waiting": "Connection lost, trying again",
   "notices.switch": "Notify me", "notices.help": "When a lane needs you or a run ends while this tab is hidden", "notices.on": "You will be notified while this tab is hidden.", "notices.off": "No more notifications.",
   "notices.refused": "The browser does not allow notifications here. Its site settings can change that.",
+  "version.changed": "The server runs Mux {version} now. This page is of the version before.", "version.reload": "Reload",
   "banner.offline": "The connection is lost. The runs go on at the server; this page catches up as soon as it is back.",
   "theme.switch": "Theme: {theme}", "theme.auto": "as the system", "theme.light": "light", "theme.dark": "dark",
   "layout.grid": "Layout: grid", "layout.columns": "Layout: columns", "layout.tabs": "Layout: one at a time", "layout.title": "Change the layout",
@@ -28,6 +29,9 @@ export default {
   "welcome.title": "What should they work on?",
   "welcome.lead": "Several agents at once, each in its own lane. Start with an example, or write a prompt below.",
   "welcome.roster": "Agents at hand", "welcome.try": "Try: {example}", "welcome.noAgents": "The server has no agents. Put a Markdown file with a name and instructions into its agents folder.",
+  "welcome.look": "Look again", "welcome.real": "Use a real model",
+  "welcome.rehearsal": "The agents run on the built-in rehearsal model: real tools, but no language model.",
+  "welcome.realHow": "# A key in the environment of `mux serve` is enough:\n\nexport OPENAI_API_KEY=…\n\n# Any other OpenAI-compatible endpoint, in mux.toml:\n\nmodel = \"local:qwen3\"\n\n[providers.local]\nbase_url = \"http://127.0.0.1:11434/v1\"\n\n# `mux doctor` finds local servers and tells what is missing.\n",
   "example.run": "Run",
   "example.compare.title": "Compare three agents", "example.compare.prompt": "What is 17 * 23 + 4.5? Say how you found it, and what the manual says about cursors.",
   "example.research.title": "Research, then merge", "example.research.prompt": "How does a stream survive a cut connection? Search the documents and estimate the cost of a replay of 50,000 events at 4 µs each.",
@@ -57,7 +61,7 @@ export default {
   "swap.help": "{lane} ran on {model}. What it said stays; the new attempt takes its place in the grid.",
   "steer.title": "Say something to this lane", "steer.mode": "When", "steer.send": "Send",
 
-  "pane.prompt": "Prompt", "pane.ownPrompt": "Own prompt", "pane.turn": "Turn {n}", "pane.newLines": { one: "{n} new line ↓", other: "{n} new lines ↓" },
+  "pane.prompt": "Prompt", "pane.ownPrompt": "Own prompt", "pane.turn": "Turn {n}", "pane.reads": "Reads the answers of {lanes}.", "pane.history": "Sees the earlier turns of this lane, and of no other.", "pane.fresh": "Sees nothing of the other lanes' turns.", "pane.newLines": { one: "{n} new line ↓", other: "{n} new lines ↓" },
   "pane.resize.columns": "Width of this column", "pane.resize.rows": "Height of this row", "rail.resize": "Width of the history", "pane.earlier": "Earlier events of this run are gone; what follows comes from its summary.",
   "nest.apart": "Own pane", "nest.back": "Fold back", "nest.fold": "Fold into {lane}", "nest.foldOf": "Fold {lane} into its parent's pane", "nest.worker": "worker",
   "item.thinking": "Thinking", "item.thought": "Thought for {time}", "item.reasoning": "Reasoning", "item.sources": { one: "{n} source", other: "{n} sources" }, "item.refusal": "Refused", "item.nested": "sub-agent", "item.restarted": "Started again from the beginning.",
@@ -74,6 +78,7 @@ export default {
   "approvalDone.approve": "Approved by {by}.", "approvalDone.deny": "Denied by {by}.", "approvalDone.edit": "Approved with other arguments by {by}.", "approvalDone.expired": "Not approved in time.",
   "inbox.title": "Waiting for you", "inbox.open": { one: "{n} needs you", other: "{n} need you" }, "inbox.empty": "Nothing waits for you.",
 
+  "finish.length": "cut at the token limit", "finish.content_filter": "filtered by the provider",
   "error.title": "This lane failed", "error.retryable": "It may work on a retry.", "error.gone": "This run does not exist", "error.unreachable": "The server can't be reached", "error.stream": "The stream can't be followed",
   "error.partial": "The beginning of this run could not be loaded.",
   "error.upstream_error": "the model's server failed", "error.upstream_truncated": "the answer was cut", "error.upstream_empty": "the answer was empty", "error.upstream_protocol": "the answer was not understood",
@@ -104,7 +109,7 @@ export default {
   "keys.title": "Keys", "key.palette": "Commands", "key.run": "Run or send", "key.new": "New run", "key.previous": "Previous lane", "key.next": "Next lane", "key.maximise": "Maximise the lane",
   "key.layout": "Change the layout", "key.stop": "Stop the lane", "key.stopAll": "Stop all lanes", "key.retry": "Retry the lane", "key.swap": "Swap the model", "key.compare": "Compare two lanes",
   "key.inbox": "What waits for you", "key.export": "Share and export", "key.history": "All runs", "key.end": "Follow the end", "key.search": "Search the history", "key.composer": "Write a prompt",
-  "key.notices": "Notifications on or off", "key.region": "Next region", "key.help": "Keys", "key.lane": "Focus a lane", "key.approve": "Approve the call", "key.deny": "Deny the call", "key.escape": "Close the top layer",
+  "key.density": "Comfortable or compact", "key.notices": "Notifications on or off", "key.region": "Next region", "key.help": "Keys", "key.lane": "Focus a lane", "key.approve": "Approve the call", "key.deny": "Deny the call", "key.escape": "Close the top layer",
 
   "announce.done": "{lane} {status}, {n} tokens, {time}", "announce.failed": "{lane} failed: {message}", "announce.approval": "{lane} needs your approval for {tool}", "announce.run": "The run is over: {status}",
   "announce.many": { one: "{n} message", other: "{n} messages, the last: {last}" },

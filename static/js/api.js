@@ -42,6 +42,7 @@ const at = (run, channel) => `/api/runs/${enc(run)}/channels/${enc(channel)}`;
 
 export const api = {
   agents: () => call("/api/agents").then((r) => r.agents),
+  version: () => call("/healthz").then((r) => r.version),
   models: () => call("/api/models").then((r) => r.models),
   /** @param {Record<string, string>} query */
   runs: (query) => call(`/api/runs?${new URLSearchParams(query)}`),

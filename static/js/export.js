@@ -10,15 +10,29 @@ import { metrics } from "./lanestate.js";
 import { argsTable } from "./pane/toolcard.js";
 import { resultView } from "./pane/result.js";
 import { download } from "./files.js";
+import { channelIds, restored } from "./compose.js";
+import { baseOf } from "./conversation.js";
+import { caughtUp } from "./session.js";
+import { runs } from "./state.js";
 import { t } from "./i18n.js";
 
 /** @typedef {import("./store.js").Lane} Lane @typedef {import("./store.js").Run} Run */
+
+/** What the composer set for the lane, in one line: parameters, instructions, tools, budget. @param {Lane} lane */
+function settings(lane) {
+  const draft = runs.get(lane.run)?.metadata?.composer;
+  const spec = draft && channelIds(restored(draft)).find(({ id }) => id === baseOf(lane.id))?.spec;
+  if (!spec) return "";
+  const { params, budget, tools, instructions } = spec;
+  const parts = Object.entries({ ...params, ...(budget ? { budget } : {}), ...(tools ? { tools } : {}), ...(instructions ? { instructions } : {}) });
+  return parts.map(([name, value]) => `${name}=${JSON.stringify(value)}`).join(", ");
+}
 
 /** @param {Lane} lane @param {number} [level] */
 export function laneMarkdown(lane, level = 1) {
   const m = metrics(lane, lane.endTs);
   const mark = "#".repeat(level);
-  const facts = [`agent: ${lane.agent}`, lane.model && `model: ${lane.model}`, `status: ${lane.status}`, m.elapsed && `duration_ms: ${m.elapsed}`, m.ttft && `ttft_ms: ${m.ttft}`,
+  const facts = [`agent: ${lane.agent}`, lane.model && `model: ${lane.model}`, settings(lane) && `parameters: ${settings(lane)}`, `status: ${lane.status}`, m.elapsed && `duration_ms: ${m.elapsed}`, m.ttft && `ttft_ms: ${m.ttft}`,
     m.input !== undefined && `input_tokens: ${m.input}`, m.output !== undefined && !m.estimated && `output_tokens: ${m.output}`, m.cost !== undefined && `cost: ${m.cost} ${m.currency ?? ""}`];
   const parts = [`${mark} ${lane.title ?? lane.id}`, facts.filter(Boolean).map((f) => `- ${f}`).join("\n")];
   for (const item of lane.items) {
@@ -73,7 +87,7 @@ const escape = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`)
 function laneHtml(lane, index) {
   const m = metrics(lane, lane.endTs);
   const box = el("section", `export-lane lane-${index % 16}`, el("h2", "", el("span", `swatch lane-${index % 16}`, String.fromCharCode(65 + (index % 26))), ` ${lane.title ?? lane.id}`));
-  const facts = [lane.agent, lane.model, t(`status.${lane.status}`), m.elapsed !== undefined && `${(m.elapsed / 1000).toFixed(1)} s`, m.ttft !== undefined && `TTFT ${m.ttft} ms`, m.output !== undefined && `${m.estimated ? "~" : ""}${m.output} tokens`, m.cost !== undefined && `${m.cost} ${m.currency ?? ""}`];
+  const facts = [lane.agent, lane.model, settings(lane), t(`status.${lane.status}`), m.elapsed !== undefined && `${(m.elapsed / 1000).toFixed(1)} s`, m.ttft !== undefined && `TTFT ${m.ttft} ms`, m.output !== undefined && `${m.estimated ? "~" : ""}${m.output} tokens`, m.cost !== undefined && `${m.cost} ${m.currency ?? ""}`];
   box.append(el("p", "muted num", facts.filter(Boolean).join(" · ")));
   for (const item of lane.items) {
     const node = itemHtml(item);
@@ -108,6 +122,7 @@ function markdown(text) {
 /** @param {Run} run @param {"ndjson"|"json"|"md"|"html"} format */
 export async function exportRun(run, format) {
   const name = `mux-${run.id}.${format}`;
+  if (format === "md" || format === "html") await caughtUp(run.id); // these are made of what this page has read
   if (format === "ndjson") download(name, await (await api.events(run.id)).blob(), "application/x-ndjson");
   else if (format === "json") download(name, JSON.stringify(await api.run(run.id), null, 2), "application/json");
   else if (format === "md") download(name, runMarkdown(run), "text/markdown");

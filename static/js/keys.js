@@ -3,6 +3,7 @@ import { dialog, focus, maximised } from "./state.js";
 import { closeTop, cycleLayout, focusLane, focusNext, laneAt, newRun, paneEntries, retryLane, stopAll, stopLane } from "./actions.js";
 import { send } from "./views/composer.js";
 import { toggleNotices } from "./notices.js";
+import { toggleDensity } from "./theme.js";
 
 /** @type {{keys: string, id: string, run: () => void}[]} */
 export const COMMANDS = [
@@ -25,6 +26,7 @@ export const COMMANDS = [
   { keys: "/", id: "search", run: () => document.getElementById("search")?.focus() },
   { keys: "c", id: "composer", run: () => document.getElementById("composer-text")?.focus() },
   { keys: "F6", id: "region", run: () => region(1) },
+  { keys: "", id: "density", run: toggleDensity },
   { keys: "", id: "notices", run: () => void toggleNotices() },
   { keys: "?", id: "help", run: () => (dialog.value = { kind: "keys" }) },
 ];

@@ -7,15 +7,15 @@
 
 export const STALLED_MS = 20_000;
 
-/** Glyph and hue of each state; the word is in the language file under `state.<name>`. @type {Record<State, {glyph: string, hue: string}>} */
+/** Glyph (U+FE0E: as text, not as an emoji) and hue of each state; the word is in the language file under `state.<name>`. @type {Record<State, {glyph: string, hue: string}>} */
 export const STATES = {
   queued: { glyph: "○", hue: "grey" },
   connecting: { glyph: "◌", hue: "blue" },
   thinking: { glyph: "◔", hue: "violet" },
   writing: { glyph: "▍", hue: "blue" },
-  tool: { glyph: "⚙", hue: "teal" },
+  tool: { glyph: "⚙\uFE0E", hue: "teal" },
   needs: { glyph: "!", hue: "amber" },
-  stalled: { glyph: "⏸", hue: "amber" },
+  stalled: { glyph: "⏸\uFE0E", hue: "amber" },
   reconnecting: { glyph: "⟳", hue: "amber" },
   stopping: { glyph: "◧", hue: "grey" },
   done: { glyph: "✓", hue: "green" },

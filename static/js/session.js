@@ -17,6 +17,7 @@ import { lazy } from "./lazy.js";
 
 /** Comes with the lanes: the first screen follows nothing. */
 const streams = lazy(() => import("./stream.js"));
+const versions = lazy(() => import("./version.js"));
 
 /** @type {AbortController|null} */
 let stream = null;
@@ -107,8 +108,10 @@ async function visit(ids, signal) {
 /** @param {"connecting"|"open"|"waiting"} state */
 function onState(state) {
   connection.value = state;
-  if (state === "open") offlineSince.value = 0;
-  else if (state === "waiting" && !offlineSince.value) offlineSince.value = Date.now();
+  if (state === "open") {
+    offlineSince.value = 0;
+    void versions().then(({ checkVersion }) => checkVersion(), () => undefined);
+  } else if (state === "waiting" && !offlineSince.value) offlineSince.value = Date.now();
 }
 
 /** @param {import("./stream.js").Part} part @param {string[]} ids */
@@ -139,10 +142,21 @@ function draw(id) {
   for (const [key, pane] of panes) if (key.startsWith(`${id}/`)) scheduler.request(pane);
 }
 
+/** When all that the run has said so far is here. @param {string} id @returns {Promise<void>} */
+export async function caughtUp(id) {
+  while (replaying.has(id)) await new Promise((resolve) => document.addEventListener("mux:settled", resolve, { once: true }));
+}
+
+/** @param {string} id */
+function settled(id) {
+  replaying.delete(id);
+  document.dispatchEvent(new CustomEvent("mux:settled"));
+  draw(id);
+}
+
 /** @param {string} id */
 function settle(id) {
-  replaying.delete(id);
-  draw(id);
+  settled(id);
   for (const lane of runOf(id).lanes.values()) {
     laneSignal(`${id}/${lane.id}`).value += 1;
     announceWaiting(lane);
@@ -162,7 +176,7 @@ export function fold(event) {
   }
   if (run.rev !== before) bumpStructure();
   if (event.type === "run_finished") {
-    if (replaying.delete(run.id)) draw(run.id); // one that was over before is nobody's news
+    if (replaying.has(run.id)) settled(run.id); // one that was over before is nobody's news
     else announceRun(run);
     document.dispatchEvent(new CustomEvent("mux:finished", { detail: run.id }));
   }

@@ -40,6 +40,8 @@ export class Lane {
     this.step = 0;
     /** What the last change was about: tells connecting from writing. */
     this.activity = "";
+    /** Of the last step, as the provider says it. */
+    this.finishReason = "";
     this.startTs = 0;
     this.lastTs = 0;
     this.endTs = 0;
@@ -165,6 +167,7 @@ const LANE = {
   step_finished(lane, event) {
     lane.transcripts.endStep(event);
     lane.transcripts.queueTools();
+    lane.finishReason = event.finish_reason;
     if (event.usage && !lane.usageBySteps.has(event.step)) lane.usageBySteps.set(event.step, event.usage);
   },
   phase(lane, event) {

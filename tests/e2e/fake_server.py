@@ -222,6 +222,8 @@ class FakeServer:
         self.runs: dict[str, FakeRun] = {}
         self.scripts: dict[str, Script] = {}
         self.agents: list[Json] = []
+        self.version = "0.1.0"
+        self.models = ["fake-1", "fake-2", "local:small"]
         self.prices: dict[str, Json] = {}
         self.hits: dict[str, dict[str, str]] = {}
         self.requests: list[tuple[str, str, Json | None]] = []
@@ -263,6 +265,7 @@ class FakeServer:
         add("GET", "/", self._index)
         add("POST", "/csp", self._csp)
         add("GET", "/{path:(js|css|vendor|i18n)/.*|icon.svg}", self._static)
+        add("GET", "/healthz", self._health)
         add("GET", "/api/agents", self._agents)
         add("GET", "/api/models", self._models)
         add("POST", "/api/runs", self._start)
@@ -324,12 +327,17 @@ class FakeServer:
         kind = {".js": "text/javascript", ".mjs": "text/javascript"}.get(path.suffix)
         return web.FileResponse(path, headers={"Content-Type": kind} if kind else None)
 
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", "version": self.version})
+
     async def _agents(self, _: web.Request) -> web.Response:
         return web.json_response({"agents": self.agents})
 
     async def _models(self, _: web.Request) -> web.Response:
-        ids = ["fake-1", "fake-2", "local:small"]
-        models = [{"id": i, "provider": "fake", "name": i, "available": True} for i in ids]
+        models = [
+            {"id": i, "provider": i if i == "rehearsal" else "fake", "name": i, "available": True}
+            for i in self.models
+        ]
         priced = [m | ({"price": self.prices[m["name"]]} if m["name"] in self.prices else {}) for m in models]
         return web.json_response({"models": priced})
 

@@ -211,6 +211,19 @@ async def silent(lane: Lane) -> None:
     await lane.pause(3600)
 
 
+async def connecting(lane: Lane) -> None:
+    """Sends its request and gets no answer."""
+    lane.begin()
+    await lane.pause(3600)
+
+
+async def cut(lane: Lane) -> None:
+    """Reaches the token limit in the middle of a word."""
+    lane.begin()
+    await lane.say("This ends in the mid")
+    lane.end("length", input_tokens=10, output_tokens=8)
+
+
 async def thinking(lane: Lane) -> None:
     lane.begin()
     lane.emit("phase", phase="thinking")
@@ -280,7 +293,8 @@ AGENTS = {
     "assistant": assistant, "researcher": researcher, "analyst": analyst, "synthesizer": synthesizer,
     "lead": lead, "critic": assistant, "approver": approver, "failing": failing, "refusing": refusing,
     "spending": spending,
-    "silent": silent, "thinking": thinking, "tooling": tooling, "writer": writer, "steered": steered,
+    "silent": silent, "connecting": connecting, "cut": cut,
+    "thinking": thinking, "tooling": tooling, "writer": writer, "steered": steered,
     "resetting": resetting, "load": load,
 }  # fmt: skip
 TOOLS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from playwright.async_api import Page, expect
 
@@ -158,11 +159,18 @@ async def export(page: Page, kind: str, into: Path) -> str:
 
 
 async def test_exports_carry_the_run_and_the_html_file_shows_it_without_a_server(
-    rig: Rig, start: Start, tmp_path: Path
+    rig: Rig, tmp_path: Path
 ) -> None:
-    page = await start("researcher", "analyst")
+    lanes: list[dict[str, Any]] = [
+        {"agent": "researcher", "params": {"temperature": 0.3}, "tools": ["search_docs"], "repeats": 1},
+        {"agent": "analyst", "repeats": 1},
+    ]
+    run = rig.server.launch(
+        {"message": "Do it.", "metadata": {"composer": {"lanes": lanes}}},
+        [{"agent": "researcher"}, {"agent": "analyst"}],
+    )
+    page = await rig.page(f"#/run/{run.id}")
     await done(page)
-    run = next(iter(rig.server.runs.values()))
     await page.locator("body").press("e")
     events = [json.loads(line) for line in (await export(page, "ndjson", tmp_path)).splitlines()]
     assert events == run.events
@@ -172,6 +180,7 @@ async def test_exports_carry_the_run_and_the_html_file_shows_it_without_a_server
     assert f'run: "{run.id}"' in text
     assert "**search_docs**" in text
     assert "output_tokens: 260" in text
+    assert 'parameters: temperature=0.3, tools=["search_docs"]' in text
     html = await export(page, "html", tmp_path)
     assert "<script" not in html
     (tmp_path / "out.html").write_text(html, encoding="utf-8")
@@ -185,8 +194,20 @@ async def test_exports_carry_the_run_and_the_html_file_shows_it_without_a_server
     await shown.goto((tmp_path / "out.html").as_uri())
     await expect(shown.locator(".export-lane")).to_have_count(2)
     await expect(shown.locator(".export-lane").first).to_contain_text("What the log gives")
+    await expect(shown.locator(".export-lane").first).to_contain_text("temperature=0.3")
     await expect(shown.locator(".hljs-keyword").first).to_be_visible()
     assert not problems
+
+
+async def test_a_run_of_the_history_is_exported_whole_from_its_menu(rig: Rig, tmp_path: Path) -> None:
+    rig.server.launch({"message": "About apples"}, [{"agent": "assistant"}, {"agent": "analyst"}])
+    page = await rig.page()
+    await page.locator(".run-row").hover()
+    await page.locator(".run-more").click()
+    await page.locator("dialog").get_by_text("Export").click()
+    await expect(page.locator("dialog.dialog-share")).to_be_visible()
+    text = await export(page, "md", tmp_path)
+    assert "See [the manual](https://example.org/manual)." in text or "status: running" in text
 
 
 async def test_the_palette_runs_a_command_by_its_name(start: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from playwright.async_api import expect
@@ -20,6 +21,7 @@ STATES = {
     "thinking": "thinking",
     "tooling": "tool",
     "writer": "writing",
+    "connecting": "connecting",
 }
 
 
@@ -258,7 +260,7 @@ async def test_a_cell_tells_what_its_lane_does_and_leads_to_it(start: Start) -> 
     page = await start("tooling", "writer", "assistant")
     tool = page.locator(".cell[data-key=tooling]")
     await expect(tool.locator("[data-slot=activity]")).to_have_text(re.compile(r"run_python \d+\.\d s"))
-    await expect(tool.locator("[data-slot=glyph]")).to_have_text("⚙")
+    await expect(tool.locator("[data-slot=glyph]")).to_have_text("⚙\ufe0e")
     line = page.locator(".cell[data-key=writer] polyline")
     flat = await page.locator(".cell[data-key=tooling] polyline").get_attribute("points")
     await expect(line).not_to_have_attribute("points", flat or "")
@@ -380,3 +382,42 @@ async def test_the_history_gives_way_when_the_window_becomes_narrow(start: Start
     await expect(page.locator(".rail")).to_have_count(0)
     await page.set_viewport_size({"width": 1200, "height": 700})
     await expect(page.locator(".rail")).to_be_visible()
+
+
+async def test_an_answer_that_was_cut_says_so(start: Start) -> None:
+    page = await start("cut", "assistant")
+    await expect(page.locator("#pane-cut .end")).to_contain_text("cut at the token limit")
+    await expect(page.locator("#pane-assistant .end .chip")).to_have_text("✓ completed")
+    await expect(page.locator("#pane-assistant .end")).not_to_contain_text("cut")
+
+
+async def test_a_prompt_says_what_its_lane_knows_of_the_others(rig: Rig) -> None:
+    first = rig.server.launch({"message": "x"}, [{"agent": "assistant"}])
+    specs: list[dict[str, Any]] = [
+        {"agent": "assistant"},
+        {"agent": "synthesizer", "depends_on": ["assistant"]},
+    ]
+    second = rig.server.launch({"message": "y", "thread": first.thread}, specs)
+    page = await rig.page(f"#/run/{second.id}")
+    known = page.locator("#pane-assistant .prompt-context")
+    await expect(known).to_have_text(
+        ["Sees nothing of the other lanes' turns.", "Sees the earlier turns of this lane, and of no other."]
+    )
+    reads = page.locator("#pane-synthesizer .prompt-context")
+    await expect(reads).to_have_text(
+        "Reads the answers of assistant. Sees nothing of the other lanes' turns."
+    )
+
+
+async def test_compact_shows_more_and_is_remembered(start: Start) -> None:
+    page = await start("assistant", "analyst")
+    head = page.locator("#pane-assistant .pane-head")
+    assert await head.evaluate("n => n.offsetHeight") == 40
+    await page.keyboard.press("Control+k")
+    await expect(page.locator("dialog input")).to_be_focused()
+    await page.keyboard.type("compact")
+    await page.keyboard.press("Enter")
+    assert await head.evaluate("n => n.offsetHeight") == 32
+    await page.reload()
+    await expect(page.locator(".pane")).to_have_count(2)
+    assert await head.evaluate("n => n.offsetHeight") == 32

@@ -134,3 +134,34 @@ async def test_fifty_thousand_events_are_there_within_a_second_after_a_reload(ri
     )
     assert ms < 3000  # the gate of one second is the benchmark's; here the machine is shared
     assert await texts(page) == truth(run)
+
+
+async def test_a_page_of_the_version_before_says_so_and_offers_to_reload(rig: Rig, start: Start) -> None:
+    page = await start("writer")
+    await expect(page.locator(".md p").nth(2)).to_be_attached()
+    rig.server.cut()
+    await expect(page.locator(".md p").nth(6)).to_be_attached()
+    await expect(page.locator(".toast")).to_have_count(0)  # the same version after a gap
+    rig.server.version = "0.2.0"
+    rig.server.cut()
+    await expect(page.locator(".toast")).to_contain_text("Mux 0.2.0")
+    await page.locator(".toast").get_by_text("Reload").click()
+    await expect(page.locator(".pane")).to_be_visible()
+    await expect(page.locator(".toast")).to_have_count(0)
+    rig.expect_console("ERR_")
+
+
+async def test_without_agents_or_a_real_model_the_first_screen_says_what_to_do(rig: Rig) -> None:
+    rig.server.agents.clear()
+    rig.server.models = ["rehearsal"]
+    page = await rig.page()
+    await expect(page.locator(".welcome")).to_contain_text("The server has no agents.")
+    await expect(page.locator(".example").first).to_be_disabled()
+    await page.get_by_text("Use a real model").click()
+    await expect(page.locator("dialog pre")).to_contain_text("OPENAI_API_KEY")
+    await page.keyboard.press("Escape")
+    rig.server.agent("assistant", rig.server.scripts["assistant"])
+    rig.server.models = ["fake-1", "rehearsal"]
+    await page.get_by_text("Look again").click()
+    await expect(page.locator(".example").first).to_be_enabled()
+    await expect(page.get_by_text("Use a real model")).to_have_count(0)

@@ -19,6 +19,12 @@ const loadWorkers = lazy(() => import("./workers.js"));
 const NEAR = 24;
 const LINE = 20;
 
+/** What a lane knows besides its prompt: others only where it was told to read them. @param {import("../store.js").Lane} lane @param {number} index of the turn */
+function contextOf(lane, index) {
+  const words = [lane.dependsOn.length ? t("pane.reads", { lanes: lane.dependsOn.join(", ") }) : "", t(index ? "pane.history" : "pane.fresh")];
+  return words.filter(Boolean).join(" ");
+}
+
 export class PaneBody {
   /** @param {HTMLElement} scroller @param {HTMLElement} pill @param {any} ctx */
   constructor(scroller, pill, ctx) {
@@ -192,12 +198,14 @@ export class PaneBody {
     const text = "path" in lane ? "" : (own ?? turn.run.message); // what a sub-agent was asked is its parent's affair
     const slot = /** @type {HTMLElement} */ (box.firstChild);
     /** @type {HTMLElement} */ (slot.nextSibling).hidden = !turn.run.partial;
-    if (slot.dataset.text === text) return;
-    slot.dataset.text = text;
+    const context = contextOf(lane, index);
+    const drawn = `${context}\n${text}`;
+    if (slot.dataset.drawn === drawn) return;
+    slot.dataset.drawn = drawn;
     if (!text) return slot.replaceChildren();
     const who = el("span", "prompt-who", own ? t("pane.ownPrompt") : index ? t("pane.turn", { n: index + 1 }) : t("pane.prompt"));
     const first = el("span", "prompt-line", visible(text.split("\n")[0].slice(0, 200)));
-    const full = el("div", "prompt-full", visible(text));
+    const full = el("div", "prompt-full", visible(text), el("p", "prompt-context", context));
     full.dir = first.dir = "auto";
     slot.replaceChildren(el("details", "prompt", el("summary", "", who, first), full));
   }

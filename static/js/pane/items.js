@@ -182,7 +182,9 @@ function laneSources(lane) {
 function endCard(lane) {
   const m = metrics(lane, serverNow());
   const status = lane.status;
+  const reason = t(`finish.${lane.finishReason}`);
   const totals = [
+    reason === `finish.${lane.finishReason}` ? "" : reason,
     m.elapsed !== undefined ? seconds(m.elapsed) : "",
     m.output !== undefined ? t("item.tokens", { n: m.output, text: `${m.estimated ? "~" : ""}${count(m.output)}` }) : "",
     m.cost !== undefined ? money(m.cost, m.currency) : "",

@@ -16,7 +16,7 @@ import { approvalBox } from "./approval.js";
 import { resultView } from "./result.js";
 
 const GLYPHS = /** @type {Record<string, string>} */ ({
-  args: "◌", queued: "○", approval: "!", running: "⚙", ok: "✓", error: "✕", cancelled: "■",
+  args: "◌", queued: "○", approval: "!", running: "⚙\uFE0E", ok: "✓", error: "✕", cancelled: "■",
 });
 const HUES = /** @type {Record<string, string>} */ ({
   args: "blue", queued: "grey", approval: "amber", running: "teal", ok: "green", error: "red", cancelled: "grey",

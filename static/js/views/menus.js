@@ -1,8 +1,9 @@
 /** Small dialogs: what one can do with a lane or a run, another model, sharing and exports, a long text. */
 import { useState } from "preact/hooks";
 import { html } from "../html.js";
-import { attempts, dialog, focus, maximised, toast } from "../state.js";
-import { attempt, currentRun, focusLane, laneAt, moveLane, paneEntries, retryLane, setApart, shownEntries, steerLane, stopLane } from "../actions.js";
+import { attempts, dialog, focus, maximised, shown, toast } from "../state.js";
+import { open } from "../session.js";
+import { attempt, currentRun, focusLane, go, laneAt, moveLane, paneEntries, retryLane, setApart, shownEntries, steerLane, stopLane } from "../actions.js";
 import { baseOf, currentLane } from "../conversation.js";
 import { exportRun, laneMarkdown } from "../export.js";
 import { copyText, download } from "../files.js";
@@ -111,6 +112,14 @@ export async function fork(id) {
   toast(t("history.forked"));
 }
 
+/** @param {string} id */
+async function openRun(id) {
+  if (shown.value.includes(id)) return;
+  focus.value = "";
+  go(id);
+  await open(id);
+}
+
 /** @param {{row: any}} props */
 export function RunMenu({ row }) {
   const [title, setTitle] = useState(row.title ?? "");
@@ -127,6 +136,7 @@ export function RunMenu({ row }) {
     <form class="row" onSubmit=${rename}><input class="field grow" value=${title} aria-label=${t("run.rename")} placeholder=${t("run.rename")} onInput=${(/** @type {any} */ e) => setTitle(e.target.value)} /><button class="btn">${t("save")}</button></form>
     <${Menu} items=${[
       [t(row.starred ? "run.unstar" : "run.star"), () => void save({ starred: !row.starred })],
+      [t("export.title"), () => void openRun(row.run).then(() => (dialog.value = { kind: "share" }))],
       [t("run.fork"), () => void fork(row.run)],
       [t("run.link"), () => void copyText(`${location.origin}${location.pathname}#/run/${row.run}`)],
       [t("run.delete"), () => removeRun(row)],

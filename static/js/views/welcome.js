@@ -1,6 +1,6 @@
 /** The first screen: three example sets that run with one click and no key, and what is in the roster. */
 import { html } from "../html.js";
-import { agents } from "../state.js";
+import { agents, dialog, models } from "../state.js";
 import { startRun } from "../actions.js";
 import { newDraft, newLane, requestOf } from "../compose.js";
 import { changeDraft, setPrompt } from "./composer.js";
@@ -31,6 +31,9 @@ function attemptExample(agent) {
   setPrompt(agent.examples[0]);
 }
 
+/** Whether no other model is offered than the built-in one, which needs no key. */
+const rehearsing = () => models.value.length > 0 && models.value.every((model) => model.provider === "rehearsal");
+
 export function Welcome() {
   const list = agents.value;
   return html`
@@ -46,7 +49,8 @@ export function Welcome() {
             <span class="example-go">${t("example.run")}</span>
           </button>`)}
       </div>
-      ${list === null ? null : list.length ? html`<${Roster} list=${list} />` : html`<p class="bad">${t("welcome.noAgents")}</p>`}
+      ${list === null ? null : list.length ? html`<${Roster} list=${list} />` : html`<p class="row"><span class="bad">${t("welcome.noAgents")}</span><button class="btn" onClick=${() => location.reload()}>${t("welcome.look")}</button></p>`}
+      ${rehearsing() ? html`<p class="row muted rehearsal"><span>${t("welcome.rehearsal")}</span><button class="btn" onClick=${() => (dialog.value = { kind: "text", title: t("welcome.real"), text: t("welcome.realHow") })}>${t("welcome.real")}</button></p>` : null}
     </div>
   `;
 }
