@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from pydantic import ValidationError
+
 from mux.settings import McpServer
 from mux.telemetry import get_logger, register_secret
 from mux.tools.base import Tool, ToolContext, ToolOutput, ToolProblem
@@ -40,6 +42,7 @@ _CONNECT_S = 60.0  # a command may first have to be downloaded (npx, uvx)
 _MAX_BACKOFF_S = 60.0
 _CLOSE_S = 10.0  # for a server to stop; the SDK itself kills a command after 4 s
 _MAX_PAGES = 100
+_CLOSED = "Connection closed"  # the SDK's own words for calls that were open when the connection ended
 _STDERR_LINES_PER_CONNECTION = 200  # a chatty server must not fill the log
 
 
@@ -258,7 +261,7 @@ class _Server:
             self._log.warning("mcp server lacks configured tools", missing=sorted(missing))
         found = [t for t in found if not wanted or t.name in wanted]
         names = mcp_tool_names(self.name, [t.name for t in found])
-        self.tools = [self._tool(names[t.name], t) for t in found]
+        self.tools = list(filter(None, (self._usable(names[t.name], t) for t in found)))
         self.listed.set()
         self._changed()
 
@@ -321,6 +324,14 @@ class _Server:
 
     # --- its tools ---------------------------------------------------------------------------------------
 
+    def _usable(self, name: str, tool: mcp_types.Tool) -> Tool | None:
+        """The tool, or ``None`` for one whose schema is none: the server's others are as good as ever."""
+        try:
+            return self._tool(name, tool)
+        except TypeError as e:
+            self._log.warning("mcp tool left out", tool=tool.name, reason=str(e)[:300])
+            return None
+
     def _tool(self, name: str, tool: mcp_types.Tool) -> Tool:
         schema = dict(tool.input_schema) or {"type": "object", "properties": {}}
         hints = tool.annotations
@@ -355,13 +366,19 @@ class _Server:
         try:
             result = await client.call_tool(tool, arguments, progress_callback=on_progress)
         except MCPError as e:
-            if e.code == mcp_types.CONNECTION_CLOSED or self._lost:
+            # servers use this code for reasons of their own, too
+            closed = e.code == mcp_types.CONNECTION_CLOSED and (self.config.url or e.message == _CLOSED)
+            if self._lost or closed:
                 self._on_lost()
                 raise ToolProblem(
                     f"The tool server {self.name!r} went away while it worked on this call. It is being"
                     " restarted; try again in a moment, or go on without it."
                 ) from e
             raise ToolProblem(f"The tool server {self.name!r} refused the call: {e.message}") from e
+        except ValidationError:
+            raise ToolProblem(
+                f"The tool server {self.name!r} answered with what is no result of a tool."
+            ) from None
         return to_output(result)
 
     async def _connected(self) -> mcp.Client:

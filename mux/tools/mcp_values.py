@@ -56,6 +56,7 @@ def to_output(result: mcp_types.CallToolResult) -> ToolOutput:
     output = "\n".join(parts)
     if not output and result.structured_content is not None:
         output = json.dumps(result.structured_content, ensure_ascii=False)
+    output = output or "(no output)"  # some providers refuse an empty result
     failed = bool(result.is_error)
     return ToolOutput(output, data, is_error=failed, error="tool_failed" if failed else None)
 

@@ -6,13 +6,14 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import docstring_parser
 import jsonschema
 import jsonschema.validators
 import referencing
+import regex
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
@@ -23,6 +24,7 @@ from mux.tools.base import ToolContext, ToolProblem
 __all__ = ["Signature", "schema_validator", "signature_of"]
 
 Validate = Callable[[dict[str, Any]], dict[str, Any]]
+_PATTERN_S = 0.05
 _MAX_PROBLEMS = 8  # what a model can mend in one go
 
 
@@ -187,6 +189,8 @@ def schema_validator(schema: Mapping[str, Any]) -> Validate:
         raise TypeError(f"not a JSON Schema: {e.message}") from e
     if schema.get("type", "object") != "object":
         raise TypeError("a tool's JSON Schema must be of type object")
+    extend: Any = jsonschema.validators.extend  # untyped
+    cls = extend(cls, {"pattern": _pattern, "patternProperties": _pattern_properties})
     # An explicit registry: the default one would fetch a "$ref" from the network.
     registry: Any = referencing.Registry()
     validator = cls(dict(schema), registry=registry)
@@ -196,6 +200,8 @@ def schema_validator(schema: Mapping[str, Any]) -> Validate:
             problems = sorted(validator.iter_errors(raw), key=lambda e: [str(p) for p in e.absolute_path])
         except (referencing.exceptions.Unresolvable, RecursionError) as e:
             raise ToolProblem(f"The tool's own schema can't be used: {e}", "invalid_arguments") from e
+        except jsonschema.ValidationError as e:
+            raise ToolProblem(f"Invalid arguments. {e.message}.", "invalid_arguments") from None
         if problems:
             text = "; ".join(_problem(p) for p in problems[:_MAX_PROBLEMS])
             message = f"Invalid arguments. {text}. Call the tool again with corrected arguments."
@@ -203,6 +209,37 @@ def schema_validator(schema: Mapping[str, Any]) -> Validate:
         return dict(raw)
 
     return validate
+
+
+def _matches(pattern: str, text: str) -> bool:
+    """As the standard validator does it, but with a time limit: patterns come from others' servers, texts
+    from models, and some pairs of them take for ever ((a+)+$).
+
+    Raises:
+        jsonschema.ValidationError: it takes too long.
+    """
+    try:
+        return regex.search(pattern, text, timeout=_PATTERN_S) is not None
+    except (TimeoutError, regex.error):
+        raise jsonschema.ValidationError(f"the pattern {pattern[:80]!r} can't be checked") from None
+
+
+def _pattern(
+    validator: Any, pattern: str, instance: Any, schema: Any
+) -> Iterator[jsonschema.ValidationError]:
+    if validator.is_type(instance, "string") and not _matches(pattern, instance):
+        yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _pattern_properties(
+    validator: Any, patterns: Mapping[str, Any], instance: Any, schema: Any
+) -> Iterator[jsonschema.ValidationError]:
+    if not validator.is_type(instance, "object"):
+        return
+    for pattern, part in patterns.items():
+        for key, value in instance.items():
+            if _matches(pattern, key):
+                yield from validator.descend(value, part, path=key, schema_path=pattern)
 
 
 def _problem(error: jsonschema.ValidationError) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,12 +17,12 @@ from structlog.testing import capture_logs
 
 from mux.settings import McpServer, Settings
 from mux.tools import ToolResources
-from mux.tools.base import Tool
+from mux.tools.base import Tool, ToolProblem
 from mux.tools.mcp import McpManager
 from mux.tools.mcp_agents import mcp_problem
 from mux.tools.mcp_values import mcp_tool_names
-from tests.support import mcp_server, npm_package
-from tests.support.tools import collect, until
+from tests.support import mcp_server, npm_package, odd_mcp_server
+from tests.support.tools import call, collect, until
 
 # Spawning a child stats and opens files; the SDK does it on the loop, once for each connection.
 pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.allow_blocking, pytest.mark.timeout(60)]
@@ -178,6 +179,39 @@ async def test_a_call_while_the_server_is_away_says_so(tmp_path: Path) -> None:
     assert result.is_error
     assert "'s' is restarting (the connection was lost)" in result.output
     await manager.aclose()
+
+
+async def test_a_server_with_everything_slightly_wrong_is_used_as_far_as_it_can_be() -> None:
+    config = McpServer(command=(sys.executable, str(Path(odd_mcp_server.__file__))))
+    manager = McpManager({"odd": config})
+    await manager.start()
+    try:
+        with capture_logs() as logs:
+            assert await manager.ready(15)
+        (left_out,) = [e for e in logs if e["event"] == "mcp tool left out"]
+        assert (left_out["tool"], "not a JSON Schema" in left_out["reason"]) == ("no schema", True)
+        tools = {t.name: t for t in manager.tools()}
+        assert {"odd_good", "odd_abroad", "odd__n_code_name"} <= tools.keys()
+        for name, x, told in (("good", "q", "not of type"), ("abroad", 1, "own schema can't be used")):
+            with pytest.raises(ToolProblem, match=told):
+                tools[f"odd_{name}"].validate({"x": x})
+        began = time.thread_time()
+        with pytest.raises(ToolProblem, match="Invalid arguments"):
+            tools["odd_slow-pattern"].validate({"x": "a" * 40 + "b"})
+        assert time.thread_time() - began < 2
+        for name, told in (
+            ("error", "refused the call: no paper"),
+            ("nonsense", "what is no result of a tool"),
+        ):
+            result = await call(tools[f"odd_{name}"])
+            assert (result.error, told in result.output) == ("tool_failed", True)
+        assert "[… cut here: 100,000 of 1,000,000" in (await call(tools["odd_huge"])).output
+        assert (await call(tools["odd_more"])).output == "(no output)"
+        await until(lambda: any(t.name == "odd_added" for t in manager.tools()))
+        assert (await call(tools["odd_good"], x=1)).output == "fine"  # it was never restarted
+        assert manager.states() == {"odd": ("ready", "")}
+    finally:
+        await manager.aclose()
 
 
 async def test_without_the_extra_the_servers_are_unusable_and_the_log_says_what_to_install(
