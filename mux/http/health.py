@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it takes new runs."""
+"""Whether the process lives, whether it takes new runs, and how much it has to do."""
 
 from __future__ import annotations
 
@@ -29,10 +29,38 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     return reply({"status": "ready", "checks": {}})
 
 
+_GAUGES = (  # name, member of `Engine.stats`, what it is
+    ("mux_runs_running", "running", "Runs that have a slot."),
+    ("mux_runs_queued", "queued", "Runs that wait for a slot."),
+    ("mux_channels_running", "channels", "Channels whose agent runs."),
+    ("mux_accepting", "accepting", "Whether new runs are taken."),
+)
+
+
+async def metrics(request: web.Request) -> web.StreamResponse:
+    """``GET /metrics``, in Prometheus' text format 0.0.4: how much there is to do now."""
+    api = request.app[API]
+    stats = api.engine.stats()
+    gauges = [(name, int(stats[member]), about) for name, member, about in _GAUGES]
+    gauges.append(("mux_streams_open", api.hub.count, "Open streams."))
+    gauges.append(
+        ("mux_streams_limit", api.hub.max_viewers, "Streams that may be open (limits.max_viewers).")
+    )
+    lines = [f"# HELP {name} {about}\n# TYPE {name} gauge\n{name} {value}\n" for name, value, about in gauges]
+    return web.Response(
+        body="".join(lines).encode(),
+        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8", "Cache-Control": "no-store"},
+    )
+
+
 ROUTES = (
     Route(
         "GET", "/healthz", healthz, "The process is alive.", "operations",
         answers={200: Answer("It is.", Health)},
+    ),
+    Route(
+        "GET", "/metrics", metrics, "How much the server has to do, for Prometheus.", "operations",
+        answers={200: Answer("The gauges.", media=("text/plain",))},
     ),
     Route(
         "GET", "/readyz", readyz, "New runs are taken.", "operations",
