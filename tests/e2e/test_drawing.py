@@ -27,13 +27,13 @@ async def test_long_answers_keep_the_page_small_and_come_back_where_they_were(st
     page = await start("load", width=900, spec={"seconds": 32})
     await expect(page.locator("#pane-load .end")).to_be_attached(timeout=80_000)
     await expect(page.locator(".md-spacer")).to_be_attached()
-    assert await page.locator(".md-block").count() <= 60
+    assert await page.locator(".md-block").count() <= 50
     height = "n => n.scrollHeight"
     pane = page.locator("#pane-load .pane-scroll")
     short = await pane.evaluate(height)
     await pane.evaluate("n => { n.scrollTop = 0 }")
     await expect(page.locator(".md-spacer")).to_have_count(0)
-    assert await page.locator(".md-block").count() > 60
+    assert await page.locator(".md-block").count() > 50
     assert abs(await pane.evaluate(height) - short) < 3  # the spacer was exactly as high as what it stood for
     await expect(pane.locator(".md-block").first).to_be_in_viewport()
 
@@ -41,7 +41,17 @@ async def test_long_answers_keep_the_page_small_and_come_back_where_they_were(st
     await page.reload()  # a replay draws only its end
     await expect(page.locator("#pane-load .end")).to_be_attached()
     await expect(page.locator(".md-spacer")).to_be_attached()
-    assert await page.locator(".md-block").count() <= 60
+    assert await page.locator(".md-block").count() <= 50
     await pane.evaluate("n => { n.scrollTop = 0 }")
     await expect(page.locator(".md-spacer")).to_have_count(0)
     assert await pane.locator(".md").inner_text() == text
+
+
+async def test_a_pane_that_follows_the_end_is_never_blank_however_tall_it_becomes(start: Start) -> None:
+    page = await start("load", width=900, height=500, spec={"seconds": 32})
+    await expect(page.locator("#pane-load .end")).to_be_attached(timeout=80_000)
+    await page.reload()
+    await expect(page.locator(".md-spacer")).to_be_attached()
+    await page.set_viewport_size({"width": 900, "height": 5000})
+    await expect(page.locator(".md-spacer")).to_have_count(0)  # all of it has room now
+    assert await page.locator(".md-block").count() > 50

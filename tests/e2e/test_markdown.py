@@ -201,3 +201,44 @@ async def test_sealed_blocks_keep_their_nodes_while_the_text_grows(rig: Rig) -> 
         }"""
     )
     assert kept == [True, True]
+
+
+WINDOWED = """
+async ([text, cuts]) => {
+  const { MarkdownStream } = await import("/js/markdown/stream.js");
+  const blocks = (box) => [...box.querySelectorAll(".md-block")].map((n) => n.outerHTML);
+  const box = () => document.body.appendChild(document.createElement("div"));
+  const whole = box();
+  new MarkdownStream(whole).finish(text);
+  const all = blocks(whole);
+  const failures = [];
+  for (const [cut, dropped] of cuts) {
+    const part = box();
+    const stream = new MarkdownStream(part, { windowed: true });
+    stream.update(text.slice(0, cut), 0);
+    stream.parts.drop(Math.min(dropped, stream.parts.shown.length));
+    stream.update(text, 1000);
+    stream.finish(text);
+    const fewer = blocks(part).length;
+    while (stream.parts.mountMore(3));
+    const same = JSON.stringify(blocks(part)) === JSON.stringify(all) && stream.parts.mounted === all.length;
+    if (!same || part.querySelector(".md-spacer")) failures.push([cut, dropped]);
+    if (cut < 10 && fewer > 70) failures.push(["nothing was left out", fewer]);
+    part.remove();
+  }
+  whole.remove();
+  return failures;
+}
+"""
+
+
+async def test_a_windowed_text_that_is_mounted_again_is_the_whole_text(rig: Rig) -> None:
+    page = await rig.page()
+    parts = [
+        "# Part {n}\n\nSee [the end] and *this*.\n\n- a\n- b\n\n",
+        "```py\nx = {n}\n```\n\n> said {n}\n\n",
+    ]
+    text = "".join(parts[n % 2].format(n=n) for n in range(90)) + "[the end]: https://late.example 'late'\n"
+    lengths = [0, 1, len(text) // 3, len(text) // 2, len(text) - 200, len(text) - 10, len(text) - 1]
+    cuts = [[cut, dropped] for cut in lengths for dropped in (0, 1, 3, 99)]
+    assert await page.evaluate(WINDOWED, [text, cuts]) == []

@@ -18,6 +18,7 @@ const loadWorkers = lazy(() => import("./workers.js"));
 
 const NEAR = 24;
 const LINE = 20;
+const AHEAD = 800; // px above what a reader sees that are there before he comes
 
 /** What a lane knows besides its prompt: others only where it was told to read them. @param {import("../store.js").Lane} lane @param {number} index of the turn */
 function contextOf(lane, index) {
@@ -49,15 +50,23 @@ export class PaneBody {
   #listen() {
     this.scroller.addEventListener("wheel", (event) => event.deltaY < 0 && this.#unpin(), { passive: true });
     this.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    this.resize = new ResizeObserver(() => this.pinned && this.#moved() && this.#toEnd());
+    this.resize = new ResizeObserver(() => {
+      if (!this.pinned || !this.#moved()) return;
+      if (this.scroller.clientHeight > this.lastClient) this.#again(); // a taller pane shows more above
+      this.#toEnd();
+    });
     this.resize.observe(this.scroller);
     this.resize.observe(this.content);
     this.seen = new IntersectionObserver((entries) => {
       this.visible = entries[entries.length - 1].isIntersecting; // the last: a busy page gets several at once
-      if (!this.visible) return;
-      for (const turn of this.turns.values()) for (const drawable of [turn.drawable, ...turn.folds]) scheduler.request(drawable);
+      if (this.visible) this.#again();
     });
     this.seen.observe(this.scroller);
+  }
+
+  /** Another turn for everything in the pane. */
+  #again() {
+    for (const turn of this.turns.values()) for (const drawable of [turn.drawable, ...turn.folds]) scheduler.request(drawable);
   }
 
   #unpin() {
@@ -80,7 +89,7 @@ export class PaneBody {
   /** Some at a time, until what the reader is near to is there. */
   #mountAbove() {
     if (this.pinned || this.mounting) return;
-    const above = this.scroller.getBoundingClientRect().top - 800;
+    const above = this.scroller.getBoundingClientRect().top - AHEAD;
     const height = this.content.offsetHeight;
     for (const { view } of this.turns.values()) if (view.mountAbove(above)) this.mounting = true;
     if (!this.mounting) return;
@@ -219,13 +228,16 @@ export class PaneBody {
   #measure(view) {
     if (this.pinned) {
       this.#look();
-      view.measure();
+      view.measure(this.content.getBoundingClientRect().bottom, this.lastClient + AHEAD);
     } else this.newLines = Math.max(0, Math.round((this.content.offsetHeight - this.heightWhenLeft) / LINE));
   }
 
   /** What changes the layout again comes last. @param {TranscriptView} view */
   #tidy(view) {
-    if (this.pinned) return view.trim(); // a spacer of the same height takes the place: the position stays right
+    if (this.pinned) {
+      if (view.trim()) this.#again(); // a spacer of the same height takes the place: the position stays right
+      return;
+    }
     if (!this.newLines) return;
     this.pill.hidden = false;
     const text = t("pane.newLines", { n: this.newLines });

@@ -9,8 +9,8 @@
  */
 import { makeItem } from "./items.js";
 
-const MAX_MOUNTED = 60;
-const KEEP_MOUNTED = 50;
+const MAX_MOUNTED = 50;
+const KEEP_MOUNTED = 40;
 const MOUNT_PARTS = 3;
 
 export class TranscriptView {
@@ -34,6 +34,8 @@ export class TranscriptView {
     this.nests = [];
     /** Parts to take out: found by `measure`, done by `trim`. @type {[MarkdownStream, number][]} */
     this.surplus = [];
+    /** Where one has to come back. @type {import("../markdown/parts.js").Parts|null} */
+    this.missing = null;
   }
 
   /** Draw what is new; false = something waits for a later turn. @param {number} now */
@@ -62,6 +64,7 @@ export class TranscriptView {
     this.texts = [];
     this.nests = [];
     this.surplus = [];
+    this.missing = null;
   }
 
   /** Make views for items that have none. @param {Transcript} place @param {HTMLElement} into @param {number} now */
@@ -80,18 +83,25 @@ export class TranscriptView {
     this.drawn.set(place, place.items.length);
   }
 
-  /** Find what is above the window that is kept while the pane follows the end; reads the layout. */
-  measure() {
+  /**
+   * For a pane that follows the end: find what lies so far above that it may go, or what is missing of what the
+   * reader sees. Reads the layout.
+   * @param {number} end y of the end of the text @param {number} reach how far above it the reader sees, and somewhat more, px
+   */
+  measure(end, reach) {
     this.surplus = [];
+    const lowest = this.texts.findLast(({ parts }) => parts.spacer)?.parts;
+    this.missing = lowest?.spacer && end - lowest.spacer.getBoundingClientRect().bottom < reach ? lowest : null;
     let mounted = 0;
     for (const { parts } of this.texts) mounted += parts.mounted;
-    if (mounted <= MAX_MOUNTED) return;
+    if (this.missing || mounted <= MAX_MOUNTED) return;
     for (const text of this.texts) {
       let count = 0;
       for (const part of text.parts.shown) {
-        if (mounted - part.size < KEEP_MOUNTED) break;
+        const { bottom, height } = /** @type {HTMLElement} */ (part.node).getBoundingClientRect();
+        if (mounted - part.size < KEEP_MOUNTED || end - bottom < reach) break;
         mounted -= part.size;
-        part.height = part.node?.getBoundingClientRect().height ?? 0;
+        part.height = height;
         count += 1;
       }
       if (count) this.surplus.push([text, count]);
@@ -99,10 +109,11 @@ export class TranscriptView {
     }
   }
 
-  /** Take out what `measure` found. */
+  /** Do what `measure` found. @returns {boolean} whether it has to be measured again */
   trim() {
     for (const [text, count] of this.surplus) text.parts.drop(count);
     this.surplus = [];
+    return this.missing?.mountMore(1) ?? false;
   }
 
   /** Bring earlier blocks back where the reader comes near them. @param {number} above y of the reader's view */
