@@ -52,6 +52,6 @@ async def test_a_pane_that_follows_the_end_is_never_blank_however_tall_it_become
     await expect(page.locator("#pane-load .end")).to_be_attached(timeout=80_000)
     await page.reload()
     await expect(page.locator(".md-spacer")).to_be_attached()
-    await page.set_viewport_size({"width": 900, "height": 5000})
+    await page.set_viewport_size({"width": 900, "height": 12_000})
     await expect(page.locator(".md-spacer")).to_have_count(0)  # all of it has room now
     assert await page.locator(".md-block").count() > 50
