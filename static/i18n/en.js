@@ -49,7 +49,7 @@ export default {
   "lane.edit": "Lane", "lane.agent": "Agent", "lane.model": "Model", "lane.defaultModel": "the agent's own", "lane.repeats": "Repeats", "lane.ownPrompt": "Own prompt",
   "lane.sharedPrompt": "Empty: the shared prompt", "lane.instructions": "Instructions", "lane.agentInstructions": "Empty: the agent's own", "lane.params": "Parameters",
   "lane.reset": "Reset", "lane.tools": "Tools", "lane.fromShared": "Differs from the shared prompt", "lane.duplicate": "Duplicate", "lane.folder": "reads {folder}", "lane.menu": "Lane", "lane.menuOf": "More for {lane}",
-  "lane.stop": "Stop", "lane.stopOf": "Stop {lane}", "lane.retry": "Retry", "lane.retryOf": "Retry {lane}", "lane.swap": "Swap model", "lane.swapRetry": "Retry with another model", "lane.swapAndRetry": "Swap and retry", "lane.more": "More",
+  "lane.stop": "Stop", "lane.stopOf": "Stop {lane}", "lane.retry": "Retry", "lane.retryOf": "Retry {lane}", "lane.swap": "Swap model", "lane.swapRetry": "Retry with another model", "lane.swapAndRetry": "Swap and retry", "lane.more": "More", "lane.remove": "Remove from the screen", "lane.stopRemove": "Stop and remove", "lane.removed": { one: "{n} removed – show", other: "{n} removed – show" },
   "end.copy": "Copy", "end.export": "Export", "end.asPrompt": "Use as prompt",
   "lane.copy": "Copy answer", "lane.export": "Export", "lane.asPrompt": "Use as next prompt", "lane.raw": "Raw event", "lane.compare": "Compare with another lane",
   "lane.left": "Move left", "lane.right": "Move right", "lane.max": "Maximise", "lane.maximise": "Maximise {lane}", "lane.restore": "Show all lanes", "lane.restoreOf": "Show {lane} among the others", "lane.link": "Copy link to this lane",

@@ -5,9 +5,9 @@
  */
 import { effect } from "@preact/signals";
 import { api } from "./api.js";
-import { baseOf, currentLane, entries, panesOf } from "./conversation.js";
+import { baseOf, currentLane, entries, panesOf, parentKey } from "./conversation.js";
 import { connect, fold, open, runOf, show } from "./session.js";
-import { apart, attempts, dialog, fatal, focus, folded, laneSignal, layout, maximised, order, railOpen, runs, saved, shown, structure, toast } from "./state.js";
+import { apart, attempts, dialog, fatal, focus, folded, hidden, laneSignal, layout, maximised, order, railOpen, runs, saved, shown, structure, toast } from "./state.js";
 import { t } from "./i18n.js";
 
 /** The lanes on screen, in their order. @returns {Entry[]} */
@@ -17,7 +17,7 @@ export function shownEntries() {
 
 /** What has a pane: see `panesOf`. @returns {Entry[]} */
 export function paneEntries() {
-  return panesOf(shownEntries(), { apart: apart.value, folded: folded.value, chosen: attempts.value, order: order.value });
+  return panesOf(shownEntries(), { apart: apart.value, folded: folded.value, hidden: hidden.value, chosen: attempts.value, order: order.value });
 }
 
 /** Give a sub-agent (or a folded worker) a pane of its own, or put it back into its parent's. @param {string} key @param {boolean} own */
@@ -173,9 +173,25 @@ export async function addLane(spec) {
   return (await attempt(api.addChannel(run.id, spec).then(() => true))) === true;
 }
 
-/** @param {string} key */
+/** Take a lane off the screen; one that still runs is stopped. @param {string} key */
+export function removeLane(key) {
+  void stopLane(key);
+  hidden.value = [...hidden.value, key];
+  if (focus.value === key) focus.value = "";
+  structure.value += 1;
+}
+
+export function showRemoved() {
+  hidden.value = [];
+  structure.value += 1;
+}
+
+/** A lane without a pane is shown again, or is in its parent's. @param {string} key */
 export function focusLane(key) {
-  focus.value = key;
+  if (hidden.value.includes(key)) showRemoved();
+  const there = paneEntries().some((entry) => entry.key === key);
+  const entry = there ? undefined : shownEntries().find((one) => one.key === key);
+  focus.value = entry ? parentKey(entry) : key;
 }
 
 /** @param {number} step */

@@ -40,17 +40,17 @@ export function entries(runs, order = []) {
 }
 
 /**
- * What has a pane: every lane but the workers that were folded into their parent's, and the sub-agents that were
- * taken out of theirs.
- * @param {Entry[]} list @param {{apart: string[], folded: string[], chosen?: Record<string, string>, order?: string[]}} wishes keys
+ * What has a pane: every lane but those taken off the screen and the workers that were folded into their parent's,
+ * and the sub-agents that were taken out of theirs.
+ * @param {Entry[]} list @param {{apart: string[], folded: string[], hidden?: string[], chosen?: Record<string, string>, order?: string[]}} wishes keys
  * @returns {Entry[]}
  */
-export function panesOf(list, { apart, folded, chosen = {}, order = [] }) {
+export function panesOf(list, { apart, folded, hidden = [], chosen = {}, order = [] }) {
   const byKey = new Map(list.map((entry) => [entry.key, entry]));
   const home = (/** @type {Entry} */ entry) => (folded.includes(entry.key) ? byKey.get(parentKey(entry)) : undefined);
   const out = [];
   for (const entry of list) {
-    if (home(entry)) continue;
+    if (home(entry) || hidden.includes(entry.key)) continue;
     const inside = list.filter((other) => home(other) === entry);
     out.push(inside.length ? withWorkers(entry, inside) : entry, ...subEntries(entry, apart, chosen));
   }

@@ -6,7 +6,7 @@ import { api, BASE } from "./api.js";
 import { Run } from "./store.js";
 import { t } from "./i18n.js";
 import {
-  clock, connection, fatal, laneSignal, loading, offlineSince, panes, runs, scheduler, shown, structure, toast, unread,
+  clock, connection, fatal, hidden, laneSignal, loading, offlineSince, panes, runs, scheduler, shown, structure, toast, unread,
 } from "./state.js";
 import { baseOf } from "./conversation.js";
 import { pathKey } from "./sublane.js";
@@ -46,6 +46,7 @@ function bumpStructure() {
 
 /** Show these runs (turns of one thread, oldest first) and follow those that still go on. @param {string[]} ids */
 export function show(ids) {
+  if (!ids.some((id) => shown.value.includes(id))) hidden.value = [];
   shown.value = ids;
   bumpStructure();
   connect();

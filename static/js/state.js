@@ -45,6 +45,8 @@ export const order = signal(/** @type {string[]} */ ([]));
 /** Sub-agents that have a pane of their own, and workers folded into their parent's: keys of entries. */
 export const apart = signal(/** @type {string[]} */ ([]));
 export const folded = signal(/** @type {string[]} */ ([]));
+/** Lanes that were taken off the screen of this thread. */
+export const hidden = signal(/** @type {string[]} */ ([]));
 /** Which attempt of a lane is shown, where not the last. */
 export const attempts = signal(/** @type {Record<string, string>} */ ({}));
 export const unread = signal(/** @type {Record<string, boolean>} */ ({}));

@@ -421,3 +421,20 @@ async def test_compact_shows_more_and_is_remembered(start: Start) -> None:
     await page.reload()
     await expect(page.locator(".pane")).to_have_count(2)
     assert await head.evaluate("n => n.offsetHeight") == 32
+
+
+async def test_a_lane_is_stopped_and_removed_and_can_be_shown_again(rig: Rig, start: Start) -> None:
+    page = await start("writer", "assistant", "analyst")
+    await page.get_by_label("More for writer").click()
+    await page.get_by_text("Stop and remove").click()
+    await expect(page.locator(".pane")).to_have_count(2)
+    await expect(page.locator("[data-run-status=completed], [data-run-status=partial]")).to_be_visible()
+    await page.get_by_label("More for analyst").click()
+    await page.get_by_text("Remove from the screen").click()
+    await expect(page.locator(".pane")).to_have_count(1)
+    await page.locator("#show-removed").click()
+    await expect(page.locator(".pane")).to_have_count(3)
+    await expect(page.locator("#pane-writer .state-chip")).to_contain_text("stopped")
+    assert [p for _, p, _ in rig.server.requests] == [
+        f"/api/runs/{next(iter(rig.server.runs))}/channels/writer/cancel"
+    ]

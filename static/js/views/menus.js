@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import { html } from "../html.js";
 import { attempts, dialog, focus, maximised, shown, toast } from "../state.js";
 import { open } from "../session.js";
-import { attempt, currentRun, focusLane, go, laneAt, moveLane, paneEntries, retryLane, setApart, shownEntries, steerLane, stopLane } from "../actions.js";
+import { attempt, currentRun, focusLane, go, laneAt, moveLane, paneEntries, removeLane, retryLane, setApart, shownEntries, steerLane, stopLane } from "../actions.js";
 import { baseOf, currentLane } from "../conversation.js";
 import { exportRun, laneMarkdown } from "../export.js";
 import { copyText, download } from "../files.js";
@@ -53,6 +53,7 @@ export function LaneMenu({ laneId: key }) {
       ...own,
       [t("lane.compare"), () => (dialog.value = { kind: "compare", left: key })],
       ...places,
+      [t(lane.finished ? "lane.remove" : "lane.stopRemove"), () => removeLane(key), paneEntries().length < 2],
       [t("lane.link"), () => void copyText(link)],
     ]} />`;
 }

@@ -1,8 +1,8 @@
 /** One cell per lane: who it is, what it does, how fast. The whole navigation on a small screen. */
 import { useEffect, useRef } from "preact/hooks";
 import { html } from "../html.js";
-import { attempts, connection, focus, laneSignal, maximised, serverNow, structure, unread } from "../state.js";
-import { focusLane, paneEntries } from "../actions.js";
+import { attempts, connection, focus, hidden, laneSignal, maximised, serverNow, structure, unread } from "../state.js";
+import { focusLane, paneEntries, showRemoved } from "../actions.js";
 import { currentLane, signalKey } from "../conversation.js";
 import { activity, laneState, STATES } from "../lanestate.js";
 import { onTick } from "../ticker.js";
@@ -16,6 +16,7 @@ export function Strip() {
   return html`
     <div class="strip" role="toolbar" aria-label=${t("region.strip")} data-region tabindex="-1" onKeyDown=${arrows}>
       ${list.map((entry) => html`<${Cell} key=${entry.key} entry=${entry} selected=${entry.key === current} />`)}
+      ${hidden.value.length ? html`<button class="btn quiet" id="show-removed" onClick=${showRemoved}>${t("lane.removed", { n: hidden.value.length })}</button>` : null}
     </div>
   `;
 }
