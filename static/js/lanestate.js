@@ -62,11 +62,9 @@ export function activity(lane, now) {
 export function metrics(lane, now) {
   const usage = lane.usage;
   const end = lane.endTs || now;
-  const firstDelta = lane.firstDeltaTs && lane.stepTs ? lane.firstDeltaTs : 0;
-  const ttft = lane.done?.ttft_ms ?? lane.knownTtft ?? (firstDelta && lane.step <= 1 ? Math.max(0, firstDelta - lane.stepTs) : undefined);
   return {
     elapsed: lane.startTs ? Math.max(0, lane.done?.duration_ms ?? end - lane.startTs) : undefined,
-    ttft,
+    ttft: lane.done?.ttft_ms ?? lane.knownTtft ?? lane.liveTtft,
     rate: lane.done ? (lane.done.tokens_per_s ?? average(lane)) : liveRate(lane, now),
     input: usage.input_tokens,
     output: usage.output_tokens ?? (lane.deltas || undefined),

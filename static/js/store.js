@@ -47,6 +47,8 @@ export class Lane {
     this.endTs = 0;
     this.stepTs = 0;
     this.firstDeltaTs = 0;
+    /** Of the first step, until the server says it. @type {number|undefined} */
+    this.liveTtft = undefined;
     /** From a snapshot: a replayed window has only its last time. @type {number|undefined} */
     this.knownTtft = undefined;
     this.waitingRetry = false;
@@ -119,7 +121,9 @@ export class Lane {
     const second = Math.floor(event.ts / 1000);
     this.rate.set(second, (this.rate.get(second) ?? 0) + n);
     if (this.rate.size > TICKS) this.rate.delete(/** @type {number} */ (this.rate.keys().next().value));
-    if (!this.firstDeltaTs) this.firstDeltaTs = event.ts;
+    if (this.firstDeltaTs) return;
+    this.firstDeltaTs = event.ts;
+    if (this.step === 1) this.liveTtft = Math.max(0, event.ts - this.stepTs);
   }
 }
 
@@ -161,7 +165,10 @@ const LANE = {
     lane.step = event.step;
     lane.model = event.model ?? lane.model;
     lane.stepTs = event.ts;
-    if (event.step === 1) lane.firstDeltaTs = 0;
+    if (event.step === 1) {
+      lane.firstDeltaTs = 0;
+      lane.liveTtft = undefined;
+    }
     lane.activity = "connecting";
   },
   step_finished(lane, event) {

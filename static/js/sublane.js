@@ -85,6 +85,7 @@ export class SubLane {
     this.dependsOn = /** @type {string[]} */ ([]);
     this.transcripts = new Part(parent.transcripts, path);
     this.usage = {};
+    this.liveTtft = this.knownTtft = undefined;
     this.rate = new Map();
     this.deltas = this.firstDeltaTs = this.stepTs = this.step = 0;
     this.done = this.error = null;

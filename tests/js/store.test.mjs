@@ -163,3 +163,14 @@ test("how long a lane thought is known from single events, and nearly from merge
   assert.equal(spent(fold(events)), 300); // from its first delta to what came next
   assert.equal(spent(fold(compact(events))), 300); // from the event before it to its own last delta
 });
+
+test("the time to the first token stays when later steps begin", () => {
+  const run = new Run("r1");
+  const event = (cseq, ts, more) => run.apply({ run: "r1", seq: cseq, channel: "a", cseq, ts, ...more });
+  event(1, 1000, { type: "channel_started", agent: "a", attempt: 1 });
+  event(2, 1000, { type: "step_started", step: 1, model: "m" });
+  event(3, 1240, { type: "token", content: "x" });
+  event(4, 1300, { type: "step_finished", step: 1, finish_reason: "tool_calls" });
+  event(5, 1400, { type: "step_started", step: 2, model: "m" });
+  assert.equal(metrics(run.lanes.get("a"), 2000).ttft, 240);
+});
