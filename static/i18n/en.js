@@ -74,7 +74,7 @@ export default {
   "tool.output": "Output", "tool.result": "Result", "tool.failed": "Result ({error})", "tool.raw": "Raw", "tool.open": "Open full", "tool.download": "Download", "tool.noArgs": "No arguments",
   "tool.cut": { one: "{n} more line", other: "{n} more lines" },
   "approval.title": "{tool} needs your approval", "approval.approve": "Approve (Y)", "approval.deny": "Deny (N)", "approval.edit": "Edit arguments", "approval.approveEdited": "Approve with these arguments",
-  "approval.reason": "Why not? The agent is told.", "approval.expired": "Not approved in time.",
+  "approval.back": "Back", "approval.reason": "Why not? The agent is told.", "approval.expired": "Not approved in time.",
   "approvalDone.approve": "Approved by {by}.", "approvalDone.deny": "Denied by {by}.", "approvalDone.edit": "Approved with other arguments by {by}.", "approvalDone.expired": "Not approved in time.",
   "inbox.title": "Waiting for you", "inbox.open": { one: "{n} needs you", other: "{n} need you" }, "inbox.empty": "Nothing waits for you.",
 

@@ -99,7 +99,7 @@ export function requestOf(draft, message, { thread, t }) {
       depends_on: letters.map((l) => l.id), when: "settled", message: synthesisMessage(draft.synthesis, letters, t),
     }));
   }
-  const lanes = Object.fromEntries(channels.filter((c) => c.message && c.title !== "Σ").map((c) => [c.id, { message: c.message }]));
+  const lanes = Object.fromEntries(channels.filter((c) => c.message).map((c) => [c.id, { message: c.message }]));
   return compactObject({
     message, channels, thread, budget: compactObject(draft.budget ?? {}),
     max_parallel: draft.mode === "limited" ? draft.maxParallel : undefined,

@@ -114,6 +114,11 @@ async def test_a_synthesis_lane_reads_the_others_and_its_citations_lead_to_them(
     channel = started(rig)["channels"][-1]
     assert channel["depends_on"] == ["researcher", "analyst"]
     assert "[A] = researcher" in channel["message"]
+    asked = page.locator("#pane-synthesis .prompt")
+    await expect(asked).to_contain_text("Own prompt")
+    await expect(asked.locator(".prompt-context")).to_contain_text(
+        "Reads the answers of researcher, analyst."
+    )
 
 
 async def test_a_synthesis_is_set_up_while_the_lanes_run(rig: Rig) -> None:

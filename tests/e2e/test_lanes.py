@@ -438,3 +438,19 @@ async def test_a_lane_is_stopped_and_removed_and_can_be_shown_again(rig: Rig, st
     assert [p for _, p, _ in rig.server.requests] == [
         f"/api/runs/{next(iter(rig.server.runs))}/channels/writer/cancel"
     ]
+
+
+async def test_denying_and_editing_can_be_thought_over(start: Start) -> None:
+    page = await start("approver")
+    box = page.locator(".approval")
+    await box.get_by_text("Deny (N)").click()
+    await expect(box.locator("input")).to_be_focused()
+    await box.get_by_text("Back").click()
+    await box.get_by_text("Edit arguments").click()
+    await box.locator("textarea").fill("{")
+    await box.get_by_text("Approve with these arguments").click()
+    await expect(box.locator(".bad")).to_be_visible()  # it is no JSON: nothing was sent
+    await box.get_by_text("Back").click()
+    await expect(box).to_contain_text('"path": "/srv/data/old"')
+    await box.get_by_text("Approve (Y)").click()
+    await expect(page.locator(".state-chip")).to_contain_text("done")

@@ -73,3 +73,10 @@ async def test_a_workers_pane_is_folded_into_its_parents_and_taken_out_again(sta
     await expect(worker).to_have_count(0)
     letters = await page.locator(".cell .swatch").all_inner_texts()
     assert letters == ["A", "B", "C"]
+
+
+async def test_a_worker_is_not_said_to_have_had_the_runs_prompt(start: Start) -> None:
+    page = await start("lead", message="Split this.")
+    await expect(page.locator("#pane-lead .prompt-line")).to_have_text("Split this.")
+    await expect(page.locator("#pane-worker .origin")).to_be_visible()
+    await expect(page.locator("#pane-worker .prompt")).to_have_count(0)

@@ -24,11 +24,12 @@ export function approvalBox(tool, lane) {
   box.setAttribute("aria-label", t("approval.title", { tool: tool.name }));
   box.dataset.callId = tool.callId;
   const send = (/** @type {object} */ answer) => void decide(lane, tool, answer, box);
+  const back = make(t("approval.back"), "quiet", () => box.replaceWith(...approvalBox(tool, lane)));
   const approve = make(t("approval.approve"), "primary", () => send({ decision: "approve" }));
   approve.dataset.key = "y";
-  const deny = make(t("approval.deny"), "", () => askReason(buttons, send));
+  const deny = make(t("approval.deny"), "", () => askReason(buttons, send, back));
   deny.dataset.key = "n";
-  const edit = make(t("approval.edit"), "", () => editArgs(shown, text, buttons, send));
+  const edit = make(t("approval.edit"), "", () => editArgs(shown, text, buttons, send, back));
   buttons.append(approve, deny, edit);
   return [box];
 }
@@ -41,19 +42,19 @@ function make(label, className, run) {
   return node;
 }
 
-/** @param {HTMLElement} buttons @param {(answer: object) => void} send */
-function askReason(buttons, send) {
+/** @param {HTMLElement} buttons @param {(answer: object) => void} send @param {HTMLElement} back */
+function askReason(buttons, send, back) {
   const input = /** @type {HTMLInputElement} */ (el("input", "field"));
   input.placeholder = t("approval.reason");
   input.setAttribute("aria-label", t("approval.reason"));
   const confirm = make(t("approval.deny"), "danger", () => send(input.value.trim() ? { decision: "deny", reason: input.value.trim() } : { decision: "deny" }));
   input.addEventListener("keydown", (event) => event.key === "Enter" && confirm.click());
-  buttons.replaceChildren(input, confirm);
+  buttons.replaceChildren(input, confirm, back);
   input.focus();
 }
 
-/** @param {HTMLElement} shown @param {string} text @param {HTMLElement} buttons @param {(answer: object) => void} send */
-function editArgs(shown, text, buttons, send) {
+/** @param {HTMLElement} shown @param {string} text @param {HTMLElement} buttons @param {(answer: object) => void} send @param {HTMLElement} back */
+function editArgs(shown, text, buttons, send, back) {
   const area = /** @type {HTMLTextAreaElement} */ (el("textarea", "field code"));
   area.value = text;
   area.rows = Math.min(16, text.split("\n").length + 1);
@@ -67,7 +68,7 @@ function editArgs(shown, text, buttons, send) {
       problem.textContent = /** @type {Error} */ (error).message;
     }
   });
-  buttons.replaceChildren(confirm, problem);
+  buttons.replaceChildren(confirm, back, problem);
   area.focus();
 }
 

@@ -204,7 +204,9 @@ export class PaneBody {
   /** @param {HTMLElement} box @param {Turn} turn @param {import("../store.js").Lane} lane @param {number} index */
   #prompt(box, turn, lane, index) {
     const own = turn.run.metadata?.lanes?.[lane.id]?.message ?? turn.run.metadata?.lanes?.[lane.id.replace(/~\d+$/, "")]?.message;
-    const text = "path" in lane ? "" : (own ?? turn.run.message); // what a sub-agent was asked is its parent's affair
+    // What a sub-agent or a worker was asked stands in its parent's call; the run's prompt it never saw.
+    const shared = "path" in lane || lane.parent || lane.title === "Σ" ? "" : turn.run.message;
+    const text = own ?? shared;
     const slot = /** @type {HTMLElement} */ (box.firstChild);
     /** @type {HTMLElement} */ (slot.nextSibling).hidden = !turn.run.partial;
     const context = contextOf(lane, index);

@@ -70,5 +70,5 @@ async function synthesise(list, chosen, readyOnly) {
     return;
   }
   const inputs = sources.map(({ lane }) => `${lane.run}/${lane.id}`);
-  await startRun({ thread: run.thread, channels: [{ ...spec, id: "synthesis", inputs }], metadata: { composer: { lanes: [] } } }, { followUp: true });
+  await startRun({ thread: run.thread, channels: [{ ...spec, id: "synthesis", inputs }], metadata: { composer: { lanes: [] }, lanes: { synthesis: { message: spec.message } } } }, { followUp: true });
 }
