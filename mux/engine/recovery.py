@@ -24,8 +24,9 @@ __all__ = ["restore"]
 
 _LOST: Final = "The server stopped while this call was open; it was not finished."
 # An agent that brings the server down each time must not do so for ever: after so many take-overs without a
-# completed step between them it fails. One that worked for a while first is not what brought the server down.
-_MAX_TRIES: Final = 5
+# completed step between them it fails. Many, because who keeps killing a server is seldom one of its agents;
+# and one that worked for a while first is not what brought the server down.
+_MAX_TRIES: Final = 50
 _WORKED_MS: Final = 60_000
 
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 from aiohttp import web
 from pydantic import ValidationError
 
-from mux.errors import BadRequest, CursorError
-from mux.events import Cursor
+from mux.errors import BadRequest
 from mux.http.bodies import problem_of_validation
 from mux.http.routes import Answer, Param, Route, query
 from mux.http.runs import settled
 from mux.http.state import API
-from mux.http.streams import STREAM_MEDIA, STREAM_PARAMS, cursor_text, encoder_for, follow, selection_of
+from mux.http.streams import (
+    STREAM_MEDIA,
+    STREAM_PARAMS,
+    cursor_text,
+    encoder_for,
+    follow,
+    resume,
+    selection_of,
+)
 from mux.requests import StartRequest
 
 __all__ = ["ROUTES"]
@@ -25,7 +32,7 @@ async def chat_stream(request: web.Request) -> web.StreamResponse:
     """
     cursor = cursor_text(request)
     if cursor:
-        return await follow(request, [_run_of(cursor)], after=cursor)
+        return await resume(request, cursor)
     encoder_for(request, selection_of(request))  # what can't be streamed must not be started
     start = _start_request(request)
     connection = query(request, "connection_id")
@@ -34,12 +41,6 @@ async def chat_stream(request: web.Request) -> web.StreamResponse:
     started = await settled(request.app[API].engine.start_run(start, key=key, streaming=True))
     run = started.row.run
     return await follow(request, [run], headers={"Location": f"/api/runs/{run}"})
-
-
-def _run_of(cursor: str) -> str:
-    if cursor.isascii() and cursor.isdigit():
-        raise CursorError("cursor_invalid", "A bare seq does not say of which run; send the whole cursor.")
-    return Cursor.parse(cursor).run
 
 
 def _start_request(request: web.Request) -> StartRequest:

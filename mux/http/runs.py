@@ -14,7 +14,17 @@ from mux.http.accept import preference
 from mux.http.replies import reply
 from mux.http.routes import BODY, Answer, Param, Route, query
 from mux.http.state import API
-from mux.http.streams import NDJSON, SSE, STREAM_PARAMS, encoder_for, follow, selection_of, wants
+from mux.http.streams import (
+    NDJSON,
+    SSE,
+    STREAM_PARAMS,
+    cursor_text,
+    encoder_for,
+    follow,
+    resume,
+    selection_of,
+    wants,
+)
 from mux.log.base import RowStatus, RunQuery
 from mux.requests import (
     AddChannel,
@@ -67,6 +77,8 @@ async def start(request: web.Request) -> web.StreamResponse:
     media = wants(request, ("application/json", SSE, NDJSON))
     wait_s = _wait_s(request)
     if media != "application/json":
+        if cursor := cursor_text(request):  # fetch-based readers come back with the same POST
+            return await resume(request, cursor)
         encoder_for(request, selection_of(request))  # what can't be streamed must not be started
     await api.refresh()
     started = await settled(
@@ -233,14 +245,18 @@ ROUTES = (
     Route(
         "POST", "/api/runs", start, "Start a run. With a streaming Accept the answer is its stream.", "runs",
         params=(
-            *(p for p in STREAM_PARAMS if p.name not in ("after", "Last-Event-ID")),
+            *(p for p in STREAM_PARAMS if p.name != "after"),
             Param("Idempotency-Key", "the same key and body answer with the run made first", place="header"),
             Param("Prefer", "`wait=N`: answer when the run is finished, or after N seconds", place="header"),
         ),
         body=StartRequest,
         answers={
             201: Answer("Started; survives a crash.", models.Run, (SSE, NDJSON), _SNAPSHOT.headers),
-            200: Answer("The run that this key made first.", models.Run, (SSE, NDJSON)),
+            200: Answer(
+                "The run that this key made first, or that a streaming reader's Last-Event-ID names.",
+                models.Run, (SSE, NDJSON),
+            ),
+            204: Answer("The reader's Last-Event-ID is at the end of a finished run."),
         },
         errors=(404, 406, 409, 429, 503),
     ),

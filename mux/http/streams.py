@@ -10,7 +10,8 @@ from functools import lru_cache
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from mux.errors import BadRequest, MuxError
+from mux.errors import BadRequest, CursorError, MuxError
+from mux.events import Cursor
 from mux.faces.base import dump
 from mux.faces.ndjson import Ndjson, NdjsonCompact
 from mux.faces.sse import Sse, SseCompact
@@ -23,7 +24,16 @@ from mux.http.state import API, Api
 from mux.telemetry import get_logger
 from mux.viewers import Encoder, Selection, Viewer
 
-__all__ = ["ROUTES", "STREAM_MEDIA", "STREAM_PARAMS", "TransportSink", "cursor_text", "follow", "wants"]
+__all__ = [
+    "ROUTES",
+    "STREAM_MEDIA",
+    "STREAM_PARAMS",
+    "TransportSink",
+    "cursor_text",
+    "follow",
+    "resume",
+    "wants",
+]
 
 SSE, NDJSON, TEXT = "text/event-stream", "application/x-ndjson", "text/plain"
 STREAM_MEDIA = (SSE, NDJSON, TEXT)
@@ -174,6 +184,17 @@ async def follow(
     finally:
         for run in runs:
             api.engine.viewer_left(run, observe=observe)
+
+
+async def resume(request: web.Request, cursor: str) -> web.StreamResponse:
+    """Go on with the run that the cursor names, where the path names none: a reconnect starts no second run.
+
+    Raises:
+        CursorError: ``cursor_invalid``: it names no run.
+    """
+    if cursor.isascii() and cursor.isdigit():
+        raise CursorError("cursor_invalid", "A bare seq does not say of which run; send the whole cursor.")
+    return await follow(request, [Cursor.parse(cursor).run], after=cursor)
 
 
 async def _send(

@@ -344,7 +344,7 @@ class Hub:
 
     def _keep_ticking(self) -> None:
         if self._tick_handle is None and self._viewers:
-            self._tick_handle = self.loop.call_later(min(1.0, self.heartbeat_s / 4), self._tick)
+            self._tick_handle = self.loop.call_later(min(0.5, self.heartbeat_s / 4), self._tick)
 
     def _tick(self) -> None:
         """Heartbeats, and rotation by age: one timer for all viewers."""

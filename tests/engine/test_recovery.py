@@ -15,6 +15,7 @@ from typing import Literal
 import pytest
 
 from mux.agent import AgentContext, Draft, Outcome
+from mux.engine import recovery
 from mux.events import (
     Event,
     StepFinished,
@@ -186,8 +187,9 @@ def _hangs(resumable: Literal["resume", "restart"]) -> tuple[Scripted, asyncio.E
 
 @pytest.mark.parametrize("resumable", ["resume", "restart"])
 async def test_an_agent_that_brings_the_server_down_each_time_is_given_up(
-    resumable: Literal["resume", "restart"],
+    resumable: Literal["resume", "restart"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(recovery, "_MAX_TRIES", 5)
     store = MemoryStore()
     run = ""
     for _ in range(6):
@@ -204,7 +206,10 @@ async def test_an_agent_that_brings_the_server_down_each_time_is_given_up(
         await h.events(run)
 
 
-async def test_an_agent_that_worked_for_a_while_before_each_crash_goes_on() -> None:
+async def test_an_agent_that_worked_for_a_while_before_each_crash_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recovery, "_MAX_TRIES", 5)
     store = MemoryStore()
     now = [1_000_000]
     run = ""

@@ -41,6 +41,29 @@ async def test_the_answer_of_a_start_can_be_the_stream(url: str, accept: str) ->
     checker.assert_order()
 
 
+async def test_a_reader_that_comes_back_with_the_same_post_goes_on_with_its_run(url: str) -> None:
+    body = {"message": "3", "agents": ["counter"]}
+    sse = {"Accept": "text/event-stream"}
+    async with http("POST", f"{url}/api/runs", json_body=body, headers=sse) as response:
+        whole = [block async for block in response.blocks()]
+    middle = next(b for b in whole if b.data["type"] == "token")
+    back = {**sse, "Last-Event-ID": str(middle.id)}
+    async with http("POST", f"{url}/api/runs", json_body=body, headers=back) as response:
+        rest = [block async for block in response.blocks()]
+    assert response.status == 200
+    events = [b for b in whole if b.id]
+    assert [b for b in rest if b.id] == events[events.index(middle) + 1 :]
+    async with http(
+        "POST", f"{url}/api/runs", json_body=body, headers={**sse, "Last-Event-ID": str(events[-1].id)}
+    ) as response:
+        assert response.status == 204
+    async with http(
+        "POST", f"{url}/api/runs", json_body=body, headers={**sse, "Last-Event-ID": "7"}
+    ) as response:
+        assert (response.status, (await response.json())["code"]) == (400, "cursor_invalid")
+    assert len((await call("GET", f"{url}/api/runs"))[1]["runs"]) == 1
+
+
 async def test_a_stream_that_cannot_be_sent_starts_nothing(url: str) -> None:
     body = {"message": "5", "agents": ["counter"]}
     headers = {"Accept": "text/event-stream"}
