@@ -34,11 +34,15 @@ class _Section(BaseModel):
 
 
 class Timeouts(_Section):
-    """Watchdogs of a model stream, in seconds."""
+    """Watchdogs of a model stream, in seconds.
 
-    first_byte_s: float = Field(default=30.0, gt=0)
-    progress_s: float = Field(default=30.0, gt=0)
-    turn_s: float = Field(default=600.0, gt=0)
+    The defaults are those of patience: a reasoning model may be silent for a minute or two, before its first
+    word and in mid-answer, and so may a local server that loads a model or reads four long prompts at once.
+    """
+
+    first_byte_s: float = Field(default=120.0, gt=0)
+    progress_s: float = Field(default=120.0, gt=0)
+    turn_s: float = Field(default=1800.0, gt=0)
 
 
 class Provider(_Section):

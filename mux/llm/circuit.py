@@ -44,7 +44,7 @@ class Circuit:
         self._first_open_s = open_s
         self._max_open_s = max_open_s
         self._clock = clock
-        self._failures: list[float] = []
+        self._failures: list[tuple[float, str]] = []  # when, and the error's code
         self._open_s = open_s
         self._open_until: float | None = None
         self._probing = False
@@ -86,6 +86,13 @@ class Circuit:
         self._open_s = self._first_open_s
         self._probing = False
 
+    def answered(self) -> None:
+        """A turn made its first progress: the endpoint is there. A slow one may leave some requests without
+        an answer in time while it answers others; whether it also breaks off is not told yet."""
+        self._failures = [f for f in self._failures if f[1] != "upstream_unavailable"]
+        if self._last == "upstream_unavailable" and self._open_until is not None and not self._probing:
+            self.worked()
+
     def gave_up(self) -> None:
         """The probe was cancelled before it could tell: the next request is the probe."""
         self._probing = False
@@ -104,8 +111,8 @@ class Circuit:
             self._open_s = min(self._open_s * 2, self._max_open_s)
             self._open_until = now + self._open_s
             return
-        self._failures = [t for t in self._failures if now - t < self._window_s]
-        self._failures.append(now)
+        self._failures = [f for f in self._failures if now - f[0] < self._window_s]
+        self._failures.append((now, error.code))
         if len(self._failures) >= self._threshold and self._open_until is None:
             self._open_until = now + self._open_s
             self._failures.clear()

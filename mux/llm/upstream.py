@@ -116,16 +116,20 @@ class HttpModel:
             probe = self.circuit.admit()
         except UpstreamError as e:
             raise self._named(e) from None
-        told = not probe
+        told, answered = not probe, False
 
-        def worked() -> None:
-            nonlocal told
-            if not told:
-                told = True
-                self.circuit.worked()
+        def answers() -> None:
+            nonlocal told, answered
+            if not answered:
+                answered = True
+                if told:
+                    self.circuit.answered()
+                else:
+                    told = True
+                    self.circuit.worked()
 
         try:
-            yield worked
+            yield answers
             told = True
             self.circuit.worked()
         except UpstreamError as e:
@@ -152,7 +156,7 @@ class HttpModel:
         async with contextlib.AsyncExitStack() as stack:
             if self._slots is not None:
                 await stack.enter_async_context(self._slots)
-            works = stack.enter_context(self._admitted())
+            answers = stack.enter_context(self._admitted())
             reader = TurnReader(self._parser(request))
             tags = ThinkTags() if self.provider.think_tags else None
             client = await self._opened()  # loading the SDK is no time of the provider's
@@ -171,7 +175,7 @@ class HttpModel:
                     ended = True
                 if reader.progressed != seen:
                     watch.progress()
-                    works()
+                    answers()
                 if tags is not None:
                     deltas = tags.split(deltas, final=reader.failure is not None)
                 before = self._clock()

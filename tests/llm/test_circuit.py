@@ -97,3 +97,36 @@ def test_requests_that_were_under_way_when_it_opened_change_nothing(circuit: Cir
     trip(circuit)
     circuit.failed(DOWN, probe=False)
     assert circuit.state == "open"
+
+
+SILENT = UpstreamError("upstream_unavailable", "sent nothing")
+
+
+def test_requests_without_an_answer_do_not_count_while_others_are_answered(circuit: Circuit) -> None:
+    for _ in range(10):
+        circuit.failed(SILENT, probe=circuit.admit())
+        circuit.failed(SILENT, probe=circuit.admit())
+        circuit.answered()
+    assert circuit.state == "closed"
+
+
+def test_an_endpoint_that_begins_answers_and_breaks_them_off_is_left_alone(circuit: Circuit) -> None:
+    for _ in range(3):
+        probe = circuit.admit()
+        circuit.answered()
+        circuit.failed(UpstreamError("upstream_truncated", ""), probe=probe)
+    assert circuit.state == "open"
+
+
+def test_a_late_answer_shows_that_a_silent_endpoint_is_there(circuit: Circuit) -> None:
+    for _ in range(3):
+        circuit.failed(SILENT, probe=circuit.admit())
+    assert circuit.state == "open"
+    circuit.answered()
+    assert circuit.state == "closed"
+
+
+def test_a_late_answer_proves_nothing_of_an_endpoint_that_fails(circuit: Circuit) -> None:
+    trip(circuit)
+    circuit.answered()
+    assert circuit.state == "open"

@@ -349,12 +349,12 @@ async def test_at_most_so_many_requests_at_once_and_waiting_is_no_stall() -> Non
         most = max(most, running)
         await x.head()
         await x.send(delta("a"))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
         running -= 1
         await x.send(delta(finish="stop"), DONE)
         await x.end()
 
-    limits = Timeouts(first_byte_s=0.25, turn_s=0.3)
+    limits = Timeouts(first_byte_s=1.2, turn_s=1.4)  # less than the last of eight has to wait
     async with endpoint(script, max_concurrent=2, timeouts=limits) as (model, _):
         await read(model)  # the first request loads the SDK
         await asyncio.gather(*(read(model) for _ in range(8)))
