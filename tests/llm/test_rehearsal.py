@@ -11,13 +11,14 @@ from typing import Any, TypeAlias
 import pytest
 
 from mux._paths import bundled
-from mux.agent import ChannelResult, Draft, Message
+from mux.agent import ChannelResult, Draft, Message, MessageCall
 from mux.events import Reasoning, Refusal, Token, ToolCall, ToolProgress, ToolResult, ToolStart
 from mux.llm.agent import LlmAgent
 from mux.llm.model import ModelRequest, ReasoningDelta, TextDelta, ToolSchema, TurnEnd
 from mux.llm.rehearsal import RehearsalModel
 from mux.llm.rehearsal.arguments import fill
 from mux.llm.rehearsal.model import pieces
+from mux.llm.rehearsal.policy import decide
 from mux.llm.rehearsal.reading import (
     asks_for_secrets,
     clauses,
@@ -29,6 +30,7 @@ from mux.llm.rehearsal.reading import (
     percentages,
     programs,
 )
+from mux.llm.rehearsal.situation import Situation
 from mux.llm.rehearsal.voices import claims, handed_over
 from mux.settings import Settings
 from mux.tools.builtin import ToolResources
@@ -346,3 +348,25 @@ def test_parameters_of_any_schema_are_filled() -> None:
 )
 def test_a_program_in_the_task_is_found(task: str, code: str | None) -> None:
     assert programs(task) == ([] if code is None else [code])
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["1", "1 ", "1, ", "(", "1+", "-", ".", " ", "\n", "a", "a-", "`", "```\n", "http://", "5% of ", "twenty ",
+     "show ", "sum of 1, ", "<output channel=a agent=b status=c>", "[1] a (b\n", "## a (b, completed)\n"],
+)  # fmt: skip
+async def test_no_text_however_long_holds_the_event_loop(part: str) -> None:
+    text = part * (200_000 // len(part))
+    tools = [ToolSchema("calculator", "Calculates.", {}), ToolSchema("search_docs", "Searches.", {})]
+    asked = Message(
+        role="assistant", calls=(MessageCall(call_id="1", tool="search_docs", arguments='{"query": "a"}'),)
+    )
+    answered = Message(role="tool", content=text, call_id="1")
+    for messages in (
+        [Message(role="user", content=text)],
+        [Message(role="user", content="a b"), asked, answered],
+    ):
+        request = ModelRequest(model="rehearsal", messages=messages, tools=tools, channel="c")
+        began = time.thread_time()
+        decide(Situation.of(request))
+        assert time.thread_time() - began < 0.5

@@ -52,13 +52,16 @@ _WORKS = (
 _WORD = re.compile(r"[^\W_][\w'’-]*", re.UNICODE)
 _QUOTED = re.compile(r"[\"“”«»`]([^\"“”«»`\n]{2,80})[\"“”«»`]")
 _URL = re.compile(r"https?://[^\s<>()\"']+[^\s<>()\"'.,;:!?]")
-_DOCUMENT = re.compile(r"(?<![\w/:.])[\w./-]*[\w-]+\.(?:md|txt|rst|html?|pdf|csv|json)\b", re.IGNORECASE)
+_DOCUMENT = re.compile(r"(?<![\w/:.])[\w./-]{0,200}[\w-]\.(?:md|txt|rst|html?|pdf|csv|json)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.]*\w)")
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*(?:%|percent)\s*of\s*(\d+(?:\.\d+)?)", re.IGNORECASE)
+_PERCENT = re.compile(
+    r"(?<![\d.])(\d{1,20}(?:\.\d{1,20})?)\s{0,3}(?:%|percent)\s{0,3}of\s{0,3}(\d{1,20}(?:\.\d{1,20})?)",
+    re.IGNORECASE,
+)
 _FUNCTIONS = "sqrt|cbrt|exp|ln|log10|log2|log|sin|cos|tan|abs|factorial|round|floor|ceil"
 _ARITHMETIC = re.compile(
-    rf"(?:(?:{_FUNCTIONS})\s*\(|[\d(\-.]|\b(?:pi|tau)\b)(?:[\d\s.+\-*/()%]|\b(?:{_FUNCTIONS}|pi|tau|e)\b)*"
-    r"(?:[\d)]|\b(?:pi|tau|e)\b)"
+    rf"(?:(?:{_FUNCTIONS})\s*\(|[\d(\-.]|\b(?:pi|tau)\b)"
+    rf"(?:[\d\s.+\-*/()%]|\b(?:{_FUNCTIONS}|pi|tau|e)\b){{0,200}}(?:[\d)]|\b(?:pi|tau|e)\b)"
 )
 _HIDDEN = r"(?:passwords?|api[ -]?keys?|secret keys?|secrets|credentials|access tokens?|private keys?)"
 _SECRETS = re.compile(
@@ -74,7 +77,7 @@ _ERROR = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _HEADER = re.compile(r"^\[(\d{1,4})\] (.*?)(?: \(([^()\n]+?)(?:, lines [^()\n]*)?\))?$", re.MULTILINE)
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n(?=\s*(?:[-*#>|]|\d+\.|\n))")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n(?=[^\S\n]{0,80}(?:[-*#>|]|\d+\.|\n))")
 _MARKS = re.compile(r"^[#>\-*|\s]+|[*`|]+")
 
 

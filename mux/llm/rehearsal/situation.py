@@ -13,6 +13,8 @@ from mux.llm.rehearsal.voices import Voice, blocks, handed_over
 
 __all__ = ["Result", "Situation"]
 
+_MAX_TASK = 4_000  # characters: the rules read it on the event loop, and what matters comes first
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -68,7 +70,7 @@ class Situation:
         after = messages[last + 1 :]
         task, handed = handed_over(messages[last].text if users else "")
         return cls(
-            task=task,
+            task=task[:_MAX_TASK],
             tools={t.name: t for t in request.tools},
             results=tuple(_results(after)),
             rounds=sum(m.role == "assistant" for m in after),

@@ -34,8 +34,8 @@ def _number(match: re.Match[str]) -> str:
     return str(total + part)
 
 
-_N = r"-?\d+(?:\.\d+)?"
-_LIST = rf"({_N}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+){_N})+)"
+_N = r"(?<![\d.])-?\d{1,20}(?:\.\d{1,20})?"
+_LIST = rf"({_N}(?:(?:\s{{0,3}},\s{{0,3}}(?:and\s)?|\s{{1,3}}and\s{{1,3}}){_N}){{1,50}})"
 _TO = r"(?:to|and|with|by|plus)"
 _Replacement: TypeAlias = str | Callable[[re.Match[str]], str]
 

@@ -11,7 +11,8 @@ from mux.llm.rehearsal import reading
 
 __all__ = ["Voice", "agreements", "blocks", "claims", "essence", "handed_over"]
 
-_HANDED = re.compile(r"<output channel=(\S+) agent=(\S+) status=(\S+)>\n?(.*?)\n?</output>", re.DOTALL)
+_HANDED = re.compile(r"<output channel=(\S{1,200}) agent=(\S{1,200}) status=(\S{1,40})>")
+_END = "</output>"
 _BLOCK = re.compile(
     r"^## (\S+) \((\S+), (completed|refused|failed|cancelled|timed_out|budget_exceeded|running|waiting|"
     r"queued|pending)\)$",
@@ -19,7 +20,8 @@ _BLOCK = re.compile(
 )
 _CLAIM = re.compile(r"`([^`\n]{3,80})` = \**(-?\d+(?:\.\d+)?)\**")
 _SAID_CLAIM = re.compile(
-    r"([\d(][\d\s.+\-*/×÷()^]*[\d)])\s*(?:is|equals|makes|=)\s*\**(-?\d+(?:\.\d+)?)", re.IGNORECASE
+    r"(?<![\d(])([\d(][\d\s.+\-*/×÷()^]{0,100}[\d)])\s{0,3}(?:is|equals|makes|=)\s{0,3}\**(-?\d{1,30}(?:\.\d{1,30})?)",
+    re.IGNORECASE,
 )
 _FIGURE = re.compile(r"\*\*(-?\d+(?:\.\d+)?)\*\*")  # the results that answers set in bold
 _BOLD = re.compile(r"\*\*(\S(?:[^*]*\S)?)\*\*")  # not the power of `2 ** 40`
@@ -39,10 +41,18 @@ class Voice:
 def handed_over(task: str) -> tuple[str, list[Voice]]:
     """The task without the outputs handed over with it, and those."""
     found: list[Voice] = []
-    for m in _HANDED.finditer(task):
-        channel, agent, status = (unescape(m[i].strip("\"'"), {"&quot;": '"'}) for i in (1, 2, 3))
-        found.append(Voice(channel, agent, status, m[4].strip()))
-    return _HANDED.sub("", task).strip(), found
+    own: list[str] = []
+    at = 0
+    for head in _HANDED.finditer(task):
+        end = task.find(_END, head.end())
+        if end < 0:
+            break
+        if head.start() >= at:  # not inside another's output
+            channel, agent, status = (unescape(head[i].strip("\"'"), {"&quot;": '"'}) for i in (1, 2, 3))
+            found.append(Voice(channel, agent, status, task[head.end() : end].strip()))
+            own.append(task[at : head.start()])
+            at = end + len(_END)
+    return "".join([*own, task[at:]]).strip(), found
 
 
 def blocks(output: str) -> list[Voice]:
