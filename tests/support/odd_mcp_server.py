@@ -9,7 +9,7 @@ from typing import Any
 TEXT = {"type": "string"}
 TOOLS: list[dict[str, Any]] = [
     {"name": "good", "inputSchema": {"type": "object", "properties": {"x": {"type": "integer"}}}},
-    {"name": "no schema", "inputSchema": {"type": "object", "properties": {"x": {"type": "objekt"}}}},
+    {"name": "no schema", "inputSchema": {"type": "object", "properties": {"x": {"type": "whatever"}}}},
     {"name": "abroad", "inputSchema": {"type": "object", "properties": {"x": {"$ref": "http://[::1]/x"}}}},
     {
         "name": "slow-pattern",
