@@ -353,7 +353,8 @@ def test_a_program_in_the_task_is_found(task: str, code: str | None) -> None:
 @pytest.mark.parametrize(
     "part",
     ["1", "1 ", "1, ", "(", "1+", "-", ".", " ", "\n", "a", "a-", "`", "```\n", "http://", "5% of ",
-     "twenty ", "show ", "sum of 1, ", "<output channel=a agent=b status=c>", "[1] a (b\n", "## a (b, completed)\n"],
+     "twenty ", "show ", "sum of 1, ", "<output channel=a agent=b status=c>", "[1] a (b\n",
+     "## a (b, completed)\n"],
 )  # fmt: skip
 async def test_no_text_however_long_holds_the_event_loop(part: str) -> None:
     text = part * (200_000 // len(part))
