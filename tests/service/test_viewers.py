@@ -128,10 +128,10 @@ async def deaf(server: Server, run: str) -> AsyncIterator[socket.socket]:
 
 
 async def test_viewers_that_stop_reading_are_closed_and_disturb_nobody(server: Server) -> None:
-    quiet = await latencies(server, deaf_viewers=0)
+    before = await latencies(server, deaf_viewers=0)
     loud = await latencies(server, deaf_viewers=5)
+    quiet = max(before, await latencies(server, deaf_viewers=0))  # what the machine itself does to the tail
     print(f"p99 of the others: {quiet * 1000:.1f} ms alone, {loud * 1000:.1f} ms beside five deaf ones")
-    # 2 x, and what another process on the machine may add to the tail at any time
     assert loud < 2 * quiet + 0.05
 
 
