@@ -20,6 +20,8 @@
  * @property {{on: boolean, strategy: string, prompt: string, agent: string, model?: string, sources: number[]|null}} synthesis
  */
 
+import { letterOf } from "./conversation.js";
+
 export const MAX_LANES = 32;
 let nextKey = 1;
 
@@ -93,7 +95,7 @@ export function requestOf(draft, message, { thread, t }) {
   if (draft.mode === "sequential") channels.forEach((channel, i) => i && (channel.depends_on = [channels[i - 1].id]));
   if (draft.synthesis.on && ids.length) {
     const chosen = ids.filter(({ spec }) => !draft.synthesis.sources || draft.synthesis.sources.includes(spec.key));
-    const letters = chosen.map(({ id }) => ({ id, letter: String.fromCharCode(65 + ids.findIndex((x) => x.id === id)) }));
+    const letters = chosen.map(({ id }) => ({ id, letter: letterOf(ids.findIndex((x) => x.id === id)) }));
     channels.push(compactObject({
       id: freeId("synthesis", channels), agent: draft.synthesis.agent, model: draft.synthesis.model, title: "Σ",
       depends_on: letters.map((l) => l.id), when: "settled", message: synthesisMessage(draft.synthesis, letters, t),

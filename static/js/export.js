@@ -11,12 +11,21 @@ import { argsTable } from "./pane/toolcard.js";
 import { resultView } from "./pane/result.js";
 import { download } from "./files.js";
 import { channelIds, restored } from "./compose.js";
-import { baseOf } from "./conversation.js";
+import { baseOf, entries } from "./conversation.js";
 import { caughtUp } from "./session.js";
 import { runs } from "./state.js";
 import { t } from "./i18n.js";
 
 /** @typedef {import("./store.js").Lane} Lane @typedef {import("./store.js").Run} Run */
+
+/** The lane's mark, the same as on the page. @param {Lane} lane */
+function letter(lane) {
+  const run = runs.get(lane.run);
+  return lane.title === "Σ" ? "Σ" : ((run && entries([run]).find((entry) => entry.key === baseOf(lane.id))?.letter) ?? "");
+}
+
+/** @param {Lane} lane */
+const name = (lane) => (lane.title && lane.title !== "Σ" ? lane.title : lane.id);
 
 /** What the composer set for the lane, in one line: parameters, instructions, tools, budget. @param {Lane} lane */
 function settings(lane) {
@@ -34,7 +43,7 @@ export function laneMarkdown(lane, level = 1) {
   const mark = "#".repeat(level);
   const facts = [`agent: ${lane.agent}`, lane.model && `model: ${lane.model}`, settings(lane) && `parameters: ${settings(lane)}`, `status: ${lane.status}`, m.elapsed && `duration_ms: ${m.elapsed}`, m.ttft && `ttft_ms: ${m.ttft}`,
     m.input !== undefined && `input_tokens: ${m.input}`, m.output !== undefined && !m.estimated && `output_tokens: ${m.output}`, m.cost !== undefined && `cost: ${m.cost} ${m.currency ?? ""}`];
-  const parts = [`${mark} ${lane.title ?? lane.id}`, facts.filter(Boolean).map((f) => `- ${f}`).join("\n")];
+  const parts = [`${mark} ${letter(lane)} ${name(lane)}`, facts.filter(Boolean).map((f) => `- ${f}`).join("\n")];
   for (const item of lane.items) {
     if (item.kind === "text" || item.kind === "refusal") parts.push(item.text ?? "");
     else if (item.kind === "reasoning") parts.push(quote(`*${t("item.reasoning")}*\n\n${item.text}`));
@@ -71,7 +80,7 @@ export async function exportHtml(run) {
   const main = el("main", "export");
   main.append(el("h1", "", visible(run.title || run.message.split("\n")[0])), el("p", "muted", `${run.id} · ${t(`status.${run.status}`)} · ${new Date(run.created || run.startTs).toLocaleString()}`), el("pre", "export-prompt", visible(run.message)));
   const grid = el("div", "export-lanes");
-  [...run.lanes.values()].forEach((lane, i) => grid.append(laneHtml(lane, i)));
+  for (const entry of entries([run])) for (const lane of entry.turns[0].attempts) grid.append(laneHtml(lane, entry.index));
   main.append(grid);
   const { highlight } = await import("./markdown/code.js");
   await Promise.all([...main.querySelectorAll(".md-code")].map((node) => highlight(node)));
@@ -86,7 +95,7 @@ const escape = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`)
 /** @param {Lane} lane @param {number} index */
 function laneHtml(lane, index) {
   const m = metrics(lane, lane.endTs);
-  const box = el("section", `export-lane lane-${index % 16}`, el("h2", "", el("span", `swatch lane-${index % 16}`, String.fromCharCode(65 + (index % 26))), ` ${lane.title ?? lane.id}`));
+  const box = el("section", `export-lane lane-${index % 16}`, el("h2", "", el("span", `swatch ${lane.title === "Σ" ? "sigma" : `lane-${index % 16}`}`, letter(lane)), ` ${name(lane)}`));
   const facts = [lane.agent, lane.model, settings(lane), t(`status.${lane.status}`), m.elapsed !== undefined && `${(m.elapsed / 1000).toFixed(1)} s`, m.ttft !== undefined && `TTFT ${m.ttft} ms`, m.output !== undefined && `${m.estimated ? "~" : ""}${m.output} tokens`, m.cost !== undefined && `${m.cost} ${m.currency ?? ""}`];
   box.append(el("p", "muted num", facts.filter(Boolean).join(" · ")));
   for (const item of lane.items) {
@@ -121,11 +130,11 @@ function markdown(text) {
 
 /** @param {Run} run @param {"ndjson"|"json"|"md"|"html"} format */
 export async function exportRun(run, format) {
-  const name = `mux-${run.id}.${format}`;
+  const file = `mux-${run.id}.${format}`;
   if (format === "md" || format === "html") await caughtUp(run.id); // these are made of what this page has read
-  if (format === "ndjson") download(name, await (await api.events(run.id)).blob(), "application/x-ndjson");
-  else if (format === "json") download(name, JSON.stringify(await api.run(run.id), null, 2), "application/json");
-  else if (format === "md") download(name, runMarkdown(run), "text/markdown");
-  else download(name, await exportHtml(run), "text/html");
+  if (format === "ndjson") download(file, await (await api.events(run.id)).blob(), "application/x-ndjson");
+  else if (format === "json") download(file, JSON.stringify(await api.run(run.id), null, 2), "application/json");
+  else if (format === "md") download(file, runMarkdown(run), "text/markdown");
+  else download(file, await exportHtml(run), "text/html");
 }
 

@@ -53,7 +53,7 @@ async def test_no_small_screen_form_or_menu_has_a_serious_violation(
     packages: Path,  # noqa: F811
     theme: str,
 ) -> None:
-    agents = ("lead", "assistant", "researcher", "writer", "tooling")
+    agents = ("lead", "assistant", "researcher", "silent", "tooling")
     run = rig.server.launch({"message": "x"}, [{"agent": a} for a in agents])
     page = await rig.page(f"#/run/{run.id}", color_scheme=theme, width=375, height=740)
     await expect(page.locator("#pane-lead .end")).to_be_attached()
@@ -73,8 +73,8 @@ async def test_no_small_screen_form_or_menu_has_a_serious_violation(
     opened = {
         "#add-lane": "add a lane",
         "#add-synthesis": "synthesis",
-        "#pane-writer .model": "swap",
-        "#pane-writer [aria-haspopup]": "a running lane's menu",
+        "#pane-silent .model": "swap",
+        "#pane-silent [aria-haspopup]": "a running lane's menu",
         "[id='pane-lead/scout'] [aria-haspopup]": "a sub-agent's menu",
         ".run-more": "a run's menu",
         "[aria-haspopup]:text('Budget')": "budget",

@@ -180,6 +180,8 @@ async def test_exports_carry_the_run_and_the_html_file_shows_it_without_a_server
     assert f'run: "{run.id}"' in text
     assert "**search_docs**" in text
     assert "output_tokens: 260" in text
+    assert "\n## A researcher\n" in text
+    assert "\n## B analyst\n" in text
     assert 'parameters: temperature=0.3, tools=["search_docs"]' in text
     html = await export(page, "html", tmp_path)
     assert "<script" not in html
@@ -193,6 +195,7 @@ async def test_exports_carry_the_run_and_the_html_file_shows_it_without_a_server
     )
     await shown.goto((tmp_path / "out.html").as_uri())
     await expect(shown.locator(".export-lane")).to_have_count(2)
+    await expect(shown.locator(".export-lane .swatch")).to_have_text(["A", "B"])
     await expect(shown.locator(".export-lane").first).to_contain_text("What the log gives")
     await expect(shown.locator(".export-lane").first).to_contain_text("temperature=0.3")
     await expect(shown.locator(".hljs-keyword").first).to_be_visible()

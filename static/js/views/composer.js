@@ -7,7 +7,7 @@ import { useEffect } from "preact/hooks";
 import { html, Icon } from "../html.js";
 import { agents, dialog, focus, models, saved, shown, structure, toast } from "../state.js";
 import { currentRun, shownEntries, startRun, steerLane } from "../actions.js";
-import { currentLane } from "../conversation.js";
+import { currentLane, letterOf } from "../conversation.js";
 import { copyLane, draftOf, estimate, laneCount, MAX_LANES, modified, newDraft, newLane, requestOf, restored, stored } from "../compose.js";
 import { count, money } from "../lanestate.js";
 import { t } from "../i18n.js";
@@ -208,7 +208,7 @@ function Chip({ lane, index, onCopy, onRemove, full }) {
     changeDraft({ lanes: draft.value.lanes.map((l) => (l === lane ? { ...l, repeats: Math.max(1, Math.min(16, repeats)) } : l)) });
   return html`<li class=${`lane-chip${agent || !agents.value ? "" : " is-bad"}`}>
     <button type="button" class="chip-main" aria-haspopup="dialog" onClick=${() => (dialog.value = { kind: "lane", laneKey: lane.key })}>
-      <span class=${`swatch lane-${index % 16}`} aria-hidden="true">${String.fromCharCode(65 + (index % 26))}</span>
+      <span class=${`swatch lane-${index % 16}`} aria-hidden="true">${letterOf(index)}</span>
       <span class="chip-name">${lane.agent}</span>
       ${model ? html`<span class="chip-model">${model}</span>` : null}
       ${tools || lane.tools ? html`<span class="chip-tools">${t("composer.tools", { n: tools })}</span>` : null}
