@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from typing import Any
 
 from aiohttp import web
 
@@ -211,6 +212,33 @@ async def silent(lane: Lane) -> None:
     await lane.pause(3600)
 
 
+PICTURE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAFklEQV"
+    "R42mMwSDhAEmIY1TCqYfhqAAARLlAQxTcVdQAAAABJRU5ErkJggg=="
+)
+PATCH = "--- a/log.py\n+++ b/log.py\n@@ -1,2 +1,2 @@\n def append():\n-    pass\n+    return seq\n"
+
+
+async def typed(lane: Lane) -> None:
+    """Tools with every kind of result."""
+    lane.begin()
+    results: dict[str, tuple[str, Any]] = {
+        "tree": ('{"store": {"kind": "sqlite", "open": true}}', None),
+        "rows": ("two rows", [{"lane": "A", "tokens": 3}, {"lane": "B", "tokens": 5}]),
+        "patch": (PATCH, None),
+        "picture": ("a picture", {"image": PICTURE}),
+        "long": ("\n".join(f"line {n}" for n in range(2000)), None),
+    }
+    calls = {tool: await lane.call(tool, {}) for tool in results}
+    lane.end("tool_calls")
+    for tool, (output, data) in results.items():
+        lane.emit("tool_start", call_id=calls[tool], tool=tool, arguments={})
+        lane.result(calls[tool], tool, output, data=data)
+    lane.begin()
+    await lane.say("That was all.")
+    lane.end()
+
+
 async def connecting(lane: Lane) -> None:
     """Sends its request and gets no answer."""
     lane.begin()
@@ -293,7 +321,7 @@ AGENTS = {
     "assistant": assistant, "researcher": researcher, "analyst": analyst, "synthesizer": synthesizer,
     "lead": lead, "critic": assistant, "approver": approver, "failing": failing, "refusing": refusing,
     "spending": spending,
-    "silent": silent, "connecting": connecting, "cut": cut,
+    "silent": silent, "connecting": connecting, "cut": cut, "typed": typed,
     "thinking": thinking, "tooling": tooling, "writer": writer, "steered": steered,
     "resetting": resetting, "load": load,
 }  # fmt: skip

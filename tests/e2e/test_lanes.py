@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Locator, expect
 
 from tests.e2e.conftest import BROWSER, Rig, Start, until
+from tests.e2e.fake_server import Lane
 
 pytestmark = BROWSER
 
@@ -454,3 +456,63 @@ async def test_denying_and_editing_can_be_thought_over(start: Start) -> None:
     await expect(box).to_contain_text('"path": "/srv/data/old"')
     await box.get_by_text("Approve (Y)").click()
     await expect(page.locator(".state-chip")).to_contain_text("done")
+
+
+async def test_results_are_shown_by_their_kind(start: Start) -> None:
+    page = await start("typed")
+    await expect(page.locator(".end")).to_be_visible()
+    for head in await page.locator(".tool-head").all():
+        await head.click()
+
+    def card(tool: str) -> Locator:
+        return page.locator(".tool", has=page.locator(".tool-name", has_text=tool))
+
+    await expect(card("tree").locator(".json-string")).to_have_text('"sqlite"')
+    await expect(card("rows").locator("th")).to_have_text(["lane", "tokens"])
+    await expect(card("rows").locator("tbody tr").nth(1)).to_have_text("B5")
+    await expect(card("patch").locator("ins")).to_have_text("+    return seq")
+    await expect(card("patch").locator("del")).to_have_text("-    pass")
+    picture = card("picture").locator("img")
+    await expect(picture).to_be_visible()
+    assert await picture.evaluate("n => n.complete && n.naturalWidth > 0")
+    long = card("long").locator(".result pre")
+    await expect(long).to_contain_text("1500 more lines")
+    await expect(long).to_contain_text("line 1999")
+    await expect(long).not_to_contain_text("line 900")
+    async with page.expect_download() as download:
+        await card("long").get_by_text("Download").click()
+    assert len((await (await download.value).path()).read_text().splitlines()) == 2000
+    await card("long").get_by_text("Open full").click()
+    await expect(page.locator("dialog pre")).to_contain_text("line 900")
+
+
+async def test_a_tool_card_goes_through_its_states(rig: Rig, start: Start) -> None:
+    gate = asyncio.Event()
+
+    async def careful(lane: Lane) -> None:
+        lane.begin()
+        call = await lane.call("sleep", {"seconds": 3600})
+        while not gate.is_set():
+            await lane.pause(0.02)
+        gate.clear()
+        lane.end("tool_calls")
+        while not gate.is_set():
+            await lane.pause(0.02)
+        lane.emit("tool_start", call_id=call, tool="sleep", arguments={"seconds": 3600})
+        lane.emit("tool_progress", call_id=call, elapsed_ms=500, message="half way", fraction=0.5)
+        await lane.pause(3600)
+
+    rig.server.agent("careful", careful)
+    page = await start("careful")
+    card, state = page.locator(".tool-item"), page.locator(".tool-state")
+    await expect(card).to_have_attribute("data-state", "args")
+    await expect(page.locator(".tool-line")).to_have_text("3600")  # of the JSON so far
+    gate.set()
+    await expect(card).to_have_attribute("data-state", "queued")
+    gate.set()
+    await expect(card).to_have_attribute("data-state", "running")
+    await expect(state).to_have_text("half way")
+    assert "0.5" in (await page.locator(".tool-bar").get_attribute("style") or "")
+    await page.locator(".stop").click()
+    await expect(card).to_have_attribute("data-state", "cancelled")
+    await expect(state).to_have_text("cancelled")

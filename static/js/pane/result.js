@@ -1,5 +1,5 @@
 /**
- * A tool's result by its type: text, a JSON tree, a table, sources, a picture. What is shown is capped (the first
+ * A tool's result by its type: text, a diff, a JSON tree, a table, sources, a picture. What is shown is capped (the first
  * 200 and last 300 lines, 100 kB); "open full" and "download" give all of it.
  *
  * @typedef {import("../transcript.js").Tool} Tool
@@ -33,11 +33,27 @@ export function resultView(tool, _ctx) {
   const image = data?.image && safeImage(String(data.image));
   if (image) box.append(Object.assign(el("img"), { src: image, alt: "" }));
   if (!box.childElementCount || (tool.data !== undefined && !sources.length)) {
-    const pre = el("pre", "", visible(cap(tool.output ?? "").text));
+    const { text } = cap(tool.output ?? "");
+    const pre = isDiff(text) ? diff(text) : el("pre", "", visible(text));
     pre.tabIndex = 0;
     box.append(pre);
   }
   return box;
+}
+
+/** A unified diff, as `diff -u` and `git diff` write it. @param {string} text */
+const isDiff = (text) => /^@@ -\d+(,\d+)? \+\d+(,\d+)? @@/m.test(text);
+
+const MARKS = /** @type {Record<string, string>} */ ({ "+": "ins", "-": "del" });
+
+/** @param {string} text */
+function diff(text) {
+  const pre = el("pre", "diff-lines");
+  for (const line of text.trimEnd().split("\n")) {
+    const head = /^(@@|---|\+\+\+|diff |index )/.test(line);
+    pre.append(el(head ? "span" : (MARKS[line[0]] ?? "span"), head ? "muted" : "", `${visible(line)}\n`));
+  }
+  return pre;
 }
 
 /** @param {string} text */
