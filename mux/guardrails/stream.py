@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import traceback
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from mux.agent import Draft, Nested, Outcome
-from mux.errors import AgentError, MuxError
 from mux.events import (
     ApprovalRequested,
     ApprovalResolved,
@@ -43,6 +41,7 @@ from mux.events import (
     ToolStart,
 )
 from mux.guardrails.compiled import Rule, Stage
+from mux.guardrails.failure import clean_failure
 from mux.guardrails.lane import Lane, clean_text, clean_value
 from mux.guardrails.scan import Blocked, Carried
 
@@ -124,7 +123,7 @@ class GuardedStream:
             if failure is not None:
                 for passed in self._without_text():  # held text is never shown after a failure
                     yield passed
-                raise await self._clean_failure(failure)
+                raise await clean_failure(failure, self._forbids)
             if block is not None:
                 for passed in await self._refuse(block):
                     yield passed
@@ -369,28 +368,9 @@ class GuardedStream:
             Outcome("refused", refusal),
         ]
 
-    async def _clean_failure(self, failure: Exception) -> Exception:
-        """The agent's exception, or ours in its place where its words are forbidden. What a log would print
-        with it is checked as well: causes, groups, notes."""
-        words = failure.message if isinstance(failure, MuxError) else str(failure)
-        if await self._forbids(words):
-            # A new exception without a cause: a traceback in the log would quote the words.
-            return AgentError(
-                "agent_failed", "The agent failed; a guardrail of this server hides its message."
-            )
-        if not await self._forbids("".join(traceback.format_exception(failure))):
-            return failure
-        if isinstance(failure, MuxError):  # its own words are clean
-            failure.__cause__ = failure.__context__ = None
-            return failure
-        name = type(failure).__name__
-        return AgentError(
-            "agent_failed", f"The agent failed ({name}); a guardrail of this server hides where."
-        )
-
     async def _forbids(self, text: str) -> bool:
         try:
-            _, fired = await clean_value(text, self._output)
+            _, fired = await clean_text(text, self._output)
         except Blocked as e:
             self._guard.blocked(e, "output")
             return True
