@@ -7,6 +7,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from mux.log import open_store
@@ -17,64 +18,87 @@ from tests.bench.servers import Load, Server, events_request, get_json, mux_serv
 __all__ = ["run"]
 
 
-async def _cost(server: Server, requests: list[str], events: int) -> float:
+async def _cpu_s(server: Server, requests: list[str], events: int) -> float:
     before = server.cpu_s()
     async with Load.open(server, requests) as load:
         await load.connected()
         result = await load.finished(240)
     assert result["events"] == events, result
-    return (server.cpu_s() - before) / events * 1e6
+    return server.cpu_s() - before
 
 
 async def _curve(
-    report: Report, server: Server, name: str, points: dict[int, tuple[list[str], int]], rounds: int
+    report: Report,
+    server: Server,
+    name: str,
+    points: dict[int, Callable[[int], list[str]]],
+    *,
+    total: int,
+    rounds: int,
 ) -> None:
-    """All points in turn, several times; figures relative to the first."""
-    taken: dict[int, list[float]] = {point: [] for point in points}
+    """All points in turn, several times; figures relative to the first.
+
+    Each point is the same number of events in all, and once more three times as many: the difference is what
+    events cost, and what is left is what each channel or run costs once, however much it says.
+    """
+    per_event: dict[int, list[float]] = {point: [] for point in points}
+    once: dict[int, list[float]] = {point: [] for point in points}
     for turn in range(rounds + 1):
-        for point, (requests, events) in points.items():
-            cost = await _cost(server, requests, events)
+        for point, make in points.items():
+            few = total // point * point
+            less = await _cpu_s(server, make(few // point), few)
+            more = await _cpu_s(server, make(3 * few // point), 3 * few)
             if turn:
-                taken[point].append(cost)
-    first = taken[next(iter(points))]
-    for point, costs in taken.items():
-        against = statistics.median(a / b for a, b in zip(costs, first, strict=True))
+                per_event[point].append((more - less) / (2 * few) * 1e6)
+                once[point].append((3 * less - more) / 2 / point * 1e6)
+    first = per_event[next(iter(points))]
+    for point, costs in per_event.items():
+        against = statistics.median(costs) / statistics.median(first)
         report.add(
             Figure(f"curve: {name}", f"{point:,} {name}", statistics.median(costs), ratio=against,
-                   against="the first of the curve")
+                   against="the first of the curve",
+                   note=f"and {statistics.median(once[point]):,.0f} µs for each once" if point > 8 else "")
         )  # fmt: skip
 
 
 async def _histories(report: Report, *, quick: bool) -> None:
     """A long run goes on: what an event costs when there are that many before it."""
     sizes = (10, 50_000) if quick else (10, 100_000, 1_000_000)
+    rounds, after = (3, 5_000) if quick else (7, 5_000)
     with tempfile.TemporaryDirectory(prefix="mux-bench-") as folder:
         async with mux_server("sqlite") as server:
-            first = None
+            runs: dict[int, tuple[str, int]] = {}
+            costs: dict[int, list[float]] = {size: [] for size in sizes}
             for size in sizes:
-                gate = Path(folder) / f"gate{size}"
-                after = 5_000
-                channels = [
-                    {"agent": "firehose", "message": json.dumps({"events": size})},
-                    {"agent": "firehose", "message": json.dumps({"events": after, "gate": str(gate)})},
-                ]
-                run = (await post_run(server, {"channels": channels}))["run"]
-                while True:
-                    head = (await get_json(server, f"/api/runs/{run}"))["cursor"]
-                    if int(head.rpartition(".")[2]) >= size + 4:
-                        break
+                gates = [json.dumps({"events": after, "gate": f"{folder}/{size}-{n}"}) for n in range(rounds)]
+                messages = [json.dumps({"events": size}), *gates]
+                body = {"channels": [{"agent": "firehose", "message": m} for m in messages]}
+                runs[size] = (await post_run(server, body))["run"], size + 2 + rounds
+            for run, events in runs.values():
+                while await _head(server, run) < events:
                     await asyncio.sleep(0.5)
-                async with Load.open(server, [events_request(run, f"?after={head}")]) as load:
-                    await load.connected()
-                    before = server.cpu_s()
-                    gate.touch()
-                    await load.finished(60)
-                cost = (server.cpu_s() - before) / after * 1e6
-                first = first or cost
-                report.add(
-                    Figure("curve: history", f"{size:,} events before", cost, ratio=cost / first,
-                           against="the first of the curve")
-                )  # fmt: skip
+            for n in range(rounds):  # in turn, so that a neighbour's load meets all sizes
+                for size, (run, _) in runs.items():
+                    begun = await _head(server, run)
+                    request = events_request(run, f"?after={begun}")
+                    async with Load.open(server, [request], enough=after) as load:
+                        await load.connected()
+                        before = server.cpu_s()
+                        Path(f"{folder}/{size}-{n}").touch()
+                        await load.finished(60)
+                    costs[size].append((server.cpu_s() - before) / after * 1e6)
+    first = statistics.median(costs[sizes[0]])
+    for size, taken in costs.items():
+        cost = statistics.median(taken)
+        report.add(
+            Figure("curve: history", f"{size:,} events before", cost, ratio=cost / first,
+                   against="the first of the curve")
+        )  # fmt: skip
+
+
+async def _head(server: Server, run: str) -> int:
+    cursor = (await get_json(server, f"/api/runs/{run}"))["cursor"]
+    return int(cursor.rpartition(".")[2])
 
 
 async def _full_store(report: Report, *, quick: bool) -> None:
@@ -101,9 +125,8 @@ async def _full_store(report: Report, *, quick: bool) -> None:
             lists: dict[str, list[float]] = {"empty": [], "full": []}
             for _ in range(4 if quick else 6):
                 for name, server in (("empty", empty), ("full", full)):
-                    costs[name].append(
-                        await _cost(server, [stream_request(["firehose"], {"events": events})], events)
-                    )
+                    used = await _cpu_s(server, [stream_request(["firehose"], {"events": events})], events)
+                    costs[name].append(used / events * 1e6)
                     begun = time.monotonic()
                     await get_json(server, "/api/runs?limit=50")
                     lists[name].append((time.monotonic() - begun) * 1e3)
@@ -123,15 +146,19 @@ async def run(report: Report, *, quick: bool) -> None:
     total = 8_192 if quick else 32_768
     rounds = 2 if quick else 5
     many = (1, 8, 64) if quick else (1, 8, 64, 512)
+    runs = (1, 10) if quick else (1, 10, 100)
     async with mux_server("sqlite") as server:
-        points = {
-            n: ([stream_request(["firehose"] * n, {"events": total // n})], total // n * n) for n in many
-        }
-        await _curve(report, server, "channels in a run", points, rounds)
-        runs = (1, 10) if quick else (1, 10, 100)
-        points = {
-            n: ([stream_request(["firehose"], {"events": total // n})] * n, total // n * n) for n in runs
-        }
-        await _curve(report, server, "runs at once", points, rounds)
+        channels = {n: _one_run_of(n) for n in many}
+        await _curve(report, server, "channels in a run", channels, total=total, rounds=rounds)
+        beside = {n: _runs_at_once(n) for n in runs}
+        await _curve(report, server, "runs at once", beside, total=total, rounds=rounds)
     await _histories(report, quick=quick)
     await _full_store(report, quick=quick)
+
+
+def _one_run_of(channels: int) -> Callable[[int], list[str]]:
+    return lambda events: [stream_request(["firehose"] * channels, {"events": events})]
+
+
+def _runs_at_once(runs: int) -> Callable[[int], list[str]]:
+    return lambda events: [stream_request(["firehose"], {"events": events})] * runs

@@ -73,6 +73,15 @@ async def queued(n: int, events: int) -> float:
     return events
 
 
+async def unmerged(n: int, events: int) -> float:
+    """The sources alone, each read by a task of its own: what every merge pays at least."""
+
+    async def read(source: AsyncIterator[int]) -> int:
+        return sum([1 async for _ in source])
+
+    return sum(await asyncio.gather(*(read(source) for source in ring(n, events))))
+
+
 async def shares(n: int, events: int, *, slow: bool) -> list[float]:
     """The share of each of N always-ready sources in the first ``events`` events."""
 
@@ -104,9 +113,15 @@ async def run(report: Report, *, quick: bool) -> None:
     """Measure and compare with targets 1 to 3."""
     cost: dict[int, float] = {}
     ratio: dict[int, float] = {}
+    floors: dict[int, float] = {}
     for n in (8, 1024) if quick else (1, 8, 64, 512, 1024):
         events = 4096 if n <= 64 else 2048
-        sides = {"mux": ours, "asyncio.Queue and N pumps": queued, "aiostream.stream.merge": aiostreams}
+        sides = {
+            "mux": ours,
+            "the sources alone": unmerged,
+            "asyncio.Queue and N pumps": queued,
+            "aiostream.stream.merge": aiostreams,
+        }
         figures = await interleaved(
             f"merge, {n} sources",
             {f"{name}, {n} sources": _side(work, n, events) for name, work in sides.items()},
@@ -116,9 +131,14 @@ async def run(report: Report, *, quick: bool) -> None:
         report.add(*figures)
         cost[n] = figures[0].cpu_us or 0.0
         ratio[n] = figures[0].ratio or 0.0
+        floors[n] = figures[1].ratio or 0.0
     report.target(1, "merge, CPU per event at 1,024 channels against 8", cost[1024] / cost[8], 1.1)
     report.target(2, "merge at 8 channels against aiostream's", ratio[8], 0.2)
     report.target(2, "merge at 1,024 channels against aiostream's", ratio[1024], 0.006)
+    for n, floor in floors.items():
+        report.note(
+            f"  the sources alone, {n} sources: {floor:.4f} x aiostream's merge, which no merge can undercut"
+        )
     for slow in (False, True):
         worst = max(abs(s - 1 / 8) for s in await shares(8, 40_000, slow=slow)) * 100
         name = "with a slow consumer" if slow else "with a quick consumer"
