@@ -122,6 +122,7 @@ class Merger(Generic[T]):
         self._swaps = 0
         self._gated: list[_Source[T]] = []
         self._waiter: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # kept: CPython 3.11 looks it up by a system call
         self._no_more = False
 
     # --- sources ----------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ class Merger(Generic[T]):
                     raise StopAsyncIteration
                 if self._waiter is not None:
                     raise RuntimeError("a merger has one consumer; somebody else is waiting already")
-                self._waiter = asyncio.get_running_loop().create_future()
+                self._waiter = self._future()
                 try:
                     await self._waiter
                 finally:
@@ -242,6 +243,11 @@ class Merger(Generic[T]):
             gated, self._gated = self._gated, []
             for source in gated:
                 self._open_gate(source)
+
+    def _future(self) -> asyncio.Future[None]:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop.create_future()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -284,7 +290,7 @@ class Merger(Generic[T]):
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
             if source.given >= quota:
-                source.gate = asyncio.get_running_loop().create_future()
+                source.gate = self._future()
                 self._gated.append(source)
                 await source.gate
                 if source.was_cancelled():

@@ -30,6 +30,7 @@ class Outbox:
         self._items: deque[Draft | Burst[Token]] = deque()
         self._tokens: Burst[Token] | None = None  # the last of `_items`, while more may be added to it
         self._room = limit
+        self._loop = asyncio.get_running_loop()  # looked up once: CPython 3.11 asks the system for its pid
         self._getter: asyncio.Future[None] | None = None
         self._putters: deque[asyncio.Future[None]] = deque()
         self.closed = False
@@ -41,7 +42,7 @@ class Outbox:
             AgentError: ``channel_ended``: the channel has ended meanwhile.
         """
         while self._room <= 0 and not self.closed:
-            putter = asyncio.get_running_loop().create_future()
+            putter = self._loop.create_future()
             self._putters.append(putter)
             try:
                 await putter
@@ -104,7 +105,7 @@ class Outbox:
         while not self._items:
             if self.closed:
                 raise StopAsyncIteration
-            self._getter = asyncio.get_running_loop().create_future()
+            self._getter = self._loop.create_future()
             try:
                 await self._getter
             finally:

@@ -33,7 +33,8 @@ class Interruption:
         self.happened = False
 
     async def __aenter__(self) -> Self:
-        self._watcher = asyncio.create_task(self._watch())
+        self._loop = asyncio.get_running_loop()
+        self._watcher = self._loop.create_task(self._watch())
         return self
 
     async def __aexit__(
@@ -69,7 +70,7 @@ class Interruption:
         if self.happened or self._host.interrupted():
             self.happened = True
             raise Interrupted
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)  # without the loop CPython 3.11 asks the system for its pid
         self._waiting = task
         try:
             return await begin(argument)
