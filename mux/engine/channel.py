@@ -53,9 +53,11 @@ if TYPE_CHECKING:
     from mux.agent import Message
     from mux.engine.live import LiveRun
 
-__all__ = ["Channel"]
+__all__ = ["AHEAD", "Channel"]
 
-_OUTBOX: Final = 64  # drafts; with the merger's own buffer of 64 the most that an agent is ahead of its log
+# Drafts that an agent may be ahead of the merge, and as many again of its log: what is paid once for a burst
+# is little enough (64: 8 % more CPU an event; 256: 6 % less).
+AHEAD: Final = 128
 # the engine's own; what users wrote (Message*) would also pass the guardrails unread
 _RESERVED: Final = (
     ChannelAdded, ChannelStarted, Done, Error, MessageApplied, MessageReceived, MessageReturned, RunFinished,
@@ -103,7 +105,7 @@ class Channel:
         self.id = plan.id
         self.host = ChannelHost(self)
         self.meter = Meter(plan.budget, live.meter)
-        self.outbox = Outbox(_OUTBOX)
+        self.outbox = Outbox(AHEAD)
         self.conversation: tuple[Message, ...] = ()  # what it began with, once it runs
         self.ended = asyncio.Event()
         self.ending: tuple[DoneStatus, MuxError | None] | None = None

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from mux.agent import ChannelRequest, ChannelResult, Draft, Message, Nested, Steering
 from mux.engine._tasks import uncut
-from mux.engine.channel import Channel
+from mux.engine.channel import AHEAD, Channel
 from mux.engine.intake import guards, read_channel
 from mux.engine.journal import Journal
 from mux.engine.meter import Meter
@@ -57,7 +57,7 @@ class LiveRun:
         self.log = services.log.bind(run=row.run, thread=row.thread)
         self.journal = Journal(row.run, services.store, services.publish, services.clock)
         self.meter = Meter(plan.budget)
-        self.merger: Merger[Draft | Burst[Token]] = Merger(stop_s=_STOP_S)
+        self.merger: Merger[Draft | Burst[Token]] = Merger(max_buffer=AHEAD, stop_s=_STOP_S)
         self.channels: dict[str, Channel] = {c.id: Channel(self, c) for c in plan.channels}
         self.presence = Presence(plan.on_disconnect, self._everybody_left)
         self.ended = asyncio.Event()

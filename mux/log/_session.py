@@ -20,6 +20,7 @@ _MAX_STATES = 10_000  # logs whose state is remembered
 SWEEP = 2000  # chunks deleted at a time: appends wait that long at most
 _VACUUM = 500  # pages given back at a time, likewise
 _PAGE = 4096
+_INSERT = "INSERT INTO chunks (id, data) VALUES (?, ?)"
 
 
 @dataclass(slots=True)
@@ -105,7 +106,10 @@ class Session:
         failpoint("append.before")
         pending, self._pending = self._pending, {}
         rows = list(_rows(pending))
-        self.db.executemany("INSERT INTO chunks (id, data) VALUES (?, ?)", rows)
+        if len(rows) == 1:
+            self.db.execute(_INSERT, rows[0])
+        else:
+            self.db.executemany(_INSERT, rows)
         self.pages += sum([len(data) // _PAGE + 1 for _, data in rows])
         return True
 

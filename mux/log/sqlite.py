@@ -36,7 +36,7 @@ __all__ = ["SqliteStore"]
 R = TypeVar("R")
 
 _READERS = 3  # threads; more would only fight for the interpreter
-_AT_ONCE = 64  # events that may be committed on the loop's thread: 100 µs of it
+_NOW, _NOW_BYTES = 64, 64 * 1024  # events, and bytes, that may be committed on the loop's thread
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -177,13 +177,14 @@ class SqliteStore:
     async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
         """See `mux.log.base.EventLog.append`. Cancelling it does not undo it: it may still be committed."""
 
-        def work(session: Session) -> Head:
-            return session.append(run, fence, records)
-
-        if len(records) <= _AT_ONCE and (head := self._writer.at_once(run, work)) is not None:
-            self._heads.set(run, head)
-        else:
-            await self._writer.submit(work, lambda head: self._heads.set(run, head))
+        small = len(records) <= _NOW and sum([len(r.data) for r in records]) <= _NOW_BYTES
+        at = self._writer.append_now(run, fence, records) if small else None
+        if at is not None:
+            self._heads.set(run, at)
+            return
+        await self._writer.submit(
+            lambda session: session.append(run, fence, records), lambda head: self._heads.set(run, head)
+        )
 
     async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
         """See `mux.log.base.EventLog.read`."""
