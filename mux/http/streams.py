@@ -174,7 +174,8 @@ async def follow(
     for run in runs:
         api.engine.viewer_joined(run, observe=observe)
     try:
-        viewer = await api.hub.open(runs, cursor, encoder, selection, vector=vector, observe=observe)
+        async with api.hub.turns:  # opening, unlike being there, costs something
+            viewer = await api.hub.open(runs, cursor, encoder, selection, vector=vector, observe=observe)
         try:
             if viewer.ended:
                 return web.Response(status=204, headers={"Cache-Control": "no-store"})
@@ -206,7 +207,8 @@ async def _send(
     response.headers["X-Accel-Buffering"] = "no"
     if request.version >= (1, 1):
         response.headers["Connection"] = "keep-alive"
-    writer = await response.prepare(request)
+    async with api.hub.turns:
+        writer = await response.prepare(request)
     if writer is None:
         raise ConnectionResetError
     response.headers.clear()  # they are sent; a stream would keep 1 KiB of them for as long as it lives

@@ -24,6 +24,7 @@ from mux.viewers.history import History
 from mux.viewers.positions import check, parse_vector, resolve
 from mux.viewers.ring import DONE_EARLIER, Ring
 from mux.viewers.selection import Selection
+from mux.viewers.turns import Turns
 from mux.viewers.viewer import Leg, Viewer
 
 __all__ = ["Describe", "Hub"]
@@ -34,7 +35,7 @@ MAX_PAUSE_S = 0.025
 PAUSE_FACTOR = 4  # writing to viewers takes at most a fifth of the loop's time
 MAX_UNFLUSHED = 256  # a burst is flushed before the ring forgets it
 MAX_IDLE_RINGS = 256
-MAX_REPLAYING = 4  # viewers that encode a page of history in the same turn of the loop
+MAX_A_TURN = 4  # viewers that open, or write a page of history, in the same turn of the loop
 EVERYTHING = Selection()
 
 
@@ -62,7 +63,7 @@ class Hub:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.history = History(log)
-        self.replaying = asyncio.Semaphore(MAX_REPLAYING)
+        self.turns = Turns(MAX_A_TURN)
         self.heartbeat_s = heartbeat_s
         self.write_timeout_s = write_timeout_s
         self.max_viewers = max_viewers

@@ -209,11 +209,8 @@ class Viewer:
             return False
         if behind <= NEAR:
             return await self._page(leg)
-        async with (
-            self._hub.replaying
-        ):  # so that a storm of resuming viewers leaves the loop to the live ones
+        async with self._hub.turns:
             moved = await self._page(leg)
-            await asyncio.sleep(0)
         await self._drain()
         return moved
 
