@@ -67,11 +67,17 @@ export function metrics(lane, now) {
     ttft: lane.done?.ttft_ms ?? lane.knownTtft ?? lane.liveTtft,
     rate: lane.done ? (lane.done.tokens_per_s ?? average(lane)) : liveRate(lane, now),
     input: usage.input_tokens,
-    output: usage.output_tokens ?? (lane.deltas || undefined),
-    estimated: usage.output_tokens === undefined && lane.deltas > 0,
+    output: written(lane, usage),
+    estimated: usage.output_tokens === undefined ? lane.deltas > 0 : !lane.done && lane.deltas > lane.counted,
     cost: usage.cost,
     currency: usage.currency,
   };
+}
+
+/** Tokens written so far: as reported, and about one a delta for the step that goes on. @param {Lane} lane @param {import("./store.js").Usage} [usage] */
+export function written(lane, usage = lane.usage) {
+  if (usage.output_tokens === undefined) return lane.deltas || undefined;
+  return usage.output_tokens + (lane.done ? 0 : lane.deltas - lane.counted);
 }
 
 /** @param {Lane} lane */

@@ -57,6 +57,8 @@ export class Lane {
     this.runningTools = new Set();
     this.deltas = 0; // of text and reasoning: about one a token
     this.outDeltas = 0;
+    /** Of the deltas, those that a reported usage speaks of. */
+    this.counted = 0;
     /** @type {Map<number, Usage>} */
     this.usageBySteps = new Map();
     /** @type {any} */
@@ -146,6 +148,12 @@ function note(lane, event, kind, more) {
   lane.transcripts.add(lane.transcripts.at(event), kind, event, { event, ...more });
 }
 
+/** @param {Lane} lane @param {number} step @param {Usage} usage */
+function reported(lane, step, usage) {
+  lane.usageBySteps.set(step, usage);
+  lane.counted = lane.deltas;
+}
+
 /** @type {Record<string, (lane: Lane, event: MuxEvent, since: number) => void>} */
 const LANE = {
   channel_started(lane, event) {
@@ -175,7 +183,7 @@ const LANE = {
     lane.transcripts.endStep(event);
     lane.transcripts.queueTools();
     lane.finishReason = event.finish_reason;
-    if (event.usage && !lane.usageBySteps.has(event.step)) lane.usageBySteps.set(event.step, event.usage);
+    if (event.usage && !lane.usageBySteps.has(event.step)) reported(lane, event.step, event.usage);
   },
   phase(lane, event) {
     lane.phase = event.phase;
@@ -235,7 +243,7 @@ const LANE = {
   usage(lane, event) {
     const { input_tokens, output_tokens, reasoning_tokens, cached_tokens, cost, currency } = event;
     const usage = JSON.parse(JSON.stringify({ input_tokens, output_tokens, reasoning_tokens, cached_tokens, cost, currency }));
-    lane.usageBySteps.set(event.step, usage);
+    reported(lane, event.step, usage);
   },
   custom: (lane, event) => note(lane, event, "custom"),
   error(lane, event) {

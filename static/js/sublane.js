@@ -87,7 +87,7 @@ export class SubLane {
     this.usage = {};
     this.liveTtft = this.knownTtft = undefined;
     this.rate = new Map();
-    this.deltas = this.firstDeltaTs = this.stepTs = this.step = 0;
+    this.deltas = this.counted = this.firstDeltaTs = this.stepTs = this.step = 0;
     this.done = this.error = null;
     this.stopping = this.waitingRetry = false;
   }

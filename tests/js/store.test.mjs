@@ -174,3 +174,22 @@ test("the time to the first token stays when later steps begin", () => {
   event(5, 1400, { type: "step_started", step: 2, model: "m" });
   assert.equal(metrics(run.lanes.get("a"), 2000).ttft, 240);
 });
+
+test("the tokens of the step that goes on are counted on top of those reported", () => {
+  const run = new Run("r1");
+  let cseq = 0;
+  const event = (type, more) => run.apply({ run: "r1", seq: ++cseq, channel: "a", cseq, ts: cseq, type, ...more });
+  const output = () => [metrics(run.lanes.get("a"), 100).output, metrics(run.lanes.get("a"), 100).estimated];
+  event("channel_started", { agent: "a", attempt: 1 });
+  event("step_started", { step: 1, model: "m" });
+  event("token", { content: "x" });
+  assert.deepEqual(output(), [1, true]);
+  event("step_finished", { step: 1, finish_reason: "tool_calls", usage: { output_tokens: 18 } });
+  assert.deepEqual(output(), [18, false]);
+  event("step_started", { step: 2, model: "m" });
+  event("token", { content: "y" });
+  event("token", { content: "z" });
+  assert.deepEqual(output(), [20, true]);
+  event("usage", { step: 2, output_tokens: 5 });
+  assert.deepEqual(output(), [23, false]);
+});

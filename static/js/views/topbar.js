@@ -3,7 +3,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { html, Icon } from "../html.js";
 import { connection, dialog, offlineSince, railOpen, runs, saved, serverNow, shown, structure, theme } from "../state.js";
 import { currentRun, newRun, shownEntries, stopAll } from "../actions.js";
-import { count, money, seconds } from "../lanestate.js";
+import { count, money, seconds, written } from "../lanestate.js";
 import { waitingApprovals } from "../waiting.js";
 import { NARROW } from "./rail.js";
 import { onTick } from "../ticker.js";
@@ -75,7 +75,7 @@ function write(node) {
     for (const turn of entry.turns) {
       for (const lane of turn.attempts) {
         const usage = lane.usage;
-        tokens += (usage.input_tokens ?? 0) + (usage.output_tokens ?? lane.deltas);
+        tokens += (usage.input_tokens ?? 0) + (written(lane, usage) ?? 0);
         if (usage.cost !== undefined) cost = (cost ?? 0) + usage.cost;
         currency = usage.currency ?? currency;
       }
