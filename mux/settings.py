@@ -55,7 +55,8 @@ class Provider(_Section):
         max_retries: how often a step is tried again while nothing of it was shown.
         context_tokens: the context limit of its models, where it is known.
         models: names to offer where the endpoint has no ``/models``.
-        think_tags: its models write ``<think>…</think>`` before their answer: shown as reasoning.
+        think_tags: ``<think>…</think>`` at the very beginning of an answer is reasoning: local servers
+            without a reasoning parser send it as text. Off: it is text like any other.
     """
 
     base_url: str
@@ -68,7 +69,7 @@ class Provider(_Section):
     max_concurrent: int | None = Field(default=None, ge=1)
     context_tokens: int | None = Field(default=None, ge=256)
     models: tuple[str, ...] = ()
-    think_tags: bool = False
+    think_tags: bool = True
     params: dict[str, Any] = {}
 
 

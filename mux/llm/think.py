@@ -28,6 +28,11 @@ class ThinkTags:
         self._state: Literal["start", "opened", "thinking", "closed", "text"] = "start"
         self._held = ""  # what may be the beginning of a tag
 
+    @property
+    def over(self) -> bool:
+        """Whether all that follows is text: nothing needs to be split any more."""
+        return self._state == "text"
+
     def split(self, deltas: Iterable[Delta], *, final: bool = False) -> list[Delta]:
         """The deltas with the thoughts told apart.
 

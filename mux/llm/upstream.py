@@ -178,6 +178,7 @@ class HttpModel:
                     answers()
                 if tags is not None:
                     deltas = tags.split(deltas, final=reader.failure is not None)
+                    tags = None if tags.over else tags
                 before = self._clock()
                 for delta in deltas:
                     yield self._ended(delta, request, watch) if isinstance(delta, TurnEnd) else delta

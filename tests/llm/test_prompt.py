@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mux.agent import Message, MessageCall
-from mux.llm.model import ModelRequest, ToolSchema
+from mux.llm.chat import ChatParser
+from mux.llm.model import ModelRequest, ReasoningDelta, ToolSchema
 from mux.llm.prompt import chat_body, responses_body
 
 TOOL = ToolSchema("get_time", "Says the time.", {"type": "object", "properties": {}})
@@ -162,3 +163,19 @@ def test_a_responses_request_stores_nothing_and_asks_for_reasoning_where_there_i
     thinking = responses_body(ModelRequest("o3", [USER]), provider="p", params={})
     assert thinking["include"] == ["reasoning.encrypted_content"]
     json.dumps([plain, thinking])
+
+
+def test_signed_thoughts_go_back_as_one_block_to_the_gateway_that_sent_them() -> None:
+    """LiteLLM sends a thought in pieces, and all of it again beside its signature."""
+    pieces = [("Hm", ""), ("m.", ""), ("Hmm.", "eA==")]
+    parser = ChatParser(["get_time"])
+    for text, signature in pieces:
+        block = {"type": "thinking", "thinking": text, "signature": signature}
+        delta = {"thinking_blocks": [block]} | ({} if signature else {"reasoning_content": text})
+        parser.record("", json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode())
+    items = parser.end(done=True).provider_items
+    said = [d.text for d in parser.out if isinstance(d, ReasoningDelta)]
+    assert "".join(said) == "Hmm."
+    own, other = (chat(USER, assistant(provider_items=items, provider=p), RESULT)[1] for p in ("p", "q"))
+    assert own["thinking_blocks"] == [{"type": "thinking", "thinking": "Hmm.", "signature": "eA=="}]
+    assert "thinking_blocks" not in other

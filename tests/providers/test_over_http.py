@@ -88,6 +88,45 @@ async def test_further_choices_are_events_of_their_own_before_the_step_ends(tmp_
     assert only(events, "done")[0]["output"] == "one"
 
 
+def call_piece(index: int, arguments: str, name: str | None = None) -> bytes:
+    function = {"arguments": arguments, **({"name": name} if name else {})}
+    call_ = {"index": 0, "function": function, **({"id": "c"} if name else {})}
+    choice = {"index": index, "delta": {"tool_calls": [call_]}, "finish_reason": None}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+async def second_calls(x: Exchange) -> None:
+    await x.head()
+    await x.send(piece(0, "one"), call_piece(1, '{"expression":', "calculator"), call_piece(1, '"1+1"}'))
+    await x.send(piece(0, "", "stop"), piece(1, "", "tool_calls"), DONE)
+    await x.end()
+
+
+async def test_a_further_choices_calls_are_shown_and_do_not_run(tmp_path: Path) -> None:
+    async with asked(tmp_path, second_calls) as (url, endpoint):
+        events = await events_of(url, await begin(url, params={"n": 2}))
+        requests = len(endpoint.seen)
+    assert [e["value"] for e in only(events, "custom") if e["name"] == "choice"] == [
+        {
+            "step": 1,
+            "index": 1,
+            "content": "",
+            "tool_calls": [{"tool": "calculator", "arguments": '{"expression":"1+1"}'}],
+        }
+    ]
+    assert not only(events, "tool_call") + only(events, "tool_start")
+    assert (only(events, "done")[0]["output"], requests) == ("one", 1)
+
+
+@pytest.mark.parametrize("action", ["block", "mask"])
+async def test_a_guardrail_holds_for_a_further_choices_calls(tmp_path: Path, action: str) -> None:
+    rule = {"pattern": r"1\+1", "action": action}
+    async with asked(tmp_path, second_calls, guardrails={"no-sums": rule}) as (url, _):
+        events = await events_of(url, await begin(url, params={"n": 2}))
+    assert "1+1" not in json.dumps(events)
+    assert only(events, "guardrail")[0]["action"] == {"block": "blocked", "mask": "masked"}[action]
+
+
 @pytest.mark.parametrize("action", ["block", "mask"])
 async def test_a_guardrail_holds_for_further_choices_too(tmp_path: Path, action: str) -> None:
     rule = {"pattern": "thr[a-z]+", "action": action}
@@ -103,22 +142,22 @@ async def test_a_guardrail_holds_for_further_choices_too(tmp_path: Path, action:
 # --- thoughts in tags ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("told", [True, False])
-async def test_thoughts_in_tags_are_reasoning_only_where_the_provider_is_said_to_write_them(
-    tmp_path: Path, told: bool
+@pytest.mark.parametrize("options", [{}, {"think_tags": False}])
+async def test_thoughts_in_tags_are_reasoning_unless_the_provider_is_said_to_mean_text(
+    tmp_path: Path, options: dict[str, Any]
 ) -> None:
     async def script(x: Exchange) -> None:
         await x.head()
         await x.send(delta("<th"), delta("ink>Hm.</"), delta("think>\n\nYes."), delta(finish="stop"), DONE)
         await x.end()
 
-    async with asked(tmp_path, script, think_tags=told) as (url, _):
+    async with asked(tmp_path, script, **options) as (url, _):
         events = await events_of(url, await begin(url))
     said = {k: "".join(e["content"] for e in only(events, k)) for k in ("reasoning", "token")}
     assert said == (
-        {"reasoning": "Hm.", "token": "Yes."}
-        if told
-        else {"reasoning": "", "token": "<think>Hm.</think>\n\nYes."}
+        {"reasoning": "", "token": "<think>Hm.</think>\n\nYes."}
+        if options
+        else {"reasoning": "Hm.", "token": "Yes."}
     )
 
 
