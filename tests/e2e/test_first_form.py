@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from playwright.async_api import expect
 
 from tests.e2e.conftest import BROWSER, Rig, Start, until
@@ -42,6 +44,18 @@ async def test_a_tool_card_shows_arguments_progress_and_result(start: Start) -> 
     await failed.locator("summary").first.click()
     await expect(failed.locator(".tool-progress")).to_contain_text("34")
     await expect(failed.locator(".result")).to_contain_text("ZeroDivisionError")
+
+
+async def test_how_long_a_lane_thought_is_said_after_a_reload_too(start: Start) -> None:
+    page = await start("assistant")
+    await expect(page.locator("#pane-assistant .end")).to_be_attached()
+    title = page.locator("details.reasoning .fold-title")
+    live = await title.inner_text()
+    await page.reload()
+    await expect(title).to_have_text(re.compile(r"Thought for \d"))
+    seconds = [float(re.findall(r"[\d.]+", text)[0]) for text in (live, await title.inner_text())]
+    assert min(seconds) > 0
+    assert abs(seconds[0] - seconds[1]) < 0.5
 
 
 async def test_reasoning_is_folded_and_the_choice_to_open_it_is_kept(rig: Rig, start: Start) -> None:
