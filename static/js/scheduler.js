@@ -1,5 +1,5 @@
 /**
- * One drawing loop for all panes. A pane asks for a turn; the focused one gets every frame, the others 10 a second
+ * One drawing loop for all panes. A pane asks for a turn; the focused one gets every frame, the others 12 a second
  * in turn, within a budget of 8 ms a frame. Each turn has phases, so that the page is laid out once: all panes change,
  * all measure, all scroll, all tidy up. Knows no DOM; the clock is given.
  *
@@ -12,8 +12,8 @@
  */
 
 const BUDGET_MS = 8;
-const INTERVAL_MS = 100;
-const EARLY_MS = 25; // a frame has a price of its own: what is nearly due is drawn with what is
+const INTERVAL_MS = 80;
+const EARLY_MS = 20; // a frame has a price of its own: what is nearly due is drawn with what is
 const HASTE_MS = 50; // so long after an input the frames are for what the reader did
 
 export class Scheduler {

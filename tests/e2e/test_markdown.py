@@ -214,7 +214,7 @@ async ([text, cuts]) => {
   const failures = [];
   for (const [cut, dropped] of cuts) {
     const part = box();
-    const stream = new MarkdownStream(part, { windowed: true });
+    const stream = new MarkdownStream(part, { windowed: () => true });
     stream.update(text.slice(0, cut), 0);
     stream.parts.drop(Math.min(dropped, stream.parts.shown.length));
     stream.update(text, 1000);

@@ -6,7 +6,7 @@
  *
  * @typedef {import("./parse.js").Token} Token
  * @typedef {{token: Token, node: Node|null, into: Element|null, kids: View[]}} View
- * @typedef {{laneRef?: (letter: string) => Node|null, windowed?: boolean}} Context  windowed: of a long text only the end is drawn
+ * @typedef {{laneRef?: (letter: string) => Node|null, windowed?: () => boolean}} Context  windowed: whether of much that came at once only the end is drawn
  */
 import { decodeEntities } from "./entities.js";
 import { prose, safeImage, safeLink, visible } from "./safe.js";

@@ -119,7 +119,7 @@ export class MarkdownStream {
   /** Much came at once, a replay: only its end is drawn, as if the rest had been taken out again. @param {Token[]} tokens @returns {number} how many were not drawn */
   #skip(tokens) {
     const count = tokens.length - WINDOW;
-    if (!this.ctx.windowed || count < WINDOW) return 0;
+    if (count < WINDOW || !this.ctx.windowed?.()) return 0;
     this.parts.skip(tokens.slice(0, count).map((token) => this.#block(token, null)));
     return count;
   }

@@ -39,6 +39,7 @@ export class PaneBody {
     this.heightWhenLeft = 0;
     this.newLines = 0;
     this.mounting = false;
+    this.laidOut = false;
     this.lastTop = 0;
     this.lastHeight = 0;
     this.lastClient = 0;
@@ -171,7 +172,7 @@ export class PaneBody {
     const next = this.content.children[index] ?? null;
     this.content.insertBefore(box, next);
     this.#prompt(box, turn, lane, index);
-    const view = new TranscriptView(transcript, lane, { ...this.ctx, windowed: true });
+    const view = new TranscriptView(transcript, lane, { ...this.ctx, windowed: () => this.pinned });
     const key = `${turn.run.id}/${lane.id}`;
     const drawable = {
       flush: (/** @type {number} */ now) => {
@@ -223,21 +224,27 @@ export class PaneBody {
 
   /** What follows in a turn when something in the pane was drawn. @param {TranscriptView} view */
   #phases(view) {
-    return { measure: () => this.#measure(view), settle: () => void (this.pinned && this.#scroll()), tidy: () => this.#tidy(view) };
+    return {
+      measure: () => this.#measure(view),
+      settle: () => void (this.laidOut && this.pinned && this.#scroll()),
+      tidy: () => void (this.laidOut && this.#tidy(view)),
+    };
   }
 
   /** All reads of a turn, after all panes have drawn: the first one lays the page out. @param {TranscriptView} view */
   #measure(view) {
+    this.laidOut = this.visible && this.scroller.clientHeight > 0; // else there are no positions
+    if (!this.laidOut) return;
     if (this.pinned) {
       this.#look();
       view.measure(this.content.getBoundingClientRect().bottom, this.lastClient + AHEAD);
     } else this.newLines = Math.max(0, Math.round((this.content.offsetHeight - this.heightWhenLeft) / LINE));
   }
 
-  /** What changes the layout again comes last. @param {TranscriptView} view */
+  /** What changes the layout again comes last; a spacer is as high as what it stands for, so positions stay right. @param {TranscriptView} view */
   #tidy(view) {
     if (this.pinned) {
-      if (view.trim()) this.#again(); // a spacer of the same height takes the place: the position stays right
+      if (view.trim()) this.#again();
       return;
     }
     if (!this.newLines) return;

@@ -109,7 +109,7 @@ function reasoningView(item, ctx) {
   let length = 0;
   const draw = (/** @type {number} */ now) => {
     if (!node.open) return true;
-    markdown ??= new MarkdownStream(body, { ...ctx.markdown, windowed: false });
+    markdown ??= new MarkdownStream(body, { ...ctx.markdown, windowed: undefined });
     if (item.open && item.said) return markdown.grow(item.said.from(markdown.length), now);
     markdown.finish(item.text ?? "");
     return true;
