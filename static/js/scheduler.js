@@ -15,6 +15,7 @@ const BUDGET_MS = 8;
 const INTERVAL_MS = 80;
 const EARLY_MS = 20; // a frame has a price of its own: what is nearly due is drawn with what is
 const HASTE_MS = 50; // so long after an input the frames are for what the reader did
+const MAX_LAYOUT_MS = 1; // above this the machine is busy with something else: more frames would make it worse
 
 export class Scheduler {
   /**
@@ -101,7 +102,7 @@ export class Scheduler {
     for (const pane of drawn) pane.settle?.();
     for (const pane of drawn) pane.tidy?.();
     const ended = this.clock.now();
-    this.layoutCost += (Math.min(2, (ended - changed) / drawn.length) - this.layoutCost) / 8;
+    this.layoutCost += (Math.min(MAX_LAYOUT_MS, (ended - changed) / drawn.length) - this.layoutCost) / 8;
     this.onTurn?.(ended - started);
   }
 
