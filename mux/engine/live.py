@@ -170,7 +170,7 @@ class LiveRun:
             except IllegalEvent:
                 raise run_finished(self.run) from None
             channel = self.channels[planned.id] = Channel(self, planned)
-            owner = self.channels[parent] if parent is not None else None
+            owner = self.channels.get(parent) if parent is not None else None
             if owner is not None and (owner.ending or (owner.done and owner.state.status not in SUCCESS)):
                 # it was stopped while it opened this one
                 channel.stop("cancelled")
@@ -218,13 +218,15 @@ class LiveRun:
 
     async def _resolve_approval(self, channel: str, body: ApprovalResolved, lenient: bool) -> None:
         call = self.state.channels[channel].tools.get(body.call_id)
+        target = self.channels.get(channel)  # looked up now: the run may be over when this is written
         try:
             await self.journal.write([(channel, Nested(call.path, body) if call and call.path else body)])
         except IllegalEvent:
             if not lenient:
                 self._raise_decided(channel, body.call_id)
             return
-        self.channels[channel].host.decide(body)
+        if target is not None:
+            target.host.decide(body)
 
     def _raise_decided(self, channel: str, call_id: str) -> NoReturn:
         call = self.state.channels[channel].tools.get(call_id)
@@ -246,6 +248,7 @@ class LiveRun:
         await uncut(self._receive(channel, body))
 
     async def _receive(self, channel: str, body: MessageReceived) -> None:
+        target = self.channels.get(channel)  # looked up now: the run may be over when this is written
         try:
             await self.journal.write([(channel, body)])
         except IllegalEvent:
@@ -258,7 +261,8 @@ class LiveRun:
                 "channel_finished", f"Channel {channel!r} is {status}; start a new run on its thread."
             ) from None
         message = Steering(message_id=body.message_id, content=body.content or "", mode=body.mode)
-        self.channels[channel].host.receive(message)
+        if target is not None:
+            target.host.receive(message)
 
     # --- timers -------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 from mux.tools import Toolbox, ToolProblem, documents
 from mux.tools.documents import document_tools
 from mux.tools.index import DocumentIndex
-from mux.tools.roots import Roots
+from mux.tools.roots import Found, Roots
 from mux.tools.sources import Sources
 from tests.support.tools import call, collect, context
 
@@ -283,7 +283,14 @@ def test_a_file_that_became_a_link_after_it_was_checked_is_not_read(tmp_path: Pa
 async def test_a_large_folder_is_indexed_off_the_loop_and_only_once(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "_REPORT_S", 0.02)  # a fast machine is done before the first report
+    monkeypatch.setattr(documents, "_REPORT_S", 0.02)
+    read = Roots.read
+
+    def read_slowly(roots: Roots, found: Found) -> bytes:
+        time.sleep(0.001)  # a fast disk would be done before the first report
+        return read(roots, found)
+
+    monkeypatch.setattr(Roots, "read", read_slowly)
     for i in range(1_000):
         (tmp_path / f"{i}.txt").write_text(f"number{i} " + "filler words of a document " * 60)
     search = make(tmp_path).tools["search_docs"]
