@@ -34,7 +34,7 @@ export default {
   "welcome.realHow": "# A key in the environment of `mux serve` is enough:\n\nexport OPENAI_API_KEY=…\n\n# Any other OpenAI-compatible endpoint, in mux.toml:\n\nmodel = \"local:qwen3\"\n\n[providers.local]\nbase_url = \"http://127.0.0.1:11434/v1\"\n\n# `mux doctor` finds local servers and tells what is missing.\n",
   "example.run": "Run",
   "example.compare.title": "Compare three agents", "example.compare.prompt": "What is 17 * 23 + 4.5? Say how you found it, and what the manual says about cursors.",
-  "example.research.title": "Research, then merge", "example.research.prompt": "How does a stream survive a cut connection? Search the documents and estimate the cost of a replay of 50,000 events at 4 µs each.",
+  "example.research.title": "Research, then merge", "example.research.prompt": "How does a stream survive a cut connection? Search the documents, and say how many ms the replay of 50,000 events takes at 4 µs each: 50000 * 4 / 1000.",
   "example.relay.title": "Write, then criticise", "example.relay.prompt": "Explain in ten lines how several agents share one event stream.",
 
   "composer.ask": "Ask your agents…", "composer.followUp": "Follow up: every lane keeps its own history…", "composer.steer": "Say something to the running lanes…",
