@@ -12,13 +12,17 @@ pytestmark = [*BROWSER, pytest.mark.timeout(120)]
 
 async def test_panes_go_on_following_the_end_when_others_join_and_the_window_changes(start: Start) -> None:
     page = await start("assistant", "analyst", "lead", "writer", width=1500, height=700)
+    await page.locator("#pane-worker").scroll_into_view_if_needed()
     await expect(page.locator("#pane-worker .text .md")).to_contain_text("What the log gives")
     for width in (900, 1500, 1000):
         await page.set_viewport_size({"width": width, "height": 700})
+        await page.locator("#pane-assistant").scroll_into_view_if_needed()  # what nobody sees is not drawn
         await expect(page.locator("#pane-assistant .end")).to_be_attached()
+    await page.locator("#pane-worker").scroll_into_view_if_needed()
     await expect(page.locator("#pane-worker .end")).to_be_visible()
     await expect(page.locator(".pill:visible")).to_have_count(0)
     rest = "n => n.scrollHeight - n.clientHeight - n.scrollTop"
+    await page.locator("#pane-assistant").scroll_into_view_if_needed()
     await expect(page.locator("#pane-assistant .state-chip")).to_contain_text("done")
     assert await page.locator("#pane-assistant .pane-scroll").evaluate(rest) < 3
 

@@ -280,17 +280,22 @@ def test_a_file_that_became_a_link_after_it_was_checked_is_not_read(tmp_path: Pa
         roots.locate("a.txt")
 
 
-async def test_a_large_folder_is_indexed_off_the_loop_and_only_once(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(documents, "_REPORT_S", 0.02)
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file takes a millisecond to read; a fast machine would be done before anything can be watched."""
     read = Roots.read
 
     def read_slowly(roots: Roots, found: Found) -> bytes:
-        time.sleep(0.001)  # a fast disk would be done before the first report
+        time.sleep(0.001)
         return read(roots, found)
 
     monkeypatch.setattr(Roots, "read", read_slowly)
+
+
+async def test_a_large_folder_is_indexed_off_the_loop_and_only_once(
+    make: Make, tmp_path: Path, slow_disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "_REPORT_S", 0.02)
     for i in range(1_000):
         (tmp_path / f"{i}.txt").write_text(f"number{i} " + "filler words of a document " * 60)
     search = make(tmp_path).tools["search_docs"]
@@ -309,7 +314,9 @@ async def test_a_large_folder_is_indexed_off_the_loop_and_only_once(
     assert again.elapsed_ms < result.elapsed_ms / 2
 
 
-async def test_a_cancelled_search_leaves_the_index_usable(make: Make, tmp_path: Path) -> None:
+async def test_a_cancelled_search_leaves_the_index_usable(
+    make: Make, tmp_path: Path, slow_disk: None
+) -> None:
     for i in range(300):
         (tmp_path / f"{i}.txt").write_text(f"number{i} " + "filler words of a document " * 100)
     search = make(tmp_path).tools["search_docs"]
