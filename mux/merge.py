@@ -1,12 +1,14 @@
 """Many channels → one fair stream of batches.
 
-`Merger` runs one pump per source. Pumps append to one shared list, in order of arrival; one future wakes
-the consumer, which swaps the list for an empty one. A source that gave its quota since the last swap waits
-for the next: that is the bound, the back-pressure and the fairness in one. The cost per event does not
-depend on the number of sources (aiostream's own ``merge`` waits on all of them for every item: measured
-70 µs an event at 8 sources and 2,529 µs at 1,024, against 14 and 15 µs here; and it prefers the first of
-several ready sources, so that a slow consumer starves the later ones). A source that has several items at
-once may hand them over as one `Burst`, at the price of a single item.
+`Merger` runs one pump per source; all of them append to one `Buffer`, which the consumer swaps for an empty
+one. A source that gave its quota since the last swap waits for the next. The cost per event does not depend
+on the number of sources (aiostream's own ``merge`` waits on all of them for every item: measured 70 µs an
+event at 8 sources and 2,529 µs at 1,024, against 14 and 15 µs here; and it prefers the first of several ready
+sources, so that a slow consumer starves the later ones). A source that has several items at once may hand
+them over as one `Burst`, at the price of a single item.
+
+Who has a task of their own anyway need not be read by a pump: `Merger.add` returns the source's `Port`, and
+what is written into that is in the merge at once, within the source's quota and in order with what it yields.
 
 `merge` is the same as an operator of aiostream: ``merge(a, b) | pipe.take(3)``.
 
@@ -26,7 +28,9 @@ from typing import Final, Generic, Literal, Self, TypeAlias, TypeVar
 from aiostream import operator
 from aiostream.core import Streamer, sources_operator
 
-__all__ = ["END", "Batch", "Burst", "End", "Failed", "Merger", "Statistics", "merge", "merged"]
+from mux._buffer import Buffer, Burst, Port
+
+__all__ = ["END", "Batch", "Burst", "End", "Failed", "Merger", "Port", "Statistics", "merge", "merged"]
 
 T = TypeVar("T")
 
@@ -48,12 +52,6 @@ class Failed:
     error: BaseException
 
 
-class Burst(list[T]):
-    """An item that stands for several, and is counted as so many: what a source had ready at once."""
-
-    __slots__ = ()
-
-
 Batch: TypeAlias = list[tuple[str, T | Failed | Literal[End.END]]]
 
 
@@ -67,15 +65,13 @@ class Statistics:
 
 
 class _Source(Generic[T]):
-    __slots__ = ("aclose", "gate", "given", "iterator", "key", "started", "stopping", "swap", "task", "timer")
+    __slots__ = ("aclose", "iterator", "key", "port", "started", "stopping", "task", "timer")
 
-    def __init__(self, key: str, iterator: AsyncIterator[T]) -> None:
+    def __init__(self, key: str, iterator: AsyncIterator[T], port: Port[T]) -> None:
         self.key = key
         self.iterator = iterator
         self.aclose = getattr(iterator, "aclose", None)
-        self.given = 0  # items since the swap whose number is in `swap`
-        self.swap = 0
-        self.gate: asyncio.Future[None] | None = None
+        self.port = port
         self.started = False
         self.stopping = False
         self.task: asyncio.Task[None] | None = None
@@ -103,32 +99,37 @@ class Merger(Generic[T]):
         max_buffer: items that one source may give between two swaps; then it waits (a burst is taken
             whole). At most twice as many per source are held at any time, and two bursts.
         max_batch: the most items in one batch.
+        bundled: items of exactly this type that a source gives in a row become one `Burst`.
         stop_s: seconds that a cancelled source has for its clean-up; then it is cancelled once more, and
             after as long again it is abandoned and reported as failed with `TimeoutError`.
     """
 
-    def __init__(self, *, max_buffer: int = 64, max_batch: int = 256, stop_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        *,
+        max_buffer: int = 64,
+        max_batch: int = 256,
+        bundled: type | None = None,
+        stop_s: float = 5.0,
+    ) -> None:
         if max_buffer < 1 or max_batch < 1:
             raise ValueError("max_buffer and max_batch must be at least 1")
-        self._quota = max_buffer
         self._max_batch = max_batch
         self._stop_s = stop_s
         self._sources: dict[str, _Source[T]] = {}
-        self._buffer: Batch[T] = []  # what pumps append to
+        self._buffer = Buffer(max_buffer, bundled)
         self._taken: Batch[T] = []  # swapped out, and given in batches from `_next` on
         self._next = 0
-        self._held = 0  # items in `_buffer`: a burst counts as its length
         self._left = 0  # items in `_taken` from `_next` on
-        self._swaps = 0
-        self._gated: list[_Source[T]] = []
-        self._waiter: asyncio.Future[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # kept: CPython 3.11 looks it up by a system call
         self._no_more = False
 
     # --- sources ----------------------------------------------------------------------------------------
 
-    def add(self, key: str, source: AsyncIterable[T]) -> None:
+    def add(self, key: str, source: AsyncIterable[T]) -> Port[T]:
         """Begin to read a source; may be called while the merger is being consumed.
+
+        Returns:
+            The way to write into it beside what it yields, until it ends or is cancelled.
 
         Raises:
             ValueError: a source with that key is still open.
@@ -138,15 +139,17 @@ class Merger(Generic[T]):
             raise RuntimeError("the merger is closed: nothing can be added to it")
         if key in self._sources:
             raise ValueError(f"a source with the key {key!r} is still open")
-        entry = _Source(key, aiter(source))
-        self._sources[key] = entry
+        port: Port[T] = Port(self._buffer, key)
+        entry = self._sources[key] = _Source(key, aiter(source), port)
         entry.task = asyncio.get_running_loop().create_task(self._pump(entry), name=f"merge-pump-{key}")
+        return port
 
     def cancel(self, key: str) -> bool:
         """Stop one source: its pump is cancelled and the source closed; what it gave before stays.
 
         Its end is reported like any other, as ``(key, END)``, when it is closed. What it yields while it is
-        being closed is dropped. Returns whether there was such a source and it was not being stopped yet.
+        being closed is dropped, and its port is closed. Returns whether there was such a source and it was
+        not being stopped yet.
         """
         source = self._sources.get(key)
         if source is None or source.stopping:
@@ -159,7 +162,7 @@ class Merger(Generic[T]):
     def close(self) -> None:
         """Nothing will be added any more: iteration ends when every source has ended. Idempotent."""
         self._no_more = True
-        self._wake()
+        self._buffer.wake()
 
     async def aclose(self) -> None:
         """Cancel and close every source and wait for that; idempotent.
@@ -172,7 +175,7 @@ class Merger(Generic[T]):
         cancelled: asyncio.CancelledError | None = None
         while self._sources:
             for source in self._sources.values():
-                self._open_gate(source)
+                source.port.let_in()
             tasks = [s.task for s in self._sources.values() if s.task is not None]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=self._stop_s)
@@ -185,8 +188,8 @@ class Merger(Generic[T]):
         """How full it is now."""
         return Statistics(
             sources=len(self._sources),
-            paused=sum(s.gate is not None for s in self._sources.values()),
-            buffered=self._held + self._left,
+            paused=sum(s.port.waiting for s in self._sources.values()),
+            buffered=self._buffer.held + self._left,
         )
 
     async def __aenter__(self) -> Self:
@@ -204,17 +207,12 @@ class Merger(Generic[T]):
 
     async def __anext__(self) -> Batch[T]:
         if not self._left:
-            while not self._buffer:
+            while not self._buffer.items:
                 if self._no_more and not self._sources:
                     raise StopAsyncIteration
-                if self._waiter is not None:
-                    raise RuntimeError("a merger has one consumer; somebody else is waiting already")
-                self._waiter = self._future()
-                try:
-                    await self._waiter
-                finally:
-                    self._waiter = None
-            self._swap()
+                await self._buffer.changed()
+            self._taken, self._left = self._buffer.swap()
+            self._next = 0
         if self._left <= self._max_batch and not self._next:  # nearly always: all of it, uncut
             self._left = 0
             return self._taken
@@ -234,24 +232,6 @@ class Merger(Generic[T]):
             end += 1
         self._next = end
         return self._taken[start:end]
-
-    def _swap(self) -> None:
-        self._taken, self._buffer, self._next = self._buffer, [], 0
-        self._left, self._held = self._held, 0
-        self._swaps += 1
-        if self._gated:  # each of them gave a whole quota: O(1) per event
-            gated, self._gated = self._gated, []
-            for source in gated:
-                self._open_gate(source)
-
-    def _future(self) -> asyncio.Future[None]:
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        return self._loop.create_future()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     # --- the pumps' side ------------------------------------------------------------------------------------
 
@@ -275,47 +255,30 @@ class Merger(Generic[T]):
             raise last.error
 
     async def _read(self, source: _Source[T]) -> None:
-        key, quota = source.key, self._quota
         if isinstance(source.iterator, Streamer):  # warns unless it is entered; its `aclose` leaves it
             await source.iterator.__aenter__()
+        give = source.port.give
         async for item in source.iterator:
             if source.stopping:  # a source may swallow its cancellation
                 return
-            if source.swap != self._swaps:
-                source.swap, source.given = self._swaps, 0
-            weight = len(item) if isinstance(item, Burst) else 1
-            source.given += weight
-            self._held += weight
-            self._buffer.append((key, item))
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
-            if source.given >= quota:
-                source.gate = self._future()
-                self._gated.append(source)
-                await source.gate
+            if give(item):
+                await source.port.gate()
                 if source.was_cancelled():
                     return
 
     def _report(self, source: _Source[T], last: Failed | Literal[End.END]) -> None:
         if source.timer is not None:
             source.timer.cancel()
+        source.port.finish()
         if self._sources.get(source.key) is source:  # else it was abandoned and reported before
             del self._sources[source.key]
-            self._buffer.append((source.key, last))
-            self._held += 1
-            self._wake()
-
-    def _open_gate(self, source: _Source[T]) -> None:
-        gate, source.gate = source.gate, None
-        if gate is not None and not gate.done():
-            gate.set_result(None)
+            self._buffer.add(source.key, last)
 
     def _interrupt(self, source: _Source[T]) -> None:
         # A pump that has not run yet must run, or it could neither close its source nor report it. One that
         # waits at its gate is let through it and closes a source that is suspended at a yield.
-        if source.gate is not None:
-            self._open_gate(source)
-        elif source.started and source.task is not None:
+        source.port.closed = True
+        if not source.port.let_in() and source.started and source.task is not None:
             source.task.cancel()
 
     def _insist(self, source: _Source[T]) -> None:

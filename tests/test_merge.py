@@ -570,6 +570,6 @@ async def test_a_pipe_may_begin_with_a_source() -> None:
 
 
 @pytest.mark.parametrize("bounds", [{"max_buffer": 0}, {"max_batch": 0}])
-def test_bounds_below_one_are_refused(bounds: dict[str, int]) -> None:
+def test_bounds_below_one_are_refused(bounds: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Merger(**bounds)

@@ -1,17 +1,20 @@
 """One channel while its run is live: it iterates its agent and offers what the agent says to the merge.
 
-Two tasks work on a channel. The *agent task* iterates the agent into the outbox; being cancelled is how an
-agent is stopped. The merger's pump reads :meth:`Channel.source`: outbox → guardrails → merge. A channel
-never writes to the log and never decides how it ends: the driver does, from ``ending`` (somebody stopped
-it), ``outcome`` (what the agent said) or the exception that came out of the source.
+Two tasks work on a channel. The *agent task* iterates the agent into the channel's *outlet*; being cancelled
+is how an agent is stopped. The merger's pump runs :meth:`Channel.source`, which begins the channel and ends
+as its agent ends. Where nothing is guarded, the outlet is the merge itself, so that no queue and no turn of
+the loop lies between what an agent says and its being logged. Where something is, the outlet is an outbox,
+and the pump carries what the guardrails leave: outbox → guardrails → merge.
+
+A channel never writes to the log and never decides how it ends: the driver does, from ``ending`` (somebody
+stopped it), ``outcome`` (what the agent said) or the exception that came out of the source.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -46,7 +49,7 @@ from mux.events import (
     ToolResult,
     ToolStart,
 )
-from mux.merge import Burst
+from mux.merge import Burst, Port
 from mux.run import ChannelState, resume_point
 
 if TYPE_CHECKING:
@@ -55,8 +58,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AHEAD", "Channel"]
 
-# Drafts that an agent may be ahead of the merge, and as many again of its log: what is paid once for a burst
-# is little enough (64: 8 % more CPU an event; 256: 6 % less).
+# Drafts that an agent may be ahead of what its run's log takes next: what is paid once for a burst is little
+# enough (64: 8 % more CPU an event; 256: 6 % less).
 AHEAD: Final = 128
 # the engine's own; what users wrote (Message*) would also pass the guardrails unread
 _RESERVED: Final = (
@@ -66,6 +69,7 @@ _RESERVED: Final = (
 _COUNTED: Final = (Token, Reasoning, Refusal, ToolArgs)
 
 Barrier: TypeAlias = tuple[str, str]  # event type, call_id
+Outlet: TypeAlias = Outbox | Port[Draft | Burst[Token]]
 
 
 _agents: set[asyncio.Task[None]] = set()
@@ -79,15 +83,14 @@ class _Stopped(Exception):
     """The engine ends the agent at a step's border (graceful stop, or a budget that the agent ignored)."""
 
 
-async def _singly(said: AsyncGenerator[Draft | Burst[Token]]) -> AsyncIterator[Draft]:
-    """Every draft by itself, as guardrails look at them."""
-    async with contextlib.aclosing(said):
-        async for item in said:
-            if isinstance(item, Burst):
-                for token in item:
-                    yield token
-            else:
-                yield item
+async def _end_of(agent_task: asyncio.Task[None]) -> None:
+    """Wait for the agent's end. Raises what it raised, `_Cut` if it was cancelled."""
+    if not agent_task.done():
+        await asyncio.wait([agent_task])
+    if agent_task.cancelled():
+        raise _Cut
+    if (error := agent_task.exception()) is not None:
+        raise error
 
 
 class Channel:
@@ -96,6 +99,7 @@ class Channel:
     Attributes:
         ending: how it ends, decided by somebody other than its agent; the first decision stands.
         outcome: what its agent yielded last.
+        outlet: where what its agent says goes, from `start` on.
         rejecting: it broke the rules; whatever still comes from it is dropped.
     """
 
@@ -105,7 +109,7 @@ class Channel:
         self.id = plan.id
         self.host = ChannelHost(self)
         self.meter = Meter(plan.budget, live.meter)
-        self.outbox = Outbox(AHEAD)
+        self.outlet: Outlet
         self.conversation: tuple[Message, ...] = ()  # what it began with, once it runs
         self.ended = asyncio.Event()
         self.ending: tuple[DoneStatus, MuxError | None] | None = None
@@ -159,7 +163,7 @@ class Channel:
         self.live.merger.cancel(self.id)
 
     async def _stop_agent(self) -> None:
-        self.outbox.finish()
+        self.outlet.finish()
         for barrier in self._barriers.values():
             barrier.cancel()
         self._barriers.clear()
@@ -184,8 +188,14 @@ class Channel:
 
     # --- running --------------------------------------------------------------------------------------------
 
-    async def source(self) -> AsyncIterator[Draft | Burst[Token]]:
-        """What the channel says, guarded. Raises what its agent raised, after everything that it said."""
+    def start(self) -> None:
+        """Into the merge with it."""
+        self.started = True
+        self.outlet = self.live.merger.add(self.id, self.source())
+
+    async def source(self) -> AsyncIterator[Draft]:
+        """The channel from its start to its agent's end, and what it says that does not go into the merge by
+        the outlet. Raises what its agent raised, after everything that it said."""
         agent = self.live.services.roster.get(self.plan.agent)
         guard = self.guard
         if self.state.at == "announced":
@@ -205,15 +215,18 @@ class Channel:
         self.conversation = safe.messages
         ctx = self._context(agent, safe)
         ctx.guard = guard
+        box = None if type(guard) is OpenGuard else Outbox(AHEAD)
+        self.outlet = box or self.outlet
         self._agent_task = asyncio.create_task(
             self._iterate(agent, ctx), name=f"agent-{self.live.run}-{self.id}"
         )
         self._watch_seconds()
         try:
-            # Where nothing is guarded, nobody needs to see the tokens one by one.
-            said = self._said(self._agent_task)
-            async for draft in said if type(guard) is OpenGuard else guard.stream(_singly(said)):
-                yield draft
+            if box is None:
+                await _end_of(self._agent_task)
+            else:
+                async for draft in guard.stream(self._said(box, self._agent_task)):
+                    yield draft
         except _Cut:
             pass  # the driver sees `cancelled_itself`
         finally:
@@ -228,20 +241,15 @@ class Channel:
         now = await checked(await self.live.task_of(self), guard)
         return replace(now, rules=tuple(dict.fromkeys((*asked.rules, *now.rules))))
 
-    async def _said(self, agent_task: asyncio.Task[None]) -> AsyncGenerator[Draft | Burst[Token]]:
+    async def _said(self, box: Outbox, agent_task: asyncio.Task[None]) -> AsyncIterator[Draft]:
         """What the agent says, ending as the agent ends: the guardrails pass held-back text on at the end of
         an answer, and must not take a failure for one."""
         try:
-            async for draft in self.outbox:
+            async for draft in box:
                 yield draft
-            if not agent_task.done():
-                await asyncio.wait([agent_task])
-            if agent_task.cancelled():
-                raise _Cut
-            if (error := agent_task.exception()) is not None:
-                raise error
+            await _end_of(agent_task)
         finally:
-            self.outbox.close()
+            box.close()
             await self._stop_agent()
 
     def _resumes(self, agent: Agent) -> bool:
@@ -281,17 +289,17 @@ class Channel:
             self.stop("budget_exceeded")
 
     async def _iterate(self, agent: Agent, ctx: AgentContext) -> None:
-        """The agent task: the agent into the outbox."""
+        """The agent task: the agent into the outlet."""
         self._begun = time.monotonic()
         drafts: AsyncIterator[Draft] | None = None
-        count, offer = self._count, self.outbox.offer
+        count, offer = self._count, self.outlet.offer
         try:
             drafts = agent.run(ctx)
             async for draft in drafts:
                 if type(draft) is Token:  # the hot path: no coroutine for each
                     count(draft.content)
                     if not offer(draft):
-                        await self.outbox.put(draft)
+                        await self.outlet.put(draft)
                 else:
                     await self.accept(draft)
         except _Stopped:
@@ -302,7 +310,7 @@ class Channel:
                 if aclose is not None:
                     await aclose()
             finally:
-                self.outbox.finish()
+                self.outlet.finish()
 
     async def accept(self, draft: Draft) -> None:
         """Take one draft from the agent (or from beside it); waits while the channel is held back.
@@ -323,7 +331,7 @@ class Channel:
             raise AgentError(
                 "agent_failed", f"The agent yielded a {type(draft).__name__}, which is no event."
             )
-        await self.outbox.put(draft)
+        await self.outlet.put(draft)
 
     async def _accept_other(self, draft: Draft, body: Body) -> None:
         if isinstance(body, _RESERVED):
@@ -342,7 +350,7 @@ class Channel:
             return
         if isinstance(body, ToolProgress | ToolResult):
             self._count((body.content if isinstance(body, ToolProgress) else body.output) or "", text=False)
-        await self.outbox.put(draft)
+        await self.outlet.put(draft)
 
     def _step_border(self) -> None:
         if self.host.stopping:
@@ -372,7 +380,7 @@ class Channel:
         """Put a draft and wait until it is in the log."""
         barrier = self._barriers[key] = asyncio.get_running_loop().create_future()
         try:
-            await self.outbox.put(draft)
+            await self.outlet.put(draft)
             await barrier
         finally:
             self._barriers.pop(key, None)

@@ -352,9 +352,8 @@ class Driver:
         return len(others) < limit
 
     def _start(self, channel: Channel) -> None:
-        channel.started = True
         channel.log.info("channel started", resumed=channel.resuming)
-        self.live.merger.add(channel.id, channel.source())
+        channel.start()
 
     def _finish_if_done(self) -> None:
         state, live = self.live.state, self.live

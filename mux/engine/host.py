@@ -151,7 +151,7 @@ class ChannelHost:
         self._interrupt.clear()
         for message in due:
             body = MessageApplied(message_id=message.message_id, content=message.content, mode=message.mode)
-            self._channel.outbox.force(body)  # bounded by MAX_STEERING
+            self._channel.outlet.force(body)  # bounded by MAX_STEERING
         return due
 
     def interrupted(self) -> bool:

@@ -57,7 +57,7 @@ class LiveRun:
         self.log = services.log.bind(run=row.run, thread=row.thread)
         self.journal = Journal(row.run, services.store, services.publish, services.clock)
         self.meter = Meter(plan.budget)
-        self.merger: Merger[Draft | Burst[Token]] = Merger(max_buffer=AHEAD, stop_s=_STOP_S)
+        self.merger: Merger[Draft | Burst[Token]] = Merger(max_buffer=AHEAD, bundled=Token, stop_s=_STOP_S)
         self.channels: dict[str, Channel] = {c.id: Channel(self, c) for c in plan.channels}
         self.presence = Presence(plan.on_disconnect, self._everybody_left)
         self.ended = asyncio.Event()

@@ -1,8 +1,8 @@
-"""What an agent has said and nobody has taken yet: a bounded buffer with several writers and one reader.
+"""What an agent has said and its guardrails have not taken yet: a bounded queue with several writers and one
+reader.
 
-A full outbox pauses the agent (and with it, over TCP, its provider). Tokens that wait together leave it
-together: at full speed an agent writes until the outbox is full, so whatever lies behind it is paid once for
-64 tokens.
+It has the writers' side of a `mux.merge.Port`, which agents without guardrails write into. A full outbox
+pauses the agent (and with it, over TCP, its provider).
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Self
 
 from mux.agent import Draft
 from mux.errors import AgentError
-from mux.events import Token
-from mux.merge import Burst
 
 __all__ = ["Outbox"]
 
@@ -27,9 +25,8 @@ class Outbox:
     """
 
     def __init__(self, limit: int) -> None:
-        self._items: deque[Draft | Burst[Token]] = deque()
-        self._tokens: Burst[Token] | None = None  # the last of `_items`, while more may be added to it
-        self._room = limit
+        self._drafts: deque[Draft] = deque()
+        self._limit = limit
         self._loop = asyncio.get_running_loop()  # looked up once: CPython 3.11 asks the system for its pid
         self._getter: asyncio.Future[None] | None = None
         self._putters: deque[asyncio.Future[None]] = deque()
@@ -41,7 +38,7 @@ class Outbox:
         Raises:
             AgentError: ``channel_ended``: the channel has ended meanwhile.
         """
-        while self._room <= 0 and not self.closed:
+        while len(self._drafts) >= self._limit and not self.closed:
             putter = self._loop.create_future()
             self._putters.append(putter)
             try:
@@ -52,32 +49,22 @@ class Outbox:
                 raise
         self.force(draft)
 
-    def offer(self, token: Token) -> bool:
-        """Add a token if there is room; whether there was."""
-        if self._room <= 0 or self.closed:
+    def offer(self, draft: Draft) -> bool:
+        """Add a draft if there is room; whether there was."""
+        if self.closed or len(self._drafts) >= self._limit:
             return False
-        self._add_token(token)
+        self.force(draft)
         return True
 
     def force(self, draft: Draft) -> None:
-        """Add a draft without waiting; for the few that are bounded elsewhere."""
+        """Add a draft without waiting; for the few that are bounded elsewhere.
+
+        Raises:
+            AgentError: ``channel_ended``.
+        """
         if self.closed:
             raise AgentError("channel_ended", "The channel has ended; nothing can be added to it.")
-        if type(draft) is Token:
-            self._add_token(draft)
-            return
-        self._room -= 1
-        self._tokens = None  # what comes after it may not overtake it
-        self._items.append(draft)
-        self._wake_getter()
-
-    def _add_token(self, token: Token) -> None:
-        self._room -= 1
-        if self._tokens is not None:
-            self._tokens.append(token)
-            return
-        self._tokens = Burst((token,))
-        self._items.append(self._tokens)
+        self._drafts.append(draft)
         self._wake_getter()
 
     def finish(self) -> None:
@@ -101,8 +88,8 @@ class Outbox:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Draft | Burst[Token]:
-        while not self._items:
+    async def __anext__(self) -> Draft:
+        while not self._drafts:
             if self.closed:
                 raise StopAsyncIteration
             self._getter = self._loop.create_future()
@@ -110,18 +97,12 @@ class Outbox:
                 await self._getter
             finally:
                 self._getter = None
-        taken = self._items.popleft()
-        if taken is self._tokens:
-            self._tokens = None
-        freed = len(taken) if isinstance(taken, Burst) else 1
-        self._room += freed
-        while freed and self._putters:
+        draft = self._drafts.popleft()
+        if self._putters:
             self._wake_putter()
-            freed -= 1
-        return taken
+        return draft
 
     def close(self) -> None:
         """Nothing is taken or read any more; idempotent."""
         self.finish()
-        self._items.clear()
-        self._tokens = None
+        self._drafts.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -19,7 +20,7 @@ from mux.events import (
     ToolResult,
 )
 from mux.requests import StartRequest
-from tests.support.agents import Scripted, harness, types
+from tests.support.agents import Scripted, harness, types, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -51,6 +52,25 @@ async def test_an_agent_may_not_write_what_only_users_say() -> None:
         snapshot = await h.finished(run)
         assert snapshot["channels"][0]["error"]["code"] == "agent_failed"
         assert "forged" not in repr(await h.events(run))
+
+
+async def test_a_token_is_logged_and_shown_two_turns_of_the_loop_after_it_could_be_said() -> None:
+    """The agent's own turn and the driver's: no queue, pump or timer between them."""
+    word = asyncio.Event()
+
+    async def agent(ctx: AgentContext) -> AsyncIterator[Draft]:
+        yield Token(content="first")
+        await word.wait()
+        yield Token(content="second")
+
+    async with harness(Scripted("a", agent)) as h:
+        run = (await h.engine.start_run(StartRequest(message="hi", agents=["a"]))).row.run
+        await until(lambda: any(r.type == "token" for r in h.published.get(run, ())))
+        word.set()
+        for _ in range(2):
+            await asyncio.sleep(0)
+        assert [r.type for r in h.published[run]].count("token") == 2
+        await h.finished(run)
 
 
 class Watching(OpenGuard):

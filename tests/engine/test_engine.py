@@ -11,7 +11,7 @@ from mux.agent import AgentContext, Draft
 from mux.errors import NotFound
 from mux.events import Token
 from mux.requests import StartRequest
-from tests.support.agents import Scripted, echo, harness, says, types, waits
+from tests.support.agents import Scripted, echo, harness, says, types, until, waits
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -39,6 +39,7 @@ async def test_cancel_now_closes_the_open_call_and_frees_the_agent() -> None:
     async with harness(agent, says("a", "x")) as h:
         run = (await h.engine.start_run(StartRequest(message="hi", agents=["w", "a"]))).row.run
         await agent.started.wait()
+        await until(lambda: any(r.type == "done" for r in h.published[run]))  # the other one's
         await h.engine.cancel(run)
         snapshot = await h.finished(run, 1.0)
         assert agent.stopped.is_set()

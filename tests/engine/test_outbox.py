@@ -1,4 +1,4 @@
-"""The bounded buffer between an agent and its guardrails."""
+"""The bounded queue between an agent and its guardrails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from mux.agent import Draft
 from mux.engine.outbox import Outbox
 from mux.errors import AgentError
 from mux.events import StepStarted, Token
-from mux.merge import Burst
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -20,11 +19,8 @@ def token(n: int) -> Token:
 
 
 async def read(box: Outbox) -> list[Draft]:
-    """What is left, one by one."""
-    drafts: list[Draft] = []
-    async for item in box:
-        drafts += item if isinstance(item, Burst) else [item]
-    return drafts
+    """What is left."""
+    return [draft async for draft in box]
 
 
 async def test_a_full_outbox_holds_its_writers_back_and_keeps_their_order() -> None:
@@ -42,32 +38,34 @@ async def test_a_full_outbox_holds_its_writers_back_and_keeps_their_order() -> N
         await asyncio.sleep(0)
     assert written == [0, 1]
     assert not box.offer(token(9))
-    assert [d.content for d in await read(box) if isinstance(d, Token)] == ["0", "1", "2", "3", "4", "5"]
+    assert await read(box) == [token(n) for n in range(6)]
     await writer
 
 
-async def test_tokens_that_wait_together_leave_together_and_overtake_nothing() -> None:
-    box = Outbox(4)
+async def test_every_draft_has_a_place_of_its_own_and_forced_ones_need_none() -> None:
+    box = Outbox(2)
     step = StepStarted(step=1)
-    for draft in (token(0), token(1), step, token(2)):
-        await box.put(draft)
-    assert not box.offer(token(3)), "each token of a burst has a place of its own"
-    assert await anext(box) == [token(0), token(1)]
-    assert box.offer(token(3))
-    assert box.offer(token(4))
-    assert not box.offer(token(5))
+    assert box.offer(token(0))
+    assert box.offer(step)
+    assert not box.offer(token(1))
+    box.force(token(2))
+    assert await anext(box) == token(0)
+    assert not box.offer(token(3)), "what was forced takes a place all the same"
     assert await anext(box) == step
-    assert await anext(box) == [token(2), token(3), token(4)]
-    assert box.offer(token(6)), "what was taken is not added to any more"
-    assert await anext(box) == [token(6)]
+    assert box.offer(token(4))
+    box.finish()
+    assert not box.offer(token(5))
+    assert await read(box) == [token(2), token(4)]
 
 
-async def test_a_burst_that_is_taken_lets_as_many_writers_in() -> None:
+async def test_each_draft_that_is_taken_lets_one_writer_in() -> None:
     box = Outbox(2)
     writers = [asyncio.create_task(box.put(token(n))) for n in range(5)]
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert await anext(box) == [token(0), token(1)]
+    for taken in range(2):
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert sum(w.done() for w in writers) == 2 + taken
+        assert await anext(box) == token(taken)
     for _ in range(3):
         await asyncio.sleep(0)
     assert [w.done() for w in writers] == [True, True, True, True, False]
@@ -85,7 +83,9 @@ async def test_closing_drops_what_is_left_stops_the_writers_and_refuses_more() -
     box.close()
     with pytest.raises(AgentError):
         await waiting
-    assert [d async for d in box] == []
+    with pytest.raises(AgentError):
+        box.force(token(2))
+    assert await read(box) == []
 
 
 async def test_a_cancelled_writer_gives_its_place_to_the_next() -> None:
@@ -93,8 +93,8 @@ async def test_a_cancelled_writer_gives_its_place_to_the_next() -> None:
     await box.put(token(0))
     first, second = asyncio.create_task(box.put(token(1))), asyncio.create_task(box.put(token(2)))
     await asyncio.sleep(0)
-    assert (await anext(box)) == [token(0)]  # wakes the first, which is cancelled before it runs
+    assert (await anext(box)) == token(0)  # wakes the first, which is cancelled before it runs
     first.cancel()
     await second
-    assert (await anext(box)) == [token(2)]
+    assert (await anext(box)) == token(2)
     assert first.cancelled() or first.done()

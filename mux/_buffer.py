@@ -1,0 +1,188 @@
+"""What lies between the sources of a merge and its consumer: one shared list, and a port for each source.
+
+Sources append in order of arrival; one future wakes the consumer, which swaps the list for an empty one. A
+source that gave its quota since the last swap waits for the next: that is the bound, the back-pressure and
+the fairness in one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Generic, TypeVar
+
+from mux.errors import AgentError
+
+__all__ = ["Buffer", "Burst", "Port"]
+
+T = TypeVar("T")
+
+
+class Burst(list[T]):
+    """An item that stands for several, and is counted as so many: what a source had ready at once."""
+
+    __slots__ = ()
+
+
+class Buffer:
+    """The list, and who waits for it.
+
+    Args:
+        quota: items that one port may give between two swaps.
+        bundled: items of exactly this type that a port gives in a row become one `Burst`.
+
+    Attributes:
+        held: how many items are in it; a burst counts as its length.
+    """
+
+    __slots__ = ("_loop", "_waiter", "bundled", "gated", "held", "items", "quota", "swaps")
+
+    def __init__(self, quota: int, bundled: type | None) -> None:
+        self.quota = quota
+        self.bundled = bundled
+        self.items: list[tuple[str, Any]] = []
+        self.held = 0
+        self.swaps = 0
+        self.gated: list[Port[Any]] = []  # somebody waits for room in them
+        self._waiter: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # kept: CPython 3.11 looks it up by a system call
+
+    def add(self, key: str, item: object, weight: int = 1) -> None:
+        """Append an item and wake the consumer."""
+        self.items.append((key, item))
+        self.held += weight
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def swap(self) -> tuple[list[tuple[str, Any]], int]:
+        """Take everything, and how many items that is; let in who waited for room."""
+        taken, self.items = self.items, []
+        held, self.held = self.held, 0
+        self.swaps += 1
+        if self.gated:  # each of them gave a whole quota: O(1) per event
+            gated, self.gated = self.gated, []
+            for port in gated:
+                port.let_in()
+        return taken, held
+
+    def changed(self) -> asyncio.Future[None]:
+        """What the consumer waits for: the next `add` or `wake`. Raises RuntimeError if one waits already."""
+        if self._waiter is not None and not self._waiter.done():
+            raise RuntimeError("a merger has one consumer; somebody else is waiting already")
+        self._waiter = self.future()
+        return self._waiter
+
+    def wake(self) -> None:
+        """Let the consumer look."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def future(self) -> asyncio.Future[None]:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop.create_future()
+
+
+class Port(Generic[T]):
+    """One source's way into a merge: its iterator's items come through it, and whoever has a task of their
+    own may write into it as well, without a pump in between.
+
+    Attributes:
+        closed: whether nobody but the iterator may give anything (any more).
+    """
+
+    __slots__ = ("_buffer", "_burst", "_gate", "_given", "_putters", "_swap", "closed", "key")
+
+    def __init__(self, buffer: Buffer, key: str) -> None:
+        self.key = key
+        self.closed = False
+        self._buffer = buffer
+        self._swap = buffer.swaps
+        self._given = 0  # since that swap
+        self._burst: Burst[Any] | None = None  # given since then, and the last: more may be added to it
+        self._gate: asyncio.Future[None] | None = None  # the pump waits here
+        self._putters: list[asyncio.Future[None]] = []  # and those who write here
+
+    def offer(self, item: T) -> bool:
+        """Add an item if there is room; whether there was."""
+        if self.closed or self._full():
+            return False
+        self.give(item)
+        return True
+
+    async def put(self, item: T) -> None:
+        """Add an item; waits while the source has given its quota.
+
+        Raises:
+            AgentError: ``channel_ended``: it is closed, or was while this waited.
+        """
+        while not self.closed and self._full():
+            putter = self._wait()
+            self._putters.append(putter)
+            await putter
+        self.force(item)
+
+    def force(self, item: T) -> None:
+        """Add an item without waiting; for the few that are bounded elsewhere.
+
+        Raises:
+            AgentError: ``channel_ended``: it is closed.
+        """
+        if self.closed:
+            raise AgentError("channel_ended", "The channel has ended; nothing can be added to it.")
+        self.give(item)
+
+    def finish(self) -> None:
+        """Nobody writes any more; idempotent. The source itself goes on to its end."""
+        self.closed = True
+        self.let_in()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits for room."""
+        return self._gate is not None or bool(self._putters)
+
+    # --- for the merger -----------------------------------------------------------------------------------
+
+    def give(self, item: object) -> bool:
+        """Into the buffer with it, whether there is room or not; whether the quota is used up now."""
+        buffer = self._buffer
+        if self._swap != buffer.swaps:
+            self._swap, self._given, self._burst = buffer.swaps, 0, None
+        weight = 1
+        if type(item) is not buffer.bundled:
+            self._burst = None  # what comes after it may not overtake it
+            if isinstance(item, Burst):
+                weight = len(item)
+            buffer.add(self.key, item, weight)
+        elif self._burst is None:
+            self._burst = Burst((item,))
+            buffer.add(self.key, self._burst)
+        else:
+            self._burst.append(item)
+            buffer.held += 1
+        self._given += weight
+        return self._given >= buffer.quota
+
+    def gate(self) -> asyncio.Future[None]:
+        """What the pump waits for when the quota is used up."""
+        self._gate = self._wait()
+        return self._gate
+
+    def let_in(self) -> bool:
+        """Wake who waits for room; whether the pump was among them."""
+        gate, self._gate = self._gate, None
+        putters, self._putters = self._putters, []
+        for waiting in putters if gate is None else (gate, *putters):
+            if not waiting.done():
+                waiting.set_result(None)
+        return gate is not None
+
+    def _full(self) -> bool:
+        if self._swap != self._buffer.swaps:
+            self._swap, self._given, self._burst = self._buffer.swaps, 0, None
+        return self._given >= self._buffer.quota
+
+    def _wait(self) -> asyncio.Future[None]:
+        if not self.waiting:
+            self._buffer.gated.append(self)
+        return self._buffer.future()
