@@ -168,11 +168,15 @@ class Channel:
             barrier.cancel()
         self._barriers.clear()
         task = self._agent_task
-        if task is not None and not task.done():
+        if task is None:
+            return
+        if not task.done():
             _agents.add(task)  # an agent that does not stop outlives its run; it must not be collected
             task.add_done_callback(_agents.discard)
             task.cancel()
             await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.debug("agent ended with an error", error=repr(error))  # that it was stopped, most often
 
     @property
     def cancelled_itself(self) -> bool:

@@ -167,6 +167,51 @@ async def test_a_start_that_could_not_be_kept_is_refused_and_leaves_nothing() ->
         assert h.engine.stats()["running"] == 0
 
 
+class _Held(MemoryStore):
+    """Appends nothing while it is shut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open_again = asyncio.Event()
+        self.open_again.set()
+
+    async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
+        await self.open_again.wait()
+        await super().append(run, fence, records)
+
+
+async def test_an_agent_that_is_stopped_while_the_log_holds_it_back_is_not_reported_as_a_bug() -> None:
+    """What it was saying is refused, as its channel ends: nobody awaits that, so somebody must look at it."""
+    said = 0
+    store = _Held()
+
+    async def talks(ctx: AgentContext) -> AsyncIterator[Draft]:
+        nonlocal said
+        while True:
+            said += 1
+            yield Token(content="x")
+            if said % 8 == 0:
+                await asyncio.sleep(0)
+
+    async with harness(Scripted("a", talks), store=store) as h:
+        reported: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(repr(context)))
+        run = (await h.engine.start_run(StartRequest(message="hi", agents=["a"]))).row.run
+        await until(lambda: said > 100)
+        store.open_again.clear()
+        before = -1
+        while said > before:  # until it is held back
+            before = said
+            await asyncio.sleep(0.01)
+        cancelling = asyncio.create_task(h.engine.cancel(run))
+        await asyncio.sleep(0.01)
+        store.open_again.set()
+        await cancelling
+        assert (await h.finished(run))["status"] == "cancelled"
+        gc.collect()
+        assert reported == []
+
+
 async def test_an_owner_that_was_fenced_off_stops_at_once() -> None:
     agent, store = waits("w"), MemoryStore()
     async with harness(agent, store=store) as h:
