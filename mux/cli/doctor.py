@@ -104,9 +104,10 @@ async def _store(settings: Settings) -> Line:
             return "ok", f"store {store.info.url}: in use by the server at {at}"
         return "bad", f"store: {e.message}"
     await store.close()
+    note = f"; {store.info.note}" if store.info.note else ""
     survives = {
         "no": "nothing survives the process",
         "process": "survives a crash",
         "power": "survives power loss",
     }
-    return "ok", f"store {store.info.url}: {survives[store.info.durable]}"
+    return "ok", f"store {store.info.url}: {survives[store.info.durable]}{note}"

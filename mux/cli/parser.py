@@ -53,7 +53,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", help="model of agents that name none, as provider:model")
     parser.add_argument(
-        "--store", metavar="URL", help="memory: | sqlite:PATH (default: in the data directory)"
+        "--store",
+        metavar="URL",
+        help="memory: | sqlite:PATH | redis://HOST:PORT/DB (default: sqlite in the data directory)",
     )
 
 

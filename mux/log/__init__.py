@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from mux.errors import ConfigError
 from mux.log._lock import Holder, read_holder
+from mux.log._redis_url import SCHEMES, target_of
 from mux.log.base import (
     EventLog,
     Head,
@@ -48,14 +49,19 @@ def open_store(url: str | None = None, *, durability: Literal["normal", "full"] 
     """The backend for a URL, not opened yet (`Store.open`).
 
     Args:
-        url: ``memory:``, ``sqlite:PATH``, or ``None`` for sqlite in the user's data directory.
+        url: ``memory:``, ``sqlite:PATH``, ``redis://HOST:PORT/DATABASE`` (or ``rediss:``, ``valkey:``,
+            ``unix:``), or ``None`` for sqlite in the user's data directory.
         durability: what sqlite's acknowledgement means; see `mux.log.sqlite`.
 
     Raises:
-        ConfigError: ``store_unknown``.
+        ConfigError: ``store_unknown``, ``extra_missing``.
     """
     if url is not None and url.rstrip("/") == "memory:":
         return MemoryStore()
+    if _is_redis(url):
+        from mux.log.redis import RedisStore
+
+        return RedisStore(url)
     return SqliteStore(_sqlite_path(url), durability=durability)
 
 
@@ -63,11 +69,23 @@ def store_holder(url: str | None = None) -> Holder | None:
     """The server that uses this store now, as its lock names it; ``None`` if there is none.
 
     Raises:
-        ConfigError: ``store_unknown``.
+        ConfigError: ``store_unknown``, ``extra_missing``.
     """
     if url is not None and url.rstrip("/") == "memory:":
         return None
+    if _is_redis(url):
+        from mux.log._redis_lease import holder_of
+
+        return holder_of(target_of(url))
     return read_holder(_sqlite_path(url))
+
+
+def _is_redis(url: str | None) -> TypeGuard[str]:
+    """Whether it is a Redis URL. Raises ConfigError ``extra_missing`` before redis-py is imported."""
+    if url is None or url.partition(":")[0] not in SCHEMES:
+        return False
+    target_of(url)
+    return True
 
 
 def _sqlite_path(url: str | None) -> Path:
@@ -77,7 +95,8 @@ def _sqlite_path(url: str | None) -> Path:
     if scheme != "sqlite" or not colon or not rest:
         raise ConfigError(
             "store_unknown",
-            f"There is no store for {scheme + colon!r}. Use --store memory: or --store sqlite:PATH.",
+            f"There is no store for {scheme + colon!r}. Use --store memory:, --store sqlite:PATH or "
+            "--store redis://HOST:PORT/DATABASE.",
         )
     if rest.startswith("///"):  # sqlite:///absolute
         rest = rest[2:]

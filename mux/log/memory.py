@@ -6,8 +6,7 @@ with a trimmed log), and the oldest finished runs beyond ``max_runs`` or ``max_b
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -21,7 +20,6 @@ from mux.log._common import (
     check_append,
     check_changes,
     idempotency_conflict,
-    metadata_text,
     now_ms,
     page_token,
     parse_page_token,
@@ -29,11 +27,11 @@ from mux.log._common import (
     run_not_found,
     search_words,
 )
+from mux.log._match import find, matches
 from mux.log.base import Head, Idempotency, Page, RunPage, RunQuery, RunRow, StoreInfo
 
 __all__ = ["MemoryStore"]
 
-_EXCERPT = 40  # characters on each side of what was found
 _SPARE = 0.9  # a full ring is emptied to this share of its bound, so that trimming is rare
 
 
@@ -219,10 +217,10 @@ class MemoryStore:
         for entry in sorted(self._runs.values(), key=lambda e: (e.row.created, e.number), reverse=True):
             if after is not None and (entry.row.created, entry.number) >= after:
                 continue
-            if not _matches(entry.row, query):
+            if not matches(entry.row, query):
                 continue
             if words is not None:
-                found = _find(entry.texts, words)
+                found = find(entry.texts, words)
                 if not found:
                     continue
                 hits[entry.row.run] = found
@@ -293,34 +291,3 @@ class MemoryStore:
                 self._forget(run)
                 gone.append(run)
         return gone
-
-
-def _matches(row: RunRow, query: RunQuery) -> bool:
-    return (
-        (query.owner is None or row.owner == query.owner)
-        and (not query.status or row.status in query.status)
-        and (query.agent is None or query.agent in row.agents)
-        and (query.thread is None or row.thread == query.thread)
-        and (query.starred is None or row.starred == query.starred)
-        and _has_metadata(row.metadata, query.metadata)
-    )
-
-
-def _has_metadata(metadata: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
-    return all(key in metadata and metadata_text(metadata[key]) == value for key, value in wanted.items())
-
-
-def _find(texts: Mapping[str, str], words: Sequence[str]) -> dict[str, str]:
-    """Channel → excerpt for every text that has all the words; the last word may be the start of one."""
-    patterns = [
-        re.compile(r"[\W_]+".join(map(re.escape, re.findall(r"[^\W_]+", w))), re.IGNORECASE) for w in words
-    ]
-    bounded = [re.compile(rf"(?<![^\W_]){p.pattern}(?![^\W_])", re.IGNORECASE) for p in patterns[:-1]]
-    bounded += [re.compile(rf"(?<![^\W_]){p.pattern}", re.IGNORECASE) for p in patterns[-1:]]
-    found = {}
-    for channel, text in texts.items():
-        matches = [p.search(text) for p in bounded]
-        if matches and all(matches) and (first := matches[0]) is not None:
-            start, end = max(0, first.start() - _EXCERPT), first.end() + _EXCERPT
-            found[channel] = ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
-    return found

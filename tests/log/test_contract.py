@@ -14,24 +14,31 @@ from hypothesis import strategies as st
 
 from mux.errors import BadRequest, Conflict, Fenced, NotFound, StoreError
 from mux.events import Record
-from mux.log import Head, Idempotency, MemoryStore, RunQuery, SqliteStore, Store
+from mux.log import Head, Idempotency, MemoryStore, RunQuery, SqliteStore, Store, open_store
+from tests.support.redis_server import RedisServer
 from tests.support.stores import records, row
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-BACKENDS = ["memory", "sqlite", "sqlite full"]
+BACKENDS = ["memory", "sqlite", "sqlite full", "redis"]
 FAR = 1 << 52
 
 
-def make_store(backend: str, folder: Path) -> Store:
+def make_store(backend: str, folder: Path, redis: RedisServer | None = None) -> Store:
     if backend == "memory":
         return MemoryStore()
+    if backend == "redis":
+        assert redis is not None
+        redis.empty()
+        return open_store(redis.url)
     return SqliteStore(folder / "mux.db", durability="full" if "full" in backend else "normal")
 
 
 @pytest.fixture(params=BACKENDS)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made = make_store(request.param, tmp_path)
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, redis_process: RedisServer
+) -> AsyncIterator[Store]:
+    made = await asyncio.to_thread(make_store, request.param, tmp_path, redis_process)
     await made.open(url="http://127.0.0.1:1")
     yield made
     await made.close()
@@ -133,12 +140,16 @@ async def test_concurrent_appends_to_many_runs_keep_each_in_order(store: Store) 
 
 @given(sizes=st.lists(st.integers(1, 700), min_size=1, max_size=6), data=st.data())
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+@pytest.mark.parametrize("backend", ["memory", "sqlite", "redis"])
 def test_any_sequence_of_batches_reads_and_trims_is_exact(
-    tmp_path_factory: pytest.TempPathFactory, backend: str, sizes: list[int], data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_process: RedisServer,
+    backend: str,
+    sizes: list[int],
+    data: st.DataObject,
 ) -> None:
     async def check() -> None:
-        store = make_store(backend, tmp_path_factory.mktemp("log"))
+        store = make_store(backend, tmp_path_factory.mktemp("log"), redis_process)
         await store.open()
         try:
             fence = await started(store)
@@ -529,14 +540,17 @@ async def test_retention_by_age_count_and_size_spares_starred_and_unfinished(sto
     assert await store.expire(**nothing) == []
     assert await store.expire(**nothing | {"older_than_ms": 1000}) == ["r3"]
     assert await store.expire(**nothing | {"keep_runs": 3}) == ["r4"]
-    kept = 5 if isinstance(store, MemoryStore) else 3  # sqlite counts a run's bytes when it ends
+    kept = 3 if isinstance(store, SqliteStore) else 5  # sqlite counts a run's bytes when it ends
     assert await store.expire(**nothing | {"max_bytes": kept * 30_500 + 20_000}) == ["r5"]
     assert await list_all(store) == ["r7", "r6", "r2", "r1", "r0"]
     assert len(await read_all(store, "r6")) == 3
 
 
-async def test_a_closed_store_refuses_instead_of_hanging(tmp_path: Path) -> None:
-    store = make_store("sqlite", tmp_path)
+@pytest.mark.parametrize("backend", ["sqlite", "redis"])
+async def test_a_closed_store_refuses_instead_of_hanging(
+    tmp_path: Path, redis_process: RedisServer, backend: str
+) -> None:
+    store = await asyncio.to_thread(make_store, backend, tmp_path, redis_process)
     await store.open()
     fence = await started(store, events=1)
     waiting = asyncio.create_task(store.wait("r1", 1, 60))

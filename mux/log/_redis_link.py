@@ -1,0 +1,301 @@
+"""One connection to Redis that outlives outages: calls in order, pipelined, retried within a bound.
+
+Calls that arrive while an answer is awaited go out together with the next write, so micro-batches of many
+runs share a round trip, and a lone call goes at once. A call whose answer was lost is sent again after the
+reconnection, in the same order; the scripts know a batch that they have applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from redis import exceptions as refusals
+
+from mux.errors import StoreError
+from mux.log._redis_scripts import SCRIPTS, sha
+from mux.log._redis_url import CONNECT_S, Target
+from mux.telemetry import get_logger
+
+__all__ = ["Link", "refusal"]
+
+_GROUP = 256  # calls of one round trip
+_ANSWER_S = 5.0  # for all answers of a group; a server that takes longer is as good as gone
+_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)  # between attempts to connect, the last again and again
+_DOWN_S = 0.5  # patience of a call that comes when the outage has been longer than the bound
+_GONE = (refusals.ConnectionError, refusals.TimeoutError, OSError, EOFError, TimeoutError)
+# A connection that another attempt won't mend.
+_FINAL = (refusals.AuthenticationError, refusals.AuthorizationError)
+
+
+class _Call:
+    __slots__ = ("args", "deadline", "done", "future")
+
+    def __init__(
+        self, args: tuple[Any, ...], future: asyncio.Future[Any], done: Callable[[Any], None] | None,
+        deadline: float,
+    ) -> None:  # fmt: skip
+        self.args = args
+        self.future = future
+        self.done = done
+        self.deadline = deadline
+
+    def answer(self, value: Any) -> None:
+        """Tell the store first, also if the caller was cancelled; then the caller."""
+        if isinstance(value, Exception):
+            self.fail(value)
+            return
+        if self.done is not None:
+            self.done(value)
+        if not self.future.done():
+            self.future.set_result(value)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Link:
+    """A connection and the task that writes to it and reads from it.
+
+    Args:
+        target: where Redis is.
+        outage_s: seconds that a call waits for a Redis that does not answer.
+        what: a word for the log lines: what waits meanwhile.
+    """
+
+    def __init__(self, target: Target, *, outage_s: float, what: str) -> None:
+        self._target = target
+        self._outage_s = outage_s
+        self._what = what
+        self._connection: Any = None
+        self._calls: deque[_Call] = deque()
+        self._woken: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._down_since: float | None = None
+        self._reason = ""
+
+    async def start(self) -> None:
+        """Connect. Raises StoreError ``store_failed``."""
+        try:
+            await self._connect()
+        except _GONE as e:
+            raise self._unreachable(e) from None
+        except refusals.RedisError as e:
+            raise refusal(e, self._target) from None
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"mux-redis-{self._what}")
+
+    async def stop(self, *, patience_s: float = 2.0) -> None:
+        """Finish what was asked, within the patience, and disconnect; idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            if self._calls and self._down_since is None:
+                futures = [call.future for call in self._calls if not call.future.done()]
+                if futures:
+                    await asyncio.wait(futures, timeout=patience_s)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._fail_all(self._closed())
+        await self._disconnect()
+
+    def call(self, name: str, *args: Any, done: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
+        """Run a script; ``done`` is told its answer even if nobody waits for it any more.
+
+        Raises:
+            StoreError: ``store_failed``: the store is not open.
+        """
+        return self.command("EVALSHA", sha(name), 1, *args, done=done)
+
+    def command(self, *args: Any, done: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
+        """Run any command; see `call`."""
+        if self._task is None:
+            raise self._closed()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        deadline = now + self._outage_s
+        if self._down_since is not None:
+            deadline = max(self._down_since + self._outage_s, now + _DOWN_S)
+        future: asyncio.Future[Any] = loop.create_future()
+        self._calls.append(_Call(args, future, done, deadline))
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+        return future
+
+    # --- the task -------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._calls:
+                self._woken = loop.create_future()
+                await self._woken
+            try:
+                await self._exchange()
+            except _GONE as e:
+                await self._recover(e)
+            except Exception as e:  # noqa: BLE001 - a defect here must not leave callers waiting for ever
+                get_logger().exception("store link failed", store=self._target.shown)
+                self._fail_all(
+                    StoreError("store_failed", f"{self._target.shown} failed: {type(e).__name__}.")
+                )
+                await self._disconnect()
+                await self._recover(e)
+
+    async def _exchange(self) -> None:
+        """Send what waits, and read the answers. A call stays in the queue until it is answered."""
+        connection = self._connection
+        count = min(len(self._calls), _GROUP)
+        calls = [self._calls[i] for i in range(count)]
+        async with asyncio.timeout(_ANSWER_S):
+            await connection.send_packed_command(
+                connection.pack_commands([call.args for call in calls]), check_health=False
+            )
+            again: list[_Call] = []
+            for call in calls:
+                try:
+                    value = await connection.read_response(disconnect_on_error=False)
+                except refusals.NoScriptError:
+                    again.append(call)
+                    value = None
+                except _GONE:  # also LOADING: Redis has just started
+                    self._calls.extendleft(reversed(again))
+                    raise
+                except refusals.ResponseError as e:
+                    value = refusal(e, self._target)
+                self._calls.popleft()
+                if call not in again:
+                    call.answer(value)
+            if again:  # somebody flushed the scripts
+                self._calls.extendleft(reversed(again))
+                await self._load(connection)
+
+    # --- outages --------------------------------------------------------------------------------------------
+
+    async def _recover(self, error: Exception) -> None:
+        """Connect again, however long it takes; calls whose time is over are told."""
+        loop = asyncio.get_running_loop()
+        self._down_since = loop.time()
+        self._reason = type(error).__name__
+        log = get_logger(store=self._target.shown)
+        log.warning("store does not answer", waiting=self._what, reason=self._reason)
+        told = False
+        attempts = 0
+        while True:
+            await self._disconnect()
+            attempt = loop.create_task(self._connect())
+            try:
+                while not attempt.done():
+                    await asyncio.wait([attempt], timeout=0.1)
+                    told = self._expire(log, told)
+                await attempt
+                break
+            except _FINAL as e:
+                self._fail_all(refusal(e, self._target))
+            except (*_GONE, refusals.RedisError) as e:
+                self._reason = type(e).__name__
+            finally:
+                if not attempt.done():
+                    attempt.cancel()
+                    await asyncio.gather(attempt, return_exceptions=True)
+            pause = _PAUSES_S[min(attempts, len(_PAUSES_S) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311
+            attempts += 1
+            until = loop.time() + pause
+            while (left := until - loop.time()) > 0:
+                await asyncio.sleep(min(left, 0.1))
+                told = self._expire(log, told)
+        down_s = loop.time() - self._down_since
+        self._down_since = None
+        log.info("store answers again", down_s=round(down_s, 2))
+
+    def _expire(self, log: Any, told: bool) -> bool:
+        now = asyncio.get_running_loop().time()
+        over = [call for call in self._calls if call.deadline <= now]
+        if not over:
+            return told
+        self._calls = deque(call for call in self._calls if call.deadline > now)
+        for call in over:
+            call.fail(self._unreachable())
+        if not told:
+            log.error("store does not answer for too long", failing=self._what, waited_s=self._outage_s)
+        return True
+
+    async def _connect(self) -> None:
+        connection = self._target.connection()
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await connection.connect()
+                await self._load(connection)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await connection.disconnect(nowait=True)
+            raise
+        self._connection = connection
+
+    async def _load(self, connection: Any) -> None:
+        await connection.send_packed_command(
+            connection.pack_commands([("SCRIPT", "LOAD", text) for text in SCRIPTS.values()]),
+            check_health=False,
+        )
+        for _ in SCRIPTS:
+            await connection.read_response(disconnect_on_error=False)
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):  # it is gone either way
+                await connection.disconnect(nowait=self._down_since is not None)
+
+    def _fail_all(self, error: Exception) -> None:
+        while self._calls:
+            self._calls.popleft().fail(error)
+
+    def _unreachable(self, error: Exception | None = None) -> StoreError:
+        if isinstance(error, _FINAL):
+            return refusal(error, self._target)
+        reason = type(error).__name__ if error is not None else self._reason
+        return StoreError(
+            "store_failed",
+            f"{self._target.shown} does not answer ({reason}). Check that Redis runs and can be reached; "
+            "what was acknowledged is as safe as it keeps it.",
+        )
+
+    def _closed(self) -> StoreError:
+        return StoreError("store_failed", f"The store {self._target.shown} is not open.")
+
+
+def refusal(error: Exception, target: Target) -> StoreError:
+    """What an error answer means, and what to do about it. Its own text is shown only where it can't quote
+    anything but Redis's words."""
+    text = str(error)
+    where = target.shown
+    if isinstance(error, _FINAL) or text.startswith(("WRONGPASS", "NOAUTH")):
+        return StoreError(
+            "store_failed",
+            f"{where} refuses this name or password. Check the URL of --store.",
+            retryable=False,
+        )
+    if isinstance(error, refusals.NoPermissionError):
+        return StoreError(
+            "store_failed",
+            f"This user of {where} may not run the commands that Mux needs. Give it +@all on ~mux:*, or use "
+            "another.",
+            retryable=False,
+        )
+    if isinstance(error, refusals.OutOfMemoryError):
+        return StoreError(
+            "store_full",
+            f"The memory of {where} is full (maxmemory). Raise it or shorten retention; what was "
+            "acknowledged is safe.",
+        )
+    if text.startswith("MISCONF"):
+        return StoreError(
+            "store_full",
+            f"{where} can't write to its disk and takes no writes. See its log; free some space.",
+        )
+    if isinstance(error, refusals.ReadOnlyError):
+        return StoreError("store_readonly", f"{where} is a replica. Use its master's address with --store.")
+    return StoreError("store_failed", f"{where} refused a command: {text[:200]}")

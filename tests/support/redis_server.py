@@ -1,0 +1,107 @@
+"""A Redis of our own: on a free port of loopback, in a folder of its own, ended with the block."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["RedisServer", "command_path", "redis_server"]
+
+
+def command_path() -> str | None:
+    """The server's program, Redis's or Valkey's."""
+    return shutil.which("redis-server") or shutil.which("valkey-server")
+
+
+class RedisServer:
+    """``redis-server`` on one port, started as often as wanted.
+
+    Args:
+        folder: its files and log.
+        options: settings, ``name`` → value.
+    """
+
+    def __init__(self, folder: Path, **options: str) -> None:
+        self.folder = folder
+        self.options = {"appendonly": "no", "save": "", **options}
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its first database."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        program = command_path()
+        assert program is not None, "redis-server is not installed: run tests/system-deps"
+        settings = {
+            "bind": "127.0.0.1", "port": str(self.port), "dir": str(self.folder), "logfile": "redis.log",
+            "unixsocket": str(self.folder / "redis.sock"), **self.options,
+        }  # fmt: skip
+        argv = [program, *(part for name, value in settings.items() for part in (f"--{name}", value))]
+        self._process = subprocess.Popen(argv, cwd=self.folder, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 15
+        while not self._answers():
+            log = self.folder / "redis.log"
+            assert self._process.poll() is None, log.read_text() if log.exists() else "no start"
+            assert time.monotonic() < deadline, "Redis did not start"
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            password = self.options.get("requirepass")
+            login = f"AUTH {password}\r\n" if password else ""
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as sock:
+                sock.sendall(f"{login}PING\r\n".encode())
+                return b"PONG" in sock.recv(200) + (sock.recv(200) if login else b"")
+        return False
+
+    def signal(self, number: int) -> None:
+        """Send it a signal (SIGSTOP holds it)."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """``kill -9``; idempotent."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+    def client(self) -> Any:
+        """A client to look into it; close it."""
+        from redis import Redis
+
+        return Redis(host="127.0.0.1", port=self.port, password=self.options.get("requirepass"))
+
+    def empty(self) -> None:
+        """Forget everything."""
+        with contextlib.closing(self.client()) as client:
+            client.flushall()
+            client.config_resetstat()
+
+
+@contextlib.contextmanager
+def redis_server(folder: Path, **options: str) -> Iterator[RedisServer]:
+    """One that runs in the block."""
+    server = RedisServer(folder, **options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
