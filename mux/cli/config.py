@@ -17,7 +17,10 @@ def command(args: argparse.Namespace) -> int:
         name: provider.model_copy(update={"base_url": _bare(provider.base_url)})
         for name, provider in settings.providers.items()
     }
-    settings = settings.model_copy(update={"providers": shown})
+    store = settings.store
+    if store is not None and "://" in store and not store.startswith("sqlite:"):
+        store = _bare(store)
+    settings = settings.model_copy(update={"providers": shown, "store": store})
     print(settings.model_dump_json(indent=2, exclude_none=True))
     return 0
 
