@@ -12,14 +12,15 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from mux.errors import UpstreamError
 from mux.llm.alarm import Alarm
+from mux.llm.body import Read, direct_reader, drain
 from mux.llm.chat import ChatParser
 from mux.llm.circuit import Circuit
 from mux.llm.failures import broken, rejected, unreachable
@@ -37,11 +38,8 @@ if TYPE_CHECKING:
     import httpx2
     from openai import AsyncOpenAI
 
-__all__ = ["HttpModel", "direct_reader"]
+__all__ = ["HttpModel"]
 
-Read: TypeAlias = Callable[[], Awaitable[bytes]]  # the next bytes; b"" at the end
-
-DRAIN_S: Final = 0.05  # how long to wait for the end after [DONE], so that the connection can be used again
 PEEK_BYTES: Final = 16_384  # of a failed answer's body, to find a well-known error code in it
 PEEK_S: Final = 2.0
 
@@ -186,7 +184,7 @@ class HttpModel:
                 if reader.failure is not None:
                     raise reader.failure
             if reader.done:
-                await _drain(read)
+                await drain(read)
 
     def _ended(self, end: TurnEnd, request: ModelRequest, watch: Watch) -> TurnEnd:
         """The turn's end with its times, and its cost where the price library knows it."""
@@ -375,22 +373,3 @@ def _model_entry(model: Mapping[str, Any]) -> dict[str, Any]:
             entry["context"] = value
             break
     return entry
-
-
-def direct_reader(stream: object) -> Read | None:
-    """What reads the transport's buffer, without the four generators that the SDK's client puts around it:
-    they cost a third of the CPU of a chunk that comes alone. ``None`` where its insides are others than known
-    (a test notices): then the public way is taken.
-    """
-    for name in ("_stream", "_aiohttp_response", "content"):
-        stream = getattr(stream, name, None)
-    read: Read | None = getattr(stream, "readany", None)
-    return read
-
-
-async def _drain(read: Read) -> None:
-    """Read to the end of the answer, if it is near: a connection can only be used again after that."""
-    with contextlib.suppress(Exception):  # the turn is over: how its connection ends changes nothing
-        async with asyncio.timeout(DRAIN_S):
-            while await read():
-                pass

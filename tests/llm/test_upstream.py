@@ -15,8 +15,9 @@ import structlog
 
 from mux.agent import Message
 from mux.errors import UpstreamError
+from mux.llm.body import direct_reader
 from mux.llm.model import Delta, ModelRequest, TextDelta, TurnEnd
-from mux.llm.upstream import HttpModel, direct_reader
+from mux.llm.upstream import HttpModel
 from mux.settings import Provider, Timeouts
 from tests.support.endpoint import DONE, Endpoint, Exchange, Script, delta, serving
 
