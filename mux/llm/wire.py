@@ -138,7 +138,8 @@ class RecordReader:
             if not self._between():
                 last = b"\n\n".join([*parts[at + 1 :], last])
                 break
-        yield from self.feed(last)
+        if last:
+            yield from self.feed(last)
 
     def _between(self) -> bool:
         """Whether no record is begun."""

@@ -69,9 +69,9 @@ class Report:
             print(f"  {figure.side:<44}{main or 0:12.2f} {unit:<18}{ratio}  {figure.note}", flush=True)
 
     def target(
-        self, number: int, what: str, measured: float, bound: float, *, at_least: bool = False
+        self, number: int | str, what: str, measured: float, bound: float, *, at_least: bool = False
     ) -> None:
-        """Compare with a target of the project and say whether it is met."""
+        """Compare with a target of the project (or with a layer's own, by name) and say whether it is met."""
         met = measured >= bound if at_least else measured <= bound
         self.targets.append(
             {"target": number, "what": what, "measured": measured, "bound": bound, "met": met}
