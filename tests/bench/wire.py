@@ -1,4 +1,4 @@
-"""Wire: CPU from a provider's bytes to our delta, against the openai SDK's own decoder; no socket on either side.
+"""Wire: CPU from a provider's bytes to our delta, against the openai SDK's own decoder, without a socket.
 
 The model layer's own bound is a fifth. Target 13 is another one: it has the reading in it (see `upstream`).
 """
