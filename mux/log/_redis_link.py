@@ -25,8 +25,10 @@ __all__ = ["Link", "refusal"]
 
 _GROUP = 256  # calls of one round trip
 _ANSWER_S = 5.0  # for all answers of a group; a server that takes longer is as good as gone
-_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)  # between attempts to connect, the last again and again
-_DOWN_S = 0.5  # patience of a call that comes when the outage has been longer than the bound
+_PAUSES_S = (0.05, 0.1, 0.2, 0.3)  # between attempts to connect, the last again and again
+_DOWN_S = (
+    0.5  # more than a pause: patience of a call that comes when the outage has been longer than the bound
+)
 _GONE = (refusals.ConnectionError, refusals.TimeoutError, OSError, EOFError, TimeoutError)
 # A connection that another attempt won't mend.
 _FINAL = (refusals.AuthenticationError, refusals.AuthorizationError)

@@ -12,7 +12,7 @@ is one slot, and so on one node):
 - ``log:RUN``: a stream; an entry is a chunk of records, its id ``<last seq>-0``.
 - ``text:RUN``: channel → text to be found. ``convs:RUN``: its conversations' keys.
 - ``conv:H`` / ``convz:H``: number of the run → conversation, of a thread's channel; and their order.
-- ``key:H``: an idempotency key, until it expires.
+- ``key:H``: an idempotency key, until it expires. ``gone:OP``: a run was deleted by this call just now.
 - ``runs``, ``runs:s:H``, ``runs:o:H``, ``runs:t:H``: runs by time; of a status, an owner, a thread.
   ``runs:done``: finished and unstarred. Members are ``<number, 16 digits>:<run>``.
 
@@ -174,8 +174,10 @@ if ARGV[3] == '1' then call('HDEL', P..'text:'..run, '') end
 return {'ok', now}
 """
 
-# ARGV: token, run, '1' for retention: only if it is still finished and unstarred.
+# ARGV: token, run, '1' for retention: only if it is still finished and unstarred; op, which is remembered for
+# a while: the run is gone when the same call comes again.
 _DELETE = """
+if call('EXISTS', P..'gone:'..ARGV[4]) == 1 then return {'ok'} end
 local number = call('HGET', key, 'n')
 if not number then return {'missing'} end
 local r = row(run)
@@ -186,6 +188,7 @@ for _, h in ipairs(call('SMEMBERS', P..'convs:'..run)) do
   call('ZREM', P..'convz:'..h, number)
 end
 call('DECRBY', P..'bytes', call('HGET', key, 'bytes'))
+call('SET', P..'gone:'..ARGV[4], '1', 'EX', 60)
 call('UNLINK', key, P..'log:'..run, P..'text:'..run, P..'convs:'..run)
 return {'ok'}
 """

@@ -68,9 +68,7 @@ def target_of(url: str) -> Target:
         ConfigError: ``extra_missing``: redis-py is not installed; ``store_unknown``: no such URL.
     """
     if importlib.util.find_spec("redis") is None:
-        raise ConfigError(
-            "extra_missing", "A Redis store needs redis-py: pip install 'mux-agents[redis]'"
-        )
+        raise ConfigError("extra_missing", "A Redis store needs redis-py: pip install 'mux-agents[redis]'")
     from redis.asyncio.connection import parse_url
 
     scheme, _, rest = url.partition(":")

@@ -1,6 +1,6 @@
 """The two protocols of durable state: the event log, and the store of runs around it.
 
-Small on purpose. Every backend (memory, sqlite, later redis) passes the same contract suite in
+Small on purpose. Every backend (memory, sqlite, redis) passes the same contract suite in
 ``tests/log/``. A backend knows nothing of bodies: it keeps records by run and seq.
 
 Ownership: whoever drives a run holds a *fence*, a number that only grows. `RunStore.claim` raises it; an

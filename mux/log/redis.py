@@ -275,7 +275,11 @@ class RedisStore:
     async def _forget(self, run: str, *, only_if_forgettable: bool) -> bool:
         failpoint("retention.before")
         answer = await self._write(
-            "delete", run, int(only_if_forgettable), done=lambda _: self._heads.forget(run)
+            "delete",
+            run,
+            int(only_if_forgettable),
+            secrets.token_hex(8),
+            done=lambda _: self._heads.forget(run),
         )
         failpoint("retention.after")
         return bool(answer[0] == b"ok")
