@@ -54,6 +54,7 @@ class Session:
         self.pages = 0  # in the WAL since the last checkpoint, about
         self._states: dict[str, LogState] = {}
         self._pending: dict[int, list[Record]] = {}
+        self._reading: sqlite3.Cursor | None = None
         self.trash: list[int] = [row[0] for row in db.execute("SELECT id FROM trash")]
         self._spare = False  # free pages in the file, after a sweep
         self._thrown: list[int] = []  # into the trash, by jobs that are not committed yet
@@ -113,8 +114,25 @@ class Session:
         self.pages += sum([len(data) // _PAGE + 1 for _, data in rows])
         return True
 
+    def hold(self) -> None:
+        """Keep the file's read lock until `let_go`: while one statement reads, another that writes makes two
+        system calls for locks and not six, which is a quarter of a small append (9 of 12 µs; 28 of 41 once
+        in a millisecond, with cold caches).
+
+        Nobody can begin the WAL anew meanwhile, and what writes after another program has written is refused.
+        """
+        if self._reading is None:
+            self._reading = self.db.execute("SELECT 1 FROM meta")  # of whose rows it takes the first
+
+    def let_go(self) -> None:
+        """Let the read lock go; idempotent."""
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
+
     def checkpoint(self) -> None:
         """Bring the WAL into the file, and begin it anew: both sync, the second in a commit of its own."""
+        self.let_go()
         self.pages = 0
         self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self.db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('checkpoint', strftime('%s'))")
@@ -133,12 +151,14 @@ class Session:
 
     def rolled_back(self) -> None:
         """Forget what the database does not know."""
+        self.let_go()
         self._states.clear()
         self._pending.clear()
         self._thrown.clear()
 
     def sweep(self) -> None:
         """Delete some chunks of a log that is in the trash, and give some free pages back."""
+        self.let_go()
         if self.trash:
             self._sweep_log(self.trash[-1])
         # Not `execute`: Python would take one step of it, which is one page.

@@ -161,6 +161,7 @@ class Writer:
         try:
             if not session.knows(run):
                 return None
+            session.hold()
             at = session.append(run, fence, records)
             session.flush()
             self._committed(session, jobs=1)
@@ -268,6 +269,7 @@ class Writer:
 
     def _begin(self, session: Session) -> None:
         """Begin to write, as soon as no other program does. Raises sqlite3.Error after ``busy_s``."""
+        session.let_go()
         deadline = time.monotonic() + session.busy_s
         while True:
             try:

@@ -144,6 +144,7 @@ class SqliteStore:
         db.execute("COMMIT")
 
     def _close_file(self, session: Session) -> None:
+        session.let_go()
         session.db.execute(f"PRAGMA busy_timeout = {round(self._busy_s * 1000)}")
         session.db.execute("PRAGMA synchronous = FULL")
         session.db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('closed', '1')")

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import get_ident
 
 import pytest
+from structlog.testing import capture_logs
 
 from mux.errors import Conflict, Fenced, StoreError
 from mux.log import Head, RunQuery, SqliteStore, _writer, store_holder
@@ -338,6 +339,40 @@ async def test_the_wal_is_brought_into_the_file_while_appends_go_on(
     assert wal.st_size < 3 * 200 * 4096, "1,500 commits of three pages each, and it began anew in time"
     assert await read_seqs(store) == list(range(1, 1501))
     await store.close()
+
+
+async def test_appends_go_on_after_another_program_has_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between lone appends the store keeps its read lock; sqlite refuses to write after what was not read."""
+    monkeypatch.setattr(_writer, "_SHARE", 0)
+    monkeypatch.setattr(_writer, "_STALLED_S", 60.0)
+    store = await opened(path)
+    await store.create(row("r1"))
+    fence = await store.claim("r1", "me")
+    other = await asyncio.to_thread(sqlite3.connect, path, isolation_level=None, check_same_thread=False)
+    for seq in range(1, 40):
+        if seq % 10 == 0:
+            write = "INSERT OR REPLACE INTO meta (key, value) VALUES ('another', 'program')"
+            await asyncio.to_thread(other.execute, write)
+        await store.append("r1", fence, records("r1", seq, 1))
+        seen = await asyncio.to_thread(other.execute, "SELECT count(*) FROM chunks")
+        assert seen.fetchall() == [(seq,)], "committed at once"
+    await asyncio.to_thread(other.close)
+    assert await read_seqs(store) == list(range(1, 40))
+    await store.close()
+
+
+async def test_a_store_that_is_closed_after_lone_appends_is_all_in_its_file(path: Path) -> None:
+    store = await opened(path)
+    await store.create(row("r1"))
+    fence = await store.claim("r1", "me")
+    for seq in (1, 2, 3):
+        await store.append("r1", fence, records("r1", seq, 1))
+    with capture_logs() as warnings:
+        await store.close()
+    assert warnings == []
+    assert set(await asyncio.to_thread(os.listdir, path.parent)) == {path.name, f"{path.name}.lock"}
 
 
 async def test_one_refused_job_does_not_hurt_the_others_of_its_commit(path: Path) -> None:
