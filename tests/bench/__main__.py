@@ -12,7 +12,7 @@ from tests.bench.harness import Report, machine
 
 TABLES = (
     "merge", "encode", "wire", "pipeline", "latency", "fanout", "replay", "memory", "startup", "appends",
-    "guardrails", "upstream", "curves",
+    "redis_log", "guardrails", "upstream", "curves",
 )  # fmt: skip
 
 

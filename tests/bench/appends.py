@@ -1,4 +1,5 @@
-"""Appends to the sqlite store, against bare sqlite3 with the same durability (WAL, synchronous=NORMAL)."""
+"""Appends to the sqlite store, against bare sqlite3 with the same durability (WAL, synchronous=NORMAL); and
+to the Redis store, against a bare Lua append that adds the batch and nothing else."""
 
 from __future__ import annotations
 
@@ -7,16 +8,25 @@ import itertools
 import sqlite3
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
 
 from mux.events import Event, Record, Token
 from mux.log import open_store
 from mux.log.base import RunRow, Store
 from tests.bench.harness import Report, Side, interleaved
+from tests.bench.redis_log import servers
+from tests.support.redis_server import RedisServer
 
 __all__ = ["run"]
 
 RUN = "r0123456789abcde"
+_LUA = """
+for i = 2, #ARGV do redis.call('XADD', KEYS[1], string.format('%.0f-0', ARGV[1] + i - 2), 'd', ARGV[i]) end
+"""
 
 
 def _records(first: int, count: int) -> list[Record]:
@@ -59,6 +69,47 @@ def _bare(db: sqlite3.Connection, batches: Sequence[Sequence[Record]]) -> Side:
 async def run(report: Report, *, quick: bool) -> None:
     """Batches of 1, 16 and 256 events."""
     rounds = 3 if quick else 7
+    await _sqlite(report, rounds)
+    with ExitStack() as processes:
+        for redis in await asyncio.to_thread(servers, report, processes, 1):
+            await _redis(report, rounds, redis)
+
+
+def _bare_redis(client: Any, sha: str, batches: Sequence[Sequence[Record]]) -> Side:
+    turns = iter(batches)
+
+    async def side() -> float:
+        done = 0
+        for batch in itertools.islice(turns, 100):
+            await client.evalsha(sha, 1, "bare", batch[0].seq, *[r.data for r in batch])
+            done += len(batch)
+        return done
+
+    return side
+
+
+async def _redis(report: Report, rounds: int, redis: RedisServer) -> None:
+    for size in (1, 16, 256):
+        await asyncio.to_thread(redis.empty)
+        store = await asyncio.to_thread(open_store, redis.url)
+        await store.open()
+        await store.create(RunRow(RUN, "t1", "local", "running", 1, 1, {}))
+        fence = await store.claim(RUN, "bench")
+        batches = [_records(1 + i * size, size) for i in range(100 * (rounds + 1))]
+        async with Redis(port=redis.port) as client:
+            bare = _bare_redis(client, await client.script_load(_LUA), batches)
+            floor = f"bare Lua append, {size} a batch"
+            figures = await interleaved(
+                f"Redis appends, {size} a batch",
+                {f"mux, Redis, {size} a batch": _ours(store, fence, batches), floor: bare},
+                rounds=rounds,
+                against=floor,
+            )
+        report.add(*figures)
+        await store.close()
+
+
+async def _sqlite(report: Report, rounds: int) -> None:
     for size in (1, 16, 256):
         with tempfile.TemporaryDirectory(prefix="mux-bench-") as folder:
             store = await asyncio.to_thread(open_store, f"sqlite:{folder}/ours.sqlite")

@@ -136,7 +136,7 @@ async def interleaved(
 def machine() -> dict[str, Any]:
     """Where and with what it was measured."""
     packages = (
-        "aiohttp", "aiostream", "openai", "pydantic", "msgspec", "uvloop", "fastapi", "uvicorn",
+        "aiohttp", "aiostream", "openai", "pydantic", "msgspec", "redis", "uvloop", "fastapi", "uvicorn",
         "sse-starlette", "pydantic-ai-slim", "google-adk",
     )  # fmt: skip
     versions = {}

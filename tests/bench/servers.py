@@ -140,7 +140,7 @@ async def mux_server(
 @contextlib.asynccontextmanager
 async def peer(name: str, *args: str) -> AsyncIterator[Server]:
     """A server of ``tests/bench/peers``; those of other frameworks run in their own environment."""
-    own = name in ("raw", "provider", "proxy")
+    own = name in ("raw", "provider", "proxy", "redis_bare")
     python = sys.executable if own else str(PEERS)
     async with start([python, str(HERE / "peers" / f"{name}.py"), *args]) as server:
         yield server

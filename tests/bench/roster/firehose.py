@@ -1,6 +1,6 @@
 """An agent that says as much, as fast, as its task asks: ``{"events": 1000, "rate": 800, "gate": FILE}``.
 
-It begins when the gate is there.
+It begins when the gate is there. With ``"burst": 20`` it says that many at once, at the same rate.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ async def agent(ctx: mux.AgentContext) -> AsyncIterator[mux.Token]:
             yield mux.Token(content="hello ")
         return
     due = time.monotonic()
-    for _ in range(ask["events"]):
-        due += 1 / rate
-        if (pause := due - time.monotonic()) > 0:
-            await asyncio.sleep(pause)
+    burst = ask.get("burst", 1)
+    for n in range(ask["events"]):
+        if n % burst == 0:
+            due += burst / rate
+            if (pause := due - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
         yield mux.Token(content=f"@{time.monotonic_ns()} ")
