@@ -20,7 +20,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import structlog
 
@@ -30,6 +30,7 @@ from mux.events import (
     Custom,
     DoneStatus,
     SteerMode,
+    Token,
     Usage,
 )
 
@@ -51,6 +52,7 @@ __all__ = [
     "Outcome",
     "PendingCall",
     "Resume",
+    "Said",
     "Steering",
     "Verdict",
     "agent",
@@ -88,6 +90,7 @@ class Outcome:
 
 
 Draft: TypeAlias = Body | Nested | Outcome
+Said = TypeVar("Said", bound=Draft | list[Token])  # what `Guard.stream` takes
 
 
 # --- what the engine offers an agent ---------------------------------------------------------------------
@@ -166,8 +169,11 @@ class Guard(Protocol):
     async def tool_output(self, tool: str, output: str, data: Any = None) -> Verdict:
         """Check a result before model and log see it; value: ``(output, data)``."""
 
-    def stream(self, drafts: AsyncIterator[Draft]) -> AsyncIterator[Draft]:
-        """Pass an agent's drafts on, held back just far enough; close ``drafts`` and refuse on a block."""
+    def stream(self, drafts: AsyncIterator[Said]) -> AsyncIterator[Said | Draft]:
+        """Pass an agent's drafts on, held back just far enough; close ``drafts`` and refuse on a block.
+
+        Tokens that are ready together may come as one list: one search in all of them is much cheaper.
+        """
 
 
 class OpenGuard:
@@ -182,7 +188,7 @@ class OpenGuard:
     async def tool_output(self, tool: str, output: str, data: Any = None) -> Verdict:
         return Verdict("pass", (output, data))
 
-    def stream(self, drafts: AsyncIterator[Draft]) -> AsyncIterator[Draft]:
+    def stream(self, drafts: AsyncIterator[Said]) -> AsyncIterator[Said | Draft]:
         return drafts
 
 

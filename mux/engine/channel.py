@@ -197,7 +197,7 @@ class Channel:
         self.started = True
         self.outlet = self.live.merger.add(self.id, self.source())
 
-    async def source(self) -> AsyncIterator[Draft]:
+    async def source(self) -> AsyncIterator[Draft | Burst[Token]]:
         """The channel from its start to its agent's end, and what it says that does not go into the merge by
         the outlet. Raises what its agent raised, after everything that it said."""
         agent = self.live.services.roster.get(self.plan.agent)
@@ -245,7 +245,7 @@ class Channel:
         now = await checked(await self.live.task_of(self), guard)
         return replace(now, rules=tuple(dict.fromkeys((*asked.rules, *now.rules))))
 
-    async def _said(self, box: Outbox, agent_task: asyncio.Task[None]) -> AsyncIterator[Draft]:
+    async def _said(self, box: Outbox, agent_task: asyncio.Task[None]) -> AsyncIterator[Draft | Burst[Token]]:
         """What the agent says, ending as the agent ends: the guardrails pass held-back text on at the end of
         an answer, and must not take a failure for one."""
         try:

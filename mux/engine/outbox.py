@@ -1,6 +1,7 @@
 """What an agent has said and its guardrails have not taken yet: a bounded queue with several writers and one
 reader.
 
+Tokens that wait in a row are read as one burst, which costs their guardrails hardly more than one token.
 It has the writers' side of a `mux.merge.Port`, which agents without guardrails write into. A full outbox
 pauses the agent (and with it, over TCP, its provider).
 """
@@ -13,6 +14,8 @@ from typing import Self
 
 from mux.agent import Draft
 from mux.errors import AgentError
+from mux.events import Token
+from mux.merge import Burst
 
 __all__ = ["Outbox"]
 
@@ -88,7 +91,8 @@ class Outbox:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Draft:
+    async def __anext__(self) -> Draft | Burst[Token]:
+        """The next draft; tokens that wait in a row come as one burst."""
         while not self._drafts:
             if self.closed:
                 raise StopAsyncIteration
@@ -97,10 +101,19 @@ class Outbox:
                 await self._getter
             finally:
                 self._getter = None
-        draft = self._drafts.popleft()
+        drafts = self._drafts
+        draft = drafts.popleft()
         if self._putters:
             self._wake_putter()
-        return draft
+        if type(draft) is not Token or not drafts or type(drafts[0]) is not Token:
+            return draft
+        burst = Burst((draft,))
+        while drafts and type(token := drafts[0]) is Token:
+            burst.append(token)
+            drafts.popleft()
+            if self._putters:
+                self._wake_putter()
+        return burst
 
     def close(self) -> None:
         """Nothing is taken or read any more; idempotent."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from mux.agent import Draft, Verdict
+from mux.agent import Draft, Said, Verdict
 from mux.events import GuardrailHit
 from mux.guardrails.compiled import Rule, Stage
 from mux.guardrails.lane import clean_value, names
@@ -58,7 +58,7 @@ class RuleGuard:
             return verdict
         return Verdict(verdict.action, tuple(verdict.value), verdict.rules)
 
-    def stream(self, drafts: AsyncIterator[Draft]) -> AsyncIterator[Draft]:
+    def stream(self, drafts: AsyncIterator[Said]) -> AsyncIterator[Said | Draft]:
         if not self.for_stages("output", "tool_input", "tool_output"):
             return drafts
         return GuardedStream(self, drafts).run()

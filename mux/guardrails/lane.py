@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from mux.guardrails.compiled import Rule
 from mux.guardrails.scan import Blocked, Carried, Finding, FunctionScanner, PatternScanner, Scanner, Span
@@ -49,7 +50,7 @@ class Lane:
         self.start = 0  # absolute position of _text[0]
         self.end = 0
         self._limit = 0
-        self._found: list[Finding] = []  # of each scanner, last
+        self._limits: list[int] = []  # of each scanner, last
         self._spans: list[Span] = []
         self._escapes = is_json  # whether escapes are looked for already
         self.silenced = False
@@ -63,6 +64,29 @@ class Lane:
         Raises:
             Blocked: a blocking rule matches or can't be decided.
         """
+        await self._scan(text, final)
+
+    def advance(self, text: str) -> bool:
+        """Add text, however many pieces it came in, if a glance of each rule decides the same of it as
+        :meth:`push` would of every piece, and nothing is forbidden. ``False``: nothing has changed.
+        """
+        if self._spans or ("\\" in text and not self._escapes):
+            return False
+        limits: list[int] = []
+        for scanner in self._scanners:
+            limit = scanner.glance(text) if isinstance(scanner, PatternScanner) else None
+            if limit is None:
+                return False
+            limits.append(limit)
+        for scanner, limit in zip(self._scanners, limits, strict=True):
+            cast("PatternScanner", scanner).settle(text, limit)
+        self._text += text
+        self.end += len(text)
+        self._limits = limits
+        self._limit = min(limits, default=self.end)
+        return True
+
+    async def _scan(self, text: str, final: bool) -> list[Finding]:
         if not self._escapes and "\\" in text:
             self._escapes = True
             self._scanners += [
@@ -70,17 +94,21 @@ class Lane:
             ]
         self._text += text
         self.end += len(text)
-        self._found = []
+        all_found: list[Finding] = []
         for scanner in self._scanners:
             scanner.feed(text)
-            self._found.append(await scanner.scan(final))
+            all_found.append(await scanner.scan(final))
         limit = self.end
-        for found in self._found:
+        for found in all_found:
             limit = min(limit, found.limit)
             self._spans += found.spans
         if self.end - limit > _MAX_HELD:
             raise Blocked(self._rules[0], "held too long")
         self._limit = limit
+        # a border to the text before that is decided takes no scanner any more
+        self._scanners = [s for s in self._scanners if not isinstance(s, Carried) or s.open]
+        self._limits = [found.limit for found in all_found if found.limit <= self.end]
+        return all_found
 
     async def finish(self) -> list[Carried]:
         """The text ends here, which decides it. Readers may join the next one to it, though: so what had not
@@ -90,12 +118,12 @@ class Lane:
             Blocked: see :meth:`push`.
         """
         undecided = [
-            s.fork() if found.limit < self.end else None
-            for s, found in zip(self._scanners, self._found, strict=False)
+            s.fork() if limit < self.end else None
+            for s, limit in zip(self._scanners, self._limits, strict=False)
         ]
-        await self.push("", final=True)
+        all_found = await self._scan("", True)
         carried: list[Carried] = []
-        for twin, found in zip(undecided, self._found, strict=False):
+        for twin, found in zip(undecided, all_found, strict=False):
             if isinstance(twin, Carried):
                 carried.append(Carried(twin.inner, twin.before + self.end))
             elif twin is not None and not any(s.end == self.end for s in found.spans):

@@ -87,6 +87,26 @@ class PatternScanner:
     def feed(self, text: str) -> None:
         self.text += text
 
+    def glance(self, text: str) -> int | None:
+        """How far everything is decided with this text added, if one short search says so and nothing of it
+        is forbidden. Changes nothing; :meth:`settle` does.
+        """
+        rule, whole = self.rule, self.text + text
+        if len(whole) - self.at > min(rule.max_hold, _INLINE_CHARS):
+            return None  # on the way there it might have been held too long
+        try:
+            found = rule.hold.search(whole, self.at, partial=True, timeout=_INLINE_S, concurrent=False)
+        except TimeoutError:
+            return None
+        if found is None:
+            return self.start + len(whole)
+        return self.start + found.start() if found.partial else None
+
+    def settle(self, text: str, limit: int) -> None:
+        """Add text that a glance has decided up to ``limit``."""
+        self.text += text
+        self._settle(limit - self.start)
+
     async def scan(self, final: bool) -> Finding:
         try:
             if len(self.text) - self.at <= _INLINE_CHARS:

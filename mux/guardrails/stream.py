@@ -6,6 +6,9 @@ one kind is undecided and other drafts keep coming (reasoning that ended in half
 they wait for at most ``_PATIENCE`` drafts and then overtake it. Undecided text itself is never passed on: it
 follows when it is decided, with more text of its kind or at the end of its step.
 
+Text that comes together is decided by one search for all of it, as long as that finds nothing; where it finds
+something, the text is looked at again in the pieces that it came in, so that the same is shown.
+
 Pieces of tool arguments and streamed output wait in lanes of their own, behind which nothing else waits.
 """
 
@@ -15,10 +18,9 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
 
-from mux.agent import Draft, Nested, Outcome
+from mux.agent import Draft, Nested, Outcome, Said
 from mux.events import (
     ApprovalRequested,
     ApprovalResolved,
@@ -42,6 +44,7 @@ from mux.events import (
 )
 from mux.guardrails.compiled import Rule, Stage
 from mux.guardrails.failure import clean_failure
+from mux.guardrails.held import Call, Path, Segment, TextBody, at, blocked_result, cut, is_of
 from mux.guardrails.lane import Lane, clean_text, clean_value
 from mux.guardrails.scan import Blocked, Carried
 
@@ -54,45 +57,24 @@ _PATIENCE = 24  # drafts that wait behind undecided text of another kind, about 
 _OUR_ID = re.compile(r"call_[0-9a-f]{15}")  # chance may make it look like a card number
 _CLOSE_S = 5.0  # for an agent to close after a block
 
-_Delta: TypeAlias = Token | Reasoning | Refusal
 _DELTAS = (Token, Reasoning, Refusal)
-_Path: TypeAlias = tuple[str, ...]
-_Key: TypeAlias = tuple[_Path, type[_Delta]]
+_Key: TypeAlias = tuple[Path, type[TextBody]]
 # Bodies without a word of agent or model (steering carries what the user wrote).
 _OURS: tuple[type[Body], ...] = (StepReset, Phase, MessageReceived, MessageApplied, MessageReturned)
 _IDS = ("type", "call_id")  # ids are looked at once, when they first come
 _CALL_VALUES = (ToolStart, ApprovalRequested, ApprovalResolved)
 
 
-@dataclass(slots=True)
-class _Segment:
-    """A place in the queue that one lane's text goes to, up to position ``end`` of the lane."""
-
-    kind: type[_Delta]
-    path: _Path
-    lane: Lane
-    end: int
-
-
-@dataclass(slots=True)
-class _Call:
-    """The lanes of one tool call."""
-
-    path: _Path
-    arguments: Lane
-    progress: Lane
-    last_progress: ToolProgress | None = None
-
-
-class GuardedStream:
+class GuardedStream(Generic[Said]):
     """Passes one agent's drafts on; see the module's preface.
 
     Args:
         guard: the rules, their log and their refusal.
-        drafts: the agent's drafts; closed on every way out.
+        drafts: the agent's drafts; tokens that are ready together may come as one list. Closed on every
+            way out.
     """
 
-    def __init__(self, guard: RuleGuard, drafts: AsyncIterator[Draft]) -> None:
+    def __init__(self, guard: RuleGuard, drafts: AsyncIterator[Said]) -> None:
         self._guard = guard
         self._drafts = drafts
         self._output = guard.for_stages("output")
@@ -100,10 +82,10 @@ class GuardedStream:
         self._tool_output = guard.for_stages("output", "tool_output")
         self._lanes: dict[_Key, Lane] = {}
         self._carried: dict[_Key, list[Carried]] = {}  # undecided at the end of the step before
-        self._calls: dict[str, _Call] = {}
-        self._queue: deque[Draft | _Segment] = deque()
+        self._calls: dict[str, Call] = {}
+        self._queue: deque[Draft | Segment] = deque()
         self._waiting = 0  # drafts that came while the head of the queue was undecided text
-        self._open: dict[str, tuple[_Path, str]] = {}  # calls that were shown and have no result yet
+        self._open: dict[str, tuple[Path, str]] = {}  # calls that were shown and have no result yet
 
     async def run(self) -> AsyncIterator[Draft]:
         """The guarded drafts."""
@@ -111,24 +93,51 @@ class GuardedStream:
         failure: Exception | None = None
         try:
             try:
-                async for draft in self._drafts:
-                    for passed in await self._accept(draft):
+                async for said in self._drafts:
+                    together = said if isinstance(said, list) else [said]
+                    ready = self._at_once(together)
+                    for passed in ready or ():
                         yield passed
+                    for draft in together if ready is None else ():
+                        for passed in await self._accept(draft):
+                            yield passed
                 for passed in await self._end_texts(None):
                     yield passed
             except Blocked as e:
                 block = e
             except Exception as e:  # noqa: BLE001 - raised again below, without forbidden words
                 failure = e
+            # held text is never shown after a failure; after an orderly end nothing is left
+            for passed in await self._refuse(block) if block is not None else self._without_text():
+                yield passed
             if failure is not None:
-                for passed in self._without_text():  # held text is never shown after a failure
-                    yield passed
                 raise await clean_failure(failure, self._forbids)
-            if block is not None:
-                for passed in await self._refuse(block):
-                    yield passed
         finally:
             await self._close()
+
+    # --- text that is decided by a glance -------------------------------------------------------------------
+
+    def _at_once(self, drafts: list[Any]) -> list[Draft] | None:
+        """Text of the channel itself that came together, with one search for all of it (a draft at a time is
+        `_accept`'s way, which takes six times as long). ``None``: it has to go there, draft by draft.
+        """
+        kind = type(drafts[0])
+        if kind is not Token and kind is not Reasoning:
+            return None
+        lane, queue = self._lanes.get(((), kind)), self._queue
+        if lane is None or (queue and not (len(queue) == 1 and is_of(queue[0], lane))):
+            return None  # something else waits before it
+        texts = [draft.content for draft in drafts]
+        held = lane.end - lane.start
+        if not lane.advance("".join(texts)):
+            return None
+        text, _ = lane.take()
+        queue.clear()
+        if lane.start < lane.end:
+            queue.append(Segment(kind, (), lane, lane.end))
+        elif not held:
+            return [draft for draft, said in zip(drafts, texts, strict=True) if said]
+        return [kind.of(piece) for piece in cut(text, held, texts) if piece]
 
     # --- one draft -----------------------------------------------------------------------------------------
 
@@ -149,7 +158,7 @@ class GuardedStream:
             self._waiting = _PATIENCE  # agents wait until these are in the log: never behind others' text
         return [*passed, *await self._drain()]
 
-    async def _delta(self, path: _Path, body: _Delta) -> list[Draft]:
+    async def _delta(self, path: Path, body: TextBody) -> list[Draft]:
         kind = type(body)
         lane = self._lanes.get((path, kind))
         if lane is None:
@@ -157,13 +166,13 @@ class GuardedStream:
             self._lanes[path, kind] = lane
         await lane.push(body.content)
         last = self._queue[-1] if self._queue else None
-        if isinstance(last, _Segment) and last.lane is lane:
+        if isinstance(last, Segment) and last.lane is lane:
             last.end = lane.end
         else:
-            self._queue.append(_Segment(kind, path, lane, lane.end))
+            self._queue.append(Segment(kind, path, lane, lane.end))
         return await self._drain()
 
-    async def _other(self, path: _Path, body: Body, draft: Draft) -> None:
+    async def _other(self, path: Path, body: Body, draft: Draft) -> None:
         """Queue a draft that is no delta of text, cleaned."""
         if isinstance(body, ToolCall):
             await self._call(path, body.call_id)
@@ -183,14 +192,14 @@ class GuardedStream:
         else:
             await self._cleaned(path, body, self._output, "output")
 
-    async def _cleaned(self, path: _Path, body: Body, rules: tuple[Rule, ...], stage: Stage) -> None:
+    async def _cleaned(self, path: Path, body: Body, rules: tuple[Rule, ...], stage: Stage) -> None:
         """Queue a body with every string in it checked as a whole."""
         values = {k: v for k, v in body.model_dump(exclude_none=True).items() if k not in _IDS}
         cleaned, fired = await clean_value(values, rules)
         if fired:
-            self._queue.extend(_at(path, hit) for hit in self._hits(fired, stage))
+            self._queue.extend(at(path, hit) for hit in self._hits(fired, stage))
             body = body.model_copy(update=cast("dict[str, Any]", cleaned))
-        self._queue.append(_at(path, body))
+        self._queue.append(at(path, body))
 
     def _hits(self, fired: list[Rule], stage: Stage) -> list[GuardrailHit]:
         """Events for masked rules: at ``output`` where the rule holds there, else at ``stage``."""
@@ -202,29 +211,29 @@ class GuardedStream:
 
     # --- tool calls ----------------------------------------------------------------------------------------
 
-    async def _call(self, path: _Path, call_id: str) -> _Call:
+    async def _call(self, path: Path, call_id: str) -> Call:
         call = self._calls.get(call_id)
         if call is None:
             if not _OUR_ID.fullmatch(call_id):
                 _, fired = await clean_text(call_id, self._output)
                 if fired:  # an id can't be masked: others refer to it
                     raise Blocked(fired[0])
-            call = _Call(path, Lane(self._tool_input, is_json=True), Lane(self._tool_output))
+            call = Call(path, Lane(self._tool_input, is_json=True), Lane(self._tool_output))
             self._calls[call_id] = call
         return call
 
-    async def _arguments(self, path: _Path, body: ToolArgs, *, final: bool = False) -> None:
+    async def _arguments(self, path: Path, body: ToolArgs, *, final: bool = False) -> None:
         lane = (await self._call(path, body.call_id)).arguments
         content = await self._lane_text(lane, body.content, "tool_input", path, final=final)
         if content:
-            self._queue.append(_at(path, body.model_copy(update={"content": content})))
+            self._queue.append(at(path, body.model_copy(update={"content": content})))
 
     async def _end_arguments(self, call_id: str) -> None:
         call = self._calls.get(call_id)
         if call is not None:
             await self._arguments(call.path, ToolArgs(call_id=call_id, content=""), final=True)
 
-    async def _progress(self, path: _Path, body: ToolProgress) -> None:
+    async def _progress(self, path: Path, body: ToolProgress) -> None:
         call = await self._call(path, body.call_id)
         call.last_progress = body
         content: str | None = None
@@ -234,7 +243,7 @@ class GuardedStream:
         if content is not None:
             last = self._queue.pop()
             cleaned = cast("ToolProgress", last.body if isinstance(last, Nested) else last)
-            self._queue.append(_at(path, cleaned.model_copy(update={"content": content})))
+            self._queue.append(at(path, cleaned.model_copy(update={"content": content})))
 
     async def _end_progress(self, call_id: str) -> None:
         call = self._calls.get(call_id)
@@ -243,10 +252,10 @@ class GuardedStream:
         content = await self._lane_text(call.progress, "", "tool_output", call.path, final=True)
         if content:
             rest = ToolProgress(call_id=call_id, elapsed_ms=call.last_progress.elapsed_ms, content=content)
-            self._queue.append(_at(call.path, rest))
+            self._queue.append(at(call.path, rest))
 
     async def _lane_text(
-        self, lane: Lane, text: str, stage: Stage, path: _Path, *, final: bool = False
+        self, lane: Lane, text: str, stage: Stage, path: Path, *, final: bool = False
     ) -> str:
         """Add to a call's lane and take what is decided. A tool rule that blocks only silences the lane:
         the loop asks the guard about the whole value, and answers the model with a blocked result."""
@@ -260,10 +269,10 @@ class GuardedStream:
             lane.silenced = True
             return ""
         content, fired = lane.take()
-        self._queue.extend(_at(path, hit) for hit in self._hits(fired, stage))
+        self._queue.extend(at(path, hit) for hit in self._hits(fired, stage))
         return content
 
-    async def _result(self, path: _Path, body: ToolResult) -> None:
+    async def _result(self, path: Path, body: ToolResult) -> None:
         await self._call(path, body.call_id)
         await self._end_arguments(body.call_id)
         await self._end_progress(body.call_id)
@@ -275,8 +284,8 @@ class GuardedStream:
                 raise
             self._guard.blocked(e, "tool_output")
             hit = GuardrailHit(rule=e.rule.name, stage="tool_output", action="blocked")
-            self._queue.append(_at(path, hit))
-            self._queue.append(_at(path, _blocked_result(body.call_id, body.tool, body.elapsed_ms)))
+            self._queue.append(at(path, hit))
+            self._queue.append(at(path, blocked_result(body.call_id, body.tool, body.elapsed_ms)))
 
     # --- the queue -----------------------------------------------------------------------------------------
 
@@ -286,7 +295,7 @@ class GuardedStream:
         overtaken = False
         while self._queue:
             head = self._queue[0]
-            if isinstance(head, _Segment):
+            if isinstance(head, Segment):
                 self._take(head, passed)
                 if head.lane.start < head.end:
                     self._waiting += len(self._queue) > 1
@@ -300,11 +309,11 @@ class GuardedStream:
             self._waiting = 0
         return passed
 
-    def _take(self, segment: _Segment, passed: list[Draft]) -> None:
+    def _take(self, segment: Segment, passed: list[Draft]) -> None:
         text, fired = segment.lane.take(segment.end)
-        passed += [_at(segment.path, hit) for hit in self._guard.masked(fired, "output")]
+        passed += [at(segment.path, hit) for hit in self._guard.masked(fired, "output")]
         if text:
-            passed.append(_at(segment.path, segment.kind(content=text)))
+            passed.append(at(segment.path, segment.kind(content=text)))
 
     def _note(self, draft: Draft) -> None:
         path, body = (draft.path, draft.body) if isinstance(draft, Nested) else ((), draft)
@@ -313,20 +322,20 @@ class GuardedStream:
         elif isinstance(body, ToolResult):
             self._open.pop(body.call_id, None)
 
-    async def _end_texts(self, path: _Path | None) -> list[Draft]:
+    async def _end_texts(self, path: Path | None) -> list[Draft]:
         """A step of this path (``None``: everything) is over: decide all of its text."""
         for key, lane in list(self._lanes.items()):
             if path is None or key[0] == path:
                 self._carried[key] = await lane.finish()
                 # also for what was overtaken, which has no place in the queue any more
-                self._queue.append(_Segment(key[1], key[0], lane, lane.end))
+                self._queue.append(Segment(key[1], key[0], lane, lane.end))
                 del self._lanes[key]
         for call_id, call in list(self._calls.items()):
             if path is None or call.path == path:
                 await self._end_arguments(call_id)
         return await self._drain()
 
-    def _reset(self, path: _Path, draft: Draft) -> list[Draft]:
+    def _reset(self, path: Path, draft: Draft) -> list[Draft]:
         """The step is done again: its undecided text was never shown and never will be."""
         for key in [k for k in self._lanes if k[0] == path]:
             del self._lanes[key]
@@ -334,7 +343,7 @@ class GuardedStream:
 
     def _without_text(self) -> list[Draft]:
         """The queue but for its text, which waits in its lane if it is still wanted."""
-        kept = [d for d in self._queue if not isinstance(d, _Segment)]
+        kept = [d for d in self._queue if not isinstance(d, Segment)]
         self._queue.clear()
         self._waiting = 0
         for draft in kept:
@@ -359,7 +368,7 @@ class GuardedStream:
         stage: Stage = "output" if "output" in block.rule.stages else "tool_input"
         self._guard.blocked(block, stage)
         await self._close()
-        results = [_at(path, _blocked_result(call_id, tool)) for call_id, (path, tool) in self._open.items()]
+        results = [at(path, blocked_result(call_id, tool)) for call_id, (path, tool) in self._open.items()]
         refusal = self._guard.refusal(block.rule)
         return [
             *results,
@@ -385,14 +394,3 @@ class GuardedStream:
                 await close()
         except Exception as e:  # noqa: BLE001 - how an agent takes its closing must not undo the refusal
             self._guard.log.warning("agent failed while closing", error=type(e).__name__)
-
-
-def _blocked_result(call_id: str, tool: str, elapsed_ms: int = 0) -> ToolResult:
-    return ToolResult(
-        call_id=call_id, tool=tool, output="Blocked by a guardrail of this server.",
-        is_error=True, error="blocked", elapsed_ms=elapsed_ms,
-    )  # fmt: skip
-
-
-def _at(path: _Path, body: Body) -> Body | Nested:
-    return Nested(path, body) if path else body

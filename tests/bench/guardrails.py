@@ -17,19 +17,23 @@ WORDS = ("The ", "quick ", "brown ", "fox ", "jumps ", "over ", "12 ", "lazy ", 
 COUNT = 3000
 
 
-async def _drafts() -> AsyncIterator[Draft]:
-    for i in range(COUNT):
-        yield Token.of(WORDS[i % len(WORDS)])
+TOGETHER = 32  # words that a fast model says between two looks of its guardrails
+
+
+async def _drafts(together: int) -> AsyncIterator[Draft | list[Token]]:
+    for i in range(0, COUNT, together):
+        said = [Token.of(WORDS[j % len(WORDS)]) for j in range(i, min(i + together, COUNT))]
+        yield said if together > 1 else said[0]
     yield Outcome()
 
 
-def _side(rules: dict[str, GuardrailRule]) -> Side:
+def _side(rules: dict[str, GuardrailRule], together: int = 1) -> Side:
     compiled = Rules.compile(rules)
 
     async def work() -> float:
         guard = compiled.guard(run="r", channel="c", refusal="no")
         size = 0
-        async for draft in guard.stream(_drafts()):
+        async for draft in guard.stream(_drafts(together)):
             if isinstance(draft, Token):
                 size += len(draft.content)
         assert size == sum(len(WORDS[i % len(WORDS)]) for i in range(COUNT))
@@ -39,12 +43,15 @@ def _side(rules: dict[str, GuardrailRule]) -> Side:
 
 
 async def run(report: Report, *, quick: bool) -> None:
-    """Clean prose, a word at a time."""
+    """Clean prose, a word at a time and several together."""
     key = GuardrailRule(pattern="sk-[A-Za-z0-9]{20,}")
+    every = {name: GuardrailRule(preset=name) for name in PRESETS}
     sides = {
         "one pattern": _side({"no-keys": key}),
+        f"one pattern, {TOGETHER} words together": _side({"no-keys": key}, TOGETHER),
         **{f"preset {name}": _side({name: GuardrailRule(preset=name)}) for name in PRESETS},
-        "all presets": _side({name: GuardrailRule(preset=name) for name in PRESETS}),
+        "all presets": _side(every),
+        f"all presets, {TOGETHER} words together": _side(every, TOGETHER),
         "no rule": _side({}),
     }
     report.add(*await interleaved("guardrails", sides, rounds=3 if quick else 5, against="no rule"))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mux.agent import AgentContext, Draft, Nested, OpenGuard
+from mux.agent import AgentContext, Draft, Nested, OpenGuard, Said
 from mux.events import (
     ApprovalResolved,
     Body,
@@ -76,7 +76,7 @@ async def test_a_token_is_logged_and_shown_two_turns_of_the_loop_after_it_could_
 class Watching(OpenGuard):
     """Lets everything pass, but looks at every draft by itself, as a guard with rules does."""
 
-    async def stream(self, drafts: AsyncIterator[Draft]) -> AsyncIterator[Draft]:
+    async def stream(self, drafts: AsyncIterator[Said]) -> AsyncIterator[Said | Draft]:
         async for draft in drafts:
             yield draft
 

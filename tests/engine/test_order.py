@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mux.agent import AgentContext, Draft, OpenGuard, Outcome, Verdict
+from mux.agent import AgentContext, Draft, OpenGuard, Outcome, Said, Verdict
 from mux.errors import BadRequest, NotFound
 from mux.events import StepFinished, StepStarted, Token
 from mux.log import MemoryStore, RunRow
@@ -273,11 +273,12 @@ async def test_blocked_input_is_refused_before_the_agent_runs_and_masked_input_i
 class Closing(OpenGuard):
     """Stops the agent at its second draft."""
 
-    def stream(self, drafts: AsyncIterator[Draft]) -> AsyncIterator[Draft]:
+    def stream(self, drafts: AsyncIterator[Said]) -> AsyncIterator[Said | Draft]:
         return self._stream(drafts)
 
-    async def _stream(self, drafts: AsyncIterator[Draft]) -> AsyncIterator[Draft]:
-        yield await anext(drafts)
+    async def _stream(self, drafts: AsyncIterator[Said]) -> AsyncIterator[Said | Draft]:
+        first = await anext(drafts)
+        yield first[0] if isinstance(first, list) else first
         await drafts.aclose()  # type: ignore[attr-defined]
         yield Outcome(status="refused", output="no")
 

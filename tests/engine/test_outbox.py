@@ -10,6 +10,7 @@ from mux.agent import Draft
 from mux.engine.outbox import Outbox
 from mux.errors import AgentError
 from mux.events import StepStarted, Token
+from mux.merge import Burst
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -19,8 +20,11 @@ def token(n: int) -> Token:
 
 
 async def read(box: Outbox) -> list[Draft]:
-    """What is left."""
-    return [draft async for draft in box]
+    """What is left, one by one."""
+    left: list[Draft] = []
+    async for said in box:
+        left += said if isinstance(said, Burst) else [said]
+    return left
 
 
 async def test_a_full_outbox_holds_its_writers_back_and_keeps_their_order() -> None:
@@ -42,6 +46,32 @@ async def test_a_full_outbox_holds_its_writers_back_and_keeps_their_order() -> N
     await writer
 
 
+async def test_tokens_that_wait_in_a_row_come_as_one_burst_and_nothing_else_does() -> None:
+    box = Outbox(9)
+    step = StepStarted(step=1)
+    for draft in (token(0), token(1), step, token(2), step, step, token(3), token(4), token(5)):
+        assert box.offer(draft)
+    box.finish()
+    assert [said async for said in box] == [
+        Burst([token(0), token(1)]), step, token(2), step, step, Burst([token(3), token(4), token(5)])
+    ]  # fmt: skip
+
+
+async def test_a_burst_lets_as_many_writers_in_as_it_took() -> None:
+    box = Outbox(3)
+    for n in range(3):
+        assert box.offer(token(n))
+    writers = [asyncio.create_task(box.put(token(n))) for n in range(3, 7)]
+    await asyncio.sleep(0)
+    assert await anext(box) == [token(n) for n in range(3)]
+    await asyncio.sleep(0)
+    assert [w.done() for w in writers] == [True, True, True, False]
+    box.finish()
+    await asyncio.wait(writers)
+    assert isinstance(writers[3].exception(), AgentError)
+    assert await read(box) == [token(n) for n in range(3, 6)]
+
+
 async def test_every_draft_has_a_place_of_its_own_and_forced_ones_need_none() -> None:
     box = Outbox(2)
     step = StepStarted(step=1)
@@ -60,19 +90,20 @@ async def test_every_draft_has_a_place_of_its_own_and_forced_ones_need_none() ->
 
 async def test_each_draft_that_is_taken_lets_one_writer_in() -> None:
     box = Outbox(2)
-    writers = [asyncio.create_task(box.put(token(n))) for n in range(5)]
+    drafts = [StepStarted(step=n) for n in range(5)]
+    writers = [asyncio.create_task(box.put(draft)) for draft in drafts]
     for taken in range(2):
         for _ in range(3):
             await asyncio.sleep(0)
         assert sum(w.done() for w in writers) == 2 + taken
-        assert await anext(box) == token(taken)
+        assert await anext(box) == drafts[taken]
     for _ in range(3):
         await asyncio.sleep(0)
     assert [w.done() for w in writers] == [True, True, True, True, False]
     box.finish()
     with pytest.raises(AgentError):
         await writers[4]
-    assert await read(box) == [token(2), token(3)]
+    assert await read(box) == drafts[2:4]
 
 
 async def test_closing_drops_what_is_left_stops_the_writers_and_refuses_more() -> None:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(120)  # many examples, each of them a pattern t
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
 
-def _patterns() -> st.SearchStrategy[str]:
+def patterns() -> st.SearchStrategy[str]:
     atoms = st.sampled_from(["a", "b", "-", "1", " ", r"\w", r"\d", "[ab]", "[^a]", r"\s", "."])
     asserts = st.sampled_from(
         [r"\b", r"\B", "$", "^", r"\A", r"\Z", "(?!a)", "(?=b)", "(?<!b)", "(?<=a)", "(?!ab)"]
@@ -75,7 +75,7 @@ def found_in(pattern: str, text: str) -> list[tuple[int, int]]:
 
 
 @MANY
-@given(_patterns(), split_texts())
+@given(patterns(), split_texts())
 @example(r"a\Bb", ["a", "b"])
 @example(r"ab(?!1)", ["ab", "1"])
 @example(r"ab$", ["ab", "\n", "a"])
@@ -96,7 +96,7 @@ async def test_a_blocked_span_never_shows_and_clean_text_is_unchanged(
 
 
 @MANY
-@given(_patterns(), split_texts())
+@given(patterns(), split_texts())
 async def test_masking_the_flow_is_masking_the_whole(pattern: str, pieces: list[str]) -> None:
     rule = usable(pattern, action="mask", mask="#")
     text = "".join(pieces)
@@ -111,7 +111,7 @@ async def test_masking_the_flow_is_masking_the_whole(pattern: str, pieces: list[
 
 
 @MANY
-@given(st.lists(_patterns(), min_size=2, max_size=3), split_texts())
+@given(st.lists(patterns(), min_size=2, max_size=3), split_texts())
 async def test_several_rules_release_what_all_of_them_have_decided(
     patterns: list[str], pieces: list[str]
 ) -> None:
@@ -127,7 +127,7 @@ async def test_several_rules_release_what_all_of_them_have_decided(
 
 
 @MANY
-@given(_patterns(), st.lists(st.tuples(st.integers(0, 3), st.text(ALPHABET, max_size=6)), max_size=40))
+@given(patterns(), st.lists(st.tuples(st.integers(0, 3), st.text(ALPHABET, max_size=6)), max_size=40))
 async def test_texts_that_are_said_at_once_are_each_decided_alone(
     pattern: str, said: list[tuple[int, str]]
 ) -> None:
