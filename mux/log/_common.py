@@ -106,6 +106,10 @@ class Heads:
         """The head, if the run was appended to in this process and is not final."""
         return self._known.get(run)
 
+    def known(self) -> list[tuple[str, Head]]:
+        """All of them."""
+        return list(self._known.items())
+
     def set(self, run: str, head: Head) -> None:
         """Say where the log stands now, and wake whoever waits for it to grow."""
         known = self._known.get(run)

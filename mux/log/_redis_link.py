@@ -30,6 +30,9 @@ _DOWN_S = (
     0.5  # more than a pause: patience of a call that comes when the outage has been longer than the bound
 )
 _GONE = (refusals.ConnectionError, refusals.TimeoutError, OSError, EOFError, TimeoutError)
+# This one is no master (any more): its address may lead to the new one soon.
+_NO_MASTER = (refusals.ReadOnlyError, refusals.ClusterDownError, refusals.TryAgainError)
+_AGAIN = (*_GONE, *_NO_MASTER)
 # A connection that another attempt won't mend.
 _FINAL = (refusals.AuthenticationError, refusals.AuthorizationError)
 
@@ -68,18 +71,22 @@ class Link:
         target: where Redis is.
         outage_s: seconds that a call waits for a Redis that does not answer.
         what: a word for the log lines: what waits meanwhile.
+        reconnected: called after each outage.
     """
 
-    def __init__(self, target: Target, *, outage_s: float, what: str) -> None:
+    def __init__(
+        self, target: Target, *, outage_s: float, what: str, reconnected: Callable[[], None] | None = None
+    ) -> None:
         self._target = target
         self._outage_s = outage_s
         self._what = what
+        self._reconnected = reconnected
         self._connection: Any = None
         self._calls: deque[_Call] = deque()
         self._woken: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._down_since: float | None = None
-        self._reason = ""
+        self._error: Exception = ConnectionError()
 
     async def start(self) -> None:
         """Connect. Raises StoreError ``store_failed``."""
@@ -103,6 +110,7 @@ class Link:
             await asyncio.gather(task, return_exceptions=True)
         self._fail_all(self._closed())
         await self._disconnect()
+        self._down_since = None
 
     def call(self, name: str, *args: Any, done: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
         """Run a script; ``done`` is told its answer even if nobody waits for it any more.
@@ -137,7 +145,7 @@ class Link:
                 await self._woken
             try:
                 await self._exchange()
-            except _GONE as e:
+            except _AGAIN as e:
                 await self._recover(e)
             except Exception as e:  # noqa: BLE001 - a defect here must not leave callers waiting for ever
                 get_logger().exception("store link failed", store=self._target.shown)
@@ -163,7 +171,7 @@ class Link:
                 except refusals.NoScriptError:
                     again.append(call)
                     value = None
-                except _GONE:  # also LOADING: Redis has just started
+                except _AGAIN:  # also LOADING: Redis has just started
                     self._calls.extendleft(reversed(again))
                     raise
                 except refusals.ResponseError as e:
@@ -181,9 +189,9 @@ class Link:
         """Connect again, however long it takes; calls whose time is over are told."""
         loop = asyncio.get_running_loop()
         self._down_since = loop.time()
-        self._reason = type(error).__name__
+        self._error = error
         log = get_logger(store=self._target.shown)
-        log.warning("store does not answer", waiting=self._what, reason=self._reason)
+        log.warning("store does not answer", waiting=self._what, reason=type(error).__name__)
         told = False
         attempts = 0
         while True:
@@ -198,7 +206,7 @@ class Link:
             except _FINAL as e:
                 self._fail_all(refusal(e, self._target))
             except (*_GONE, refusals.RedisError) as e:
-                self._reason = type(e).__name__
+                self._error = e
             finally:
                 if not attempt.done():
                     attempt.cancel()
@@ -212,6 +220,8 @@ class Link:
         down_s = loop.time() - self._down_since
         self._down_since = None
         log.info("store answers again", down_s=round(down_s, 2))
+        if self._reconnected is not None:
+            self._reconnected()
 
     def _expire(self, log: Any, told: bool) -> bool:
         now = asyncio.get_running_loop().time()
@@ -220,7 +230,7 @@ class Link:
             return told
         self._calls = deque(call for call in self._calls if call.deadline > now)
         for call in over:
-            call.fail(self._unreachable())
+            call.fail(self._unreachable(self._error))
         if not told:
             log.error("store does not answer for too long", failing=self._what, waited_s=self._outage_s)
         return True
@@ -255,10 +265,10 @@ class Link:
         while self._calls:
             self._calls.popleft().fail(error)
 
-    def _unreachable(self, error: Exception | None = None) -> StoreError:
-        if isinstance(error, _FINAL):
+    def _unreachable(self, error: Exception) -> StoreError:
+        if isinstance(error, (*_FINAL, *_NO_MASTER)):
             return refusal(error, self._target)
-        reason = type(error).__name__ if error is not None else self._reason
+        reason = type(error).__name__
         return StoreError(
             "store_failed",
             f"{self._target.shown} does not answer ({reason}). Check that Redis runs and can be reached; "
@@ -300,4 +310,13 @@ def refusal(error: Exception, target: Target) -> StoreError:
         )
     if isinstance(error, refusals.ReadOnlyError):
         return StoreError("store_readonly", f"{where} is a replica. Use its master's address with --store.")
+    if isinstance(error, refusals.ClusterDownError):
+        return StoreError("store_failed", f"{where} belongs to a cluster that is not complete now.")
+    if isinstance(error, refusals.MovedError):
+        return StoreError(
+            "store_failed",
+            f"{where} is a cluster's node that has not Mux's keys. Use {error.host}:{error.port} "
+            "with --store.",
+            retryable=False,
+        )
     return StoreError("store_failed", f"{where} refused a command: {text[:200]}")

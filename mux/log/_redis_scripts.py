@@ -87,9 +87,9 @@ call('INCRBY', P..'bytes', ARGV[6])
 return {'ok', s[3], s[4], ARGV[5]}
 """
 
-# ARGV: token, run, fence. The log is shorter than what this server was told: a tail was lost.
+# ARGV: token, run. The log is shorter than what this server was told: a tail was lost.
 _LOST = """
-if call('HGET', key, 'fence') ~= ARGV[3] then return {'fenced', call('HGET', key, 'fence') or '0'} end
+if call('EXISTS', key) == 0 then return {'missing'} end
 return {'ok', call('HINCRBY', key, 'epoch', 1)}
 """
 

@@ -87,6 +87,10 @@ def target_of(url: str) -> Target:
         raise wrong
     if scheme != "unix" and path and not path.isdecimal():
         raise wrong
+    try:
+        Target("", options).connection()
+    except (TypeError, ValueError, ImportError):  # an option that no connection has
+        raise wrong from None
     for secret in (parts.password, *parse_qs(parts.query).get("password", ())):
         register_secret(secret)
         register_secret(unquote(secret) if secret else None)

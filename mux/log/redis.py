@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, cast
 
 from mux._failpoints import failpoint
-from mux.errors import Conflict, Fenced, StoreError
+from mux.errors import Conflict, Fenced, NotFound, StoreError
 from mux.events import Record
 from mux.log import _chunks
 from mux.log._common import (
@@ -71,7 +71,9 @@ class RedisStore:
         self.info = StoreInfo(self._target.shown, "process", "its durability is not known yet")
         self._heads = Heads()
         self._lease = Lease(self._target, ttl_s=lease_s)
-        self._writer = Link(self._target, outage_s=outage_s, what="writes")
+        self._lost: set[str] = set()  # runs whose end Redis lost, until somebody takes them over
+        self._verifying: asyncio.Task[None] | None = None
+        self._writer = Link(self._target, outage_s=outage_s, what="writes", reconnected=self._reconnected)
         self._reader = Link(self._target, outage_s=min(_READ_S, outage_s), what="reads")
 
     async def open(self, *, url: str | None = None) -> None:
@@ -114,6 +116,9 @@ class RedisStore:
     async def close(self) -> None:
         """See `mux.log.base.Store.close`."""
         self._heads.clear()
+        if self._verifying is not None:
+            self._verifying.cancel()
+            await asyncio.gather(self._verifying, return_exceptions=True)
         await self._writer.stop()
         await self._reader.stop()
         await self._lease.release()
@@ -179,27 +184,43 @@ class RedisStore:
             newest = int(answer[1])
             check_append(run, newest, 0, fence, ())
         if answer[0] == b"seq":
-            await self._check_loss(run, fence, int(answer[1]))
+            await self._check_loss(run, int(answer[1]))
+            if run in self._lost:
+                raise StoreError(
+                    "store_failed", f"{self._target.shown} lost the end of run {run!r}.", retryable=False
+                )
             raise Conflict(
                 "seq_conflict",
                 f"Run {run!r} expects seq {int(answer[1]) + 1} next, and was given {bounds[0]}.",
             )
         failpoint("append.after")
 
-    async def _check_loss(self, run: str, fence: int, head: int) -> None:
-        """Raise StoreError if Redis has less than what it acknowledged, after giving the run a new epoch."""
+    async def _check_loss(self, run: str, head: int) -> None:
+        """If Redis has less than what it acknowledged, give the run a new epoch, and refuse its appends until
+        it is claimed again."""
         known = self._heads.get(run)
         if known is None or known.head <= head:
             return
-        self._heads.forget(run)
-        await self._write("lost", run, fence)
+        self._lost.add(run)
+        await self._write("lost", run, done=lambda _: self._heads.forget(run))
         get_logger(run=run).error(
             "Redis lost the end of the run, which viewers saw; it goes on from what is left",
             store=self._target.shown, had=known.head, has=head,
         )  # fmt: skip
-        raise StoreError(
-            "store_failed", f"{self._target.shown} lost the end of run {run!r}.", retryable=False
-        )
+
+    def _reconnected(self) -> None:
+        self._verifying = asyncio.get_running_loop().create_task(self._verify(), name="mux-redis-verify")
+
+    async def _verify(self) -> None:
+        """After an outage: what was acknowledged must be there, also of runs that write nothing just now."""
+        for run, _ in self._heads.known():
+            try:
+                await self._check_loss(run, int((await self._read("head", run))[3]))
+            except NotFound:
+                self._heads.forget(run)
+            except StoreError as e:  # down again; the next append finds out, or the next reconnection
+                get_logger(run=run).warning("run not checked after an outage", code=e.code)
+                return
 
     async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
         """See `mux.log.base.EventLog.read`."""
@@ -299,7 +320,9 @@ class RedisStore:
 
     async def claim(self, run: str, owner: str) -> int:
         """See `mux.log.base.RunStore.claim`."""
-        return int((await self._write("claim", run, owner))[1])
+        fence = int((await self._write("claim", run, owner))[1])
+        self._lost.discard(run)
+        return fence
 
     async def index_text(self, run: str, channel: str | None, text: str) -> None:
         """See `mux.log.base.RunStore.index_text`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,3 +20,17 @@ def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 def redis(redis_process: RedisServer) -> RedisServer:
     redis_process.empty()
     return redis_process
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that may be killed: what it acknowledged is on its disk."""
+    with redis_server(tmp_path, appendonly="yes", appendfsync="always") as server:
+        yield server
+
+
+@pytest.fixture
+def snapshots(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that loses what came after its last SAVE."""
+    with redis_server(tmp_path, save="3600 1000000") as server:
+        yield server

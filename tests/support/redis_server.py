@@ -8,11 +8,23 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RedisServer", "command_path", "redis_server"]
+from mux.log._redis_scripts import PREFIX
+from mux.log.redis import RedisStore
+
+LEASE = PREFIX + "lease"
+
+__all__ = [
+    "LEASE",
+    "RedisServer",
+    "command_path",
+    "free_port",
+    "opened",
+    "redis_server",
+]
 
 
 def command_path() -> str | None:
@@ -31,7 +43,7 @@ class RedisServer:
     def __init__(self, folder: Path, **options: str) -> None:
         self.folder = folder
         self.options = {"appendonly": "no", "save": "", **options}
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -104,7 +116,19 @@ def redis_server(folder: Path, **options: str) -> Iterator[RedisServer]:
         server.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, **options: Any) -> AsyncIterator[RedisStore]:
+    """A store that is open in the block."""
+    store = RedisStore(url, **options)
+    await store.open(url="http://127.0.0.1:1")
+    try:
+        yield store
+    finally:
+        await store.close()
