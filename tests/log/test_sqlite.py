@@ -307,6 +307,31 @@ async def test_a_lone_append_to_a_live_log_commits_without_a_thread_unless_it_is
     await store.close()
 
 
+@pytest.mark.parametrize(("share", "credit_s", "inline"), [(1e9, 0.0, 1), (4, 60.0, 20)])
+async def test_appends_in_a_row_are_committed_without_a_thread_while_they_have_credit(
+    path: Path, share: float, credit_s: float, inline: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(path)
+    await store.create(row("r1"))
+    fence = await store.claim("r1", "me")
+    threads: list[int] = []
+    await store._writer.submit(
+        lambda s: s.db.set_trace_callback(
+            lambda sql: threads.append(get_ident()) if "chunks" in sql else None
+        )
+    )
+    monkeypatch.setattr(_writer, "_SHARE", share)
+    monkeypatch.setattr(_writer, "_CREDIT_S", credit_s)
+    monkeypatch.setattr(_writer, "_STALLED_S", 60.0)
+    for seq in range(1, 21):
+        await store.append("r1", fence, records("r1", seq, 1))
+    assert len(threads) == 20
+    assert threads.count(get_ident()) == inline
+    await store._writer.submit(lambda s: s.db.set_trace_callback(None))
+    assert await read_seqs(store) == list(range(1, 21))
+    await store.close()
+
+
 async def test_an_append_overtakes_nothing_that_was_submitted_before_it(path: Path) -> None:
     store = await opened(path)
     await store.create(row("r1"))
