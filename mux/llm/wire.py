@@ -64,17 +64,8 @@ class RecordReader:
     """
 
     __slots__ = (
-        "_body",
-        "_bom",
-        "_data",
-        "_event",
-        "_held",
-        "_partial",
-        "_parts",
-        "_skip_lf",
-        "_sse",
-        "noise",
-    )
+        "_body", "_bom", "_data", "_event", "_held", "_partial", "_parts", "_skip_lf", "_sse", "noise"
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._bom: bytes | None = b""  # up to two bytes that may begin a BOM; None once that is settled
@@ -117,6 +108,16 @@ class RecordReader:
             self._parts.append(rest)
             self._partial += len(rest)
             self._hold(0)
+
+    def lone(self, chunk: bytes) -> bytes | None:
+        """The data of a chunk that is exactly one record, of one line ``data: {…}``: nearly all are that come
+        one by one. ``None``: nothing was read, :meth:`records` does. A quarter of the cost of bytes to delta.
+        """
+        plain = chunk[:7] == b"data: {" and chunk.find(b"\n") == len(chunk) - 2 and chunk[-1] == 10
+        if not plain or b"\r" in chunk or len(chunk) > MAX_RECORD or not self._between():
+            return None
+        self._sse = True
+        return chunk[6:-2]
 
     def records(self, chunk: bytes) -> Iterator[bytes | Record | Body]:
         """:meth:`feed` at a third of the cost: a record that is one line ``data: {…}``, which nearly all are,
@@ -293,6 +294,9 @@ class TurnReader:
             if self._size > MAX_TURN:
                 raise broken(f"One turn is larger than {MAX_TURN >> 20} MiB.", retryable=False)
             plain = self._parser.record
+            if (lone := self._reader.lone(chunk)) is not None:
+                plain("", lone)
+                return self._taken()
             for record in self._reader.records(chunk):
                 if isinstance(record, bytes):
                     plain("", record)
