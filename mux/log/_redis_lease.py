@@ -43,14 +43,15 @@ class Lease:
 
     Attributes:
         token: what the scripts compare.
-        lost: why it is no longer ours.
+        lost: it is no longer ours, and nothing may be written any more.
     """
 
     def __init__(self, target: Target, *, ttl_s: float = TTL_S) -> None:
         self._target = target
         self._ttl_s = ttl_s
         self.token = secrets.token_hex(8)
-        self.lost: StoreError | None = None
+        self.lost = False
+        self._emptied = False
         self._url: str | None = None
         self._generation = b"0"
         self._thread: threading.Thread | None = None
@@ -120,9 +121,9 @@ class Lease:
 
     def _keep(self) -> None:
         told = False
-        while not self._stop.wait(self._ttl_s / 4) and self.lost is None:
+        while not self._stop.wait(self._ttl_s / 4) and not self.lost:
             renewed = self.renew()
-            if not renewed and not told and self.lost is None:
+            if not renewed and not told and not self.lost:
                 get_logger().warning(
                     "store lease not renewed: Redis does not answer", store=self._target.shown
                 )
@@ -137,13 +138,16 @@ class Lease:
                 return False
         if state == b"ok":
             return True
-        if self.lost is None:
-            self.lost = self._why_lost(state)
-            get_logger().error("store lease lost: nothing is written any more", reason=self.lost.message)
+        if not self.lost:
+            self._emptied = state == b"empty"
+            self.lost = True
+            reason = self.why_lost().message
+            get_logger().error("store lease lost: nothing is written any more", reason=reason)
         return True
 
-    def _why_lost(self, state: bytes) -> StoreError:
-        if state == b"empty":
+    def why_lost(self) -> StoreError:
+        """What to tell whoever wants to write."""
+        if self._emptied:
             return StoreError(
                 "store_failed",
                 f"{self._target.shown} came back without what this server wrote, or it was emptied. Restart "

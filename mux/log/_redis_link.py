@@ -24,7 +24,7 @@ from mux.telemetry import get_logger
 __all__ = ["Link", "refusal"]
 
 _GROUP = 256  # calls of one round trip
-_ANSWER_S = 5.0  # for all answers of a group; a server that takes longer is as good as gone
+_ANSWER_S = 5.0  # for one answer; a server that takes longer is as good as gone
 _PAUSES_S = (0.05, 0.1, 0.2, 0.3)  # between attempts to connect, the last again and again
 _DOWN_S = (
     0.5  # more than a pause: patience of a call that comes when the outage has been longer than the bound
@@ -160,7 +160,8 @@ class Link:
         connection = self._connection
         count = min(len(self._calls), _GROUP)
         calls = [self._calls[i] for i in range(count)]
-        async with asyncio.timeout(_ANSWER_S):
+        now = asyncio.get_running_loop().time
+        async with asyncio.timeout(_ANSWER_S) as limit:
             await connection.send_packed_command(
                 connection.pack_commands([call.args for call in calls]), check_health=False
             )
@@ -176,6 +177,7 @@ class Link:
                     raise
                 except refusals.ResponseError as e:
                     value = refusal(e, self._target)
+                limit.reschedule(now() + _ANSWER_S)
                 self._calls.popleft()
                 if call not in again:
                     call.answer(value)
@@ -191,7 +193,6 @@ class Link:
         self._down_since = loop.time()
         self._error = error
         log = get_logger(store=self._target.shown)
-        log.warning("store does not answer", waiting=self._what, reason=type(error).__name__)
         told = False
         attempts = 0
         while True:
@@ -206,6 +207,8 @@ class Link:
             except _FINAL as e:
                 self._fail_all(refusal(e, self._target))
             except (*_GONE, refusals.RedisError) as e:
+                if attempts == 0:  # else it only closed a connection that was idle for long
+                    log.warning("store does not answer", waiting=self._what, reason=type(e).__name__)
                 self._error = e
             finally:
                 if not attempt.done():
@@ -219,7 +222,8 @@ class Link:
                 told = self._expire(log, told)
         down_s = loop.time() - self._down_since
         self._down_since = None
-        log.info("store answers again", down_s=round(down_s, 2))
+        if attempts:
+            log.info("store answers again", down_s=round(down_s, 2))
         if self._reconnected is not None:
             self._reconnected()
 

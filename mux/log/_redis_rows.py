@@ -73,7 +73,7 @@ async def find_runs(link: Link, query: RunQuery) -> RunPage:
     hits: dict[str, dict[str, str]] = {}
     while True:
         answer = await link.call("page", KEY, most, before, block, int(words is not None), *_places(query))
-        found = answer[1]
+        _, found, more = answer
         taken = await _sift(query, words, found)
         for number, row, where in taken:
             if len(rows) == query.limit:
@@ -82,7 +82,7 @@ async def find_runs(link: Link, query: RunQuery) -> RunPage:
             numbers.append(number)
             if where is not None:
                 hits[row.run] = where
-        if len(found) < block:
+        if not more:
             return RunPage(rows, None, hits)
         most = found[-1][1][FIELDS.index("created")].decode()
         before = found[-1][0][:16].decode()

@@ -235,7 +235,7 @@ return {'ok', row(ARGV[1])}
 """
 
 # ARGV: highest created or '+inf', the member that stood there or '', how many, '1' with texts, then the
-# indexes to look at: the newest runs of all of them, after that position.
+# indexes to look at: the newest runs of all of them, after that position, and whether there may be more.
 _PAGE = """
 local most, wanted, found = ARGV[1], tonumber(ARGV[3]), {}
 for i = 5, #ARGV do
@@ -257,12 +257,15 @@ table.sort(found, function(a, b)
   if a[1] ~= b[1] then return a[1] > b[1] end
   return a[2] > b[2]
 end)
-local out = {}
-for i = 1, math.min(wanted, #found) do
+local out, bytes, count = {}, 0, math.min(wanted, #found)
+for i = 1, count do
   local run = string.sub(found[i][2], 18)
-  out[i] = {found[i][2], row(run), ARGV[4] == '1' and call('HGETALL', P..'text:'..run) or {}}
+  local texts = ARGV[4] == '1' and call('HGETALL', P..'text:'..run) or {}
+  out[i] = {found[i][2], row(run), texts}
+  for _, text in ipairs(texts) do bytes = bytes + #text end
+  if bytes > 2097152 and i < count then return {'ok', out, 1} end
 end
-return {'ok', out}
+return {'ok', out, count == wanted and 1 or 0}
 """
 
 # ARGV: offset, how many: runs that retention may take, oldest first.

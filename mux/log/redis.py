@@ -136,8 +136,8 @@ class RedisStore:
             StoreError: see `EventLog.append`.
         """
         while True:
-            if self._lease.lost is not None:
-                raise self._lease.lost
+            if self._lease.lost:
+                raise self._lease.why_lost()
             answer: list[Any] = await self._writer.call(script, KEY, self._lease.token, run, *args, done=done)
             if answer[0] == b"missing":
                 raise run_not_found(run)
@@ -148,8 +148,8 @@ class RedisStore:
                 raise StoreError("store_failed", f"{self._target.shown} does not answer for the lease.")
 
     async def _read(self, script: str, run: str, *args: Any) -> list[Any]:
-        if self._lease.lost is not None:
-            raise self._lease.lost
+        if self._lease.lost:
+            raise self._lease.why_lost()
         answer: list[Any] = await self._reader.call(script, KEY, run, *args)
         if answer[0] == b"missing":
             raise run_not_found(run)
@@ -177,7 +177,7 @@ class RedisStore:
         try:
             answer = await self._write("append", run, fence, *bounds, done=done)
         except StoreError as e:
-            if e is self._lease.lost and e.code == "store_locked":
+            if self._lease.lost and e.code == "store_locked":
                 raise Fenced("fenced", e.message, retryable=False) from None
             raise
         if answer[0] == b"fenced":
@@ -199,7 +199,7 @@ class RedisStore:
         """If Redis has less than what it acknowledged, give the run a new epoch, and refuse its appends until
         it is claimed again."""
         known = self._heads.get(run)
-        if known is None or known.head <= head:
+        if known is None or known.head <= head or run in self._lost:
             return
         self._lost.add(run)
         await self._write("lost", run, done=lambda _: self._heads.forget(run))
@@ -307,8 +307,8 @@ class RedisStore:
 
     async def unfinished(self) -> Sequence[RunRow]:
         """See `mux.log.base.RunStore.unfinished`."""
-        if self._lease.lost is not None:
-            raise self._lease.lost
+        if self._lease.lost:
+            raise self._lease.why_lost()
         rows: list[RunRow] = []
         after: str | None = None
         while True:

@@ -277,3 +277,13 @@ async def test_a_unix_socket_and_valkeys_scheme_are_the_same_store(redis: RedisS
     async with opened(redis.url.replace("redis:", "valkey:")) as store:
         assert store.info.url.startswith("valkey://127.0.0.1:")
         assert len(await read_all(store)) == 2
+
+
+async def test_a_search_through_long_texts_reads_them_in_parts(redis: RedisServer) -> None:
+    async with opened(redis.url) as store:
+        for n in range(30):
+            await store.create(row(f"r{n}", created=n))
+            await store.index_text(f"r{n}", "a", "long " * 50_000 + ("needle" if n in (3, 21) else ""))
+        page = await store.list(RunQuery(q="needle"))
+        assert [r.run for r in page.runs] == ["r21", "r3"]
+        assert page.next is None

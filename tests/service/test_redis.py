@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,32 @@ async def test_a_redis_that_is_killed_loses_nothing_that_a_viewer_saw(
         assert snapshot["channels"][0]["attempt"] == 1  # it only waited
         await server.stop()
         await check_log(server, run, followers)
+
+
+async def test_a_redis_that_lost_the_end_of_a_run_goes_on_with_it_under_a_new_epoch(
+    tmp_path: Path, servers: Zygote
+) -> None:
+    write_home(tmp_path)
+    (tmp_path / "redis").mkdir()
+    with redis_server(tmp_path / "redis", save="3600 1000000") as snapshots:
+        server = Server(servers, tmp_path, "--store", snapshots.url)
+        async with server.running():
+            run = await start(server.url, "writer", message="200 0.005")
+            log = f"{server.url}/api/runs/{run}/events"
+            await asyncio.sleep(0.3)
+            with contextlib.closing(snapshots.client()) as client:
+                client.save()
+            await asyncio.sleep(0.3)
+            seen = (await call("GET", f"{server.url}/api/runs/{run}"))[1]["cursor"]
+            snapshots.kill()
+            await asyncio.to_thread(snapshots.start)
+            assert await settled(server.url, run) == "completed"
+            status, problem, _ = await call("GET", f"{log}?after={seen}")
+            assert (status, problem["code"]) == (409, "cursor_stale")
+            snapshot = (await call("GET", f"{server.url}/api/runs/{run}"))[1]
+            assert snapshot["channels"][0]["text"] == numbers(200)
+            assert snapshot["cursor"].startswith(f"{run}.2.")
+            assert "Redis lost the end of the run" in server.stderr.read_text()
 
 
 async def test_an_outage_is_said_to_clients_and_to_the_load_balancer_and_the_log(
