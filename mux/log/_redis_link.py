@@ -29,6 +29,8 @@ _PAUSES_S = (0.05, 0.1, 0.2, 0.3)  # between attempts to connect, the last again
 _DOWN_S = (
     0.5  # more than a pause: patience of a call that comes when the outage has been longer than the bound
 )
+_STEADY_S = 1.0  # a connection that is lost again sooner is not taken up again at once
+_TELL_S = 30.0  # between two lines about calls that fail
 _GONE = (refusals.ConnectionError, refusals.TimeoutError, OSError, EOFError, TimeoutError)
 # This one is no master (any more): its address may lead to the new one soon.
 _NO_MASTER = (refusals.ReadOnlyError, refusals.ClusterDownError, refusals.TryAgainError)
@@ -86,6 +88,7 @@ class Link:
         self._woken: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._down_since: float | None = None
+        self._recovered = self._told = float("-inf")
         self._error: Exception = ConnectionError()
 
     async def start(self) -> None:
@@ -188,56 +191,73 @@ class Link:
     # --- outages --------------------------------------------------------------------------------------------
 
     async def _recover(self, error: Exception) -> None:
-        """Connect again, however long it takes; calls whose time is over are told."""
+        """Connect again, however long it takes; calls whose time is over are told. The first attempt comes at
+        once: mostly Redis closed a connection that was idle for long, which is worth no line."""
         loop = asyncio.get_running_loop()
-        self._down_since = loop.time()
+        self._down_since = began = loop.time()
         self._error = error
         log = get_logger(store=self._target.shown)
-        told = False
         attempts = 0
-        while True:
-            await self._disconnect()
-            attempt = loop.create_task(self._connect())
-            try:
-                while not attempt.done():
-                    await asyncio.wait([attempt], timeout=0.1)
-                    told = self._expire(log, told)
-                await attempt
-                break
-            except _FINAL as e:
-                self._fail_all(refusal(e, self._target))
-            except (*_GONE, refusals.RedisError) as e:
-                if attempts == 0:  # else it only closed a connection that was idle for long
-                    log.warning("store does not answer", waiting=self._what, reason=type(e).__name__)
-                self._error = e
-            finally:
-                if not attempt.done():
-                    attempt.cancel()
-                    await asyncio.gather(attempt, return_exceptions=True)
-            pause = _PAUSES_S[min(attempts, len(_PAUSES_S) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311
+        if isinstance(error, _NO_MASTER) or began - self._recovered < _STEADY_S:
+            log.warning("store does not answer", waiting=self._what, reason=type(error).__name__)
+            await self._pause(_PAUSES_S[-1])
+            attempts = 1
+        while not await self._attempt():
+            if attempts == 0:
+                log.warning("store does not answer", waiting=self._what, reason=type(self._error).__name__)
+            await self._pause(_PAUSES_S[min(attempts, len(_PAUSES_S) - 1)])
             attempts += 1
-            until = loop.time() + pause
-            while (left := until - loop.time()) > 0:
-                await asyncio.sleep(min(left, 0.1))
-                told = self._expire(log, told)
-        down_s = loop.time() - self._down_since
         self._down_since = None
+        self._recovered = loop.time()
         if attempts:
-            log.info("store answers again", down_s=round(down_s, 2))
+            log.info("store answers again", down_s=round(self._recovered - began, 2))
         if self._reconnected is not None:
             self._reconnected()
 
-    def _expire(self, log: Any, told: bool) -> bool:
+    async def _attempt(self) -> bool:
+        """Try to connect; ``False``: it did not work, and `_error` says why."""
+        await self._disconnect()
+        attempt = asyncio.get_running_loop().create_task(self._connect())
+        try:
+            while not attempt.done():
+                await asyncio.wait([attempt], timeout=0.1)
+                self._expire()
+            await attempt
+        except _FINAL as e:
+            self._error = e
+            self._fail_all(refusal(e, self._target))
+            return False
+        except (*_GONE, refusals.RedisError) as e:
+            self._error = e
+            return False
+        finally:
+            if not attempt.done():
+                attempt.cancel()
+                await asyncio.gather(attempt, return_exceptions=True)
+        return True
+
+    async def _pause(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds * random.uniform(0.8, 1.2)  # noqa: S311
+        while (left := until - loop.time()) > 0:
+            await asyncio.sleep(min(left, 0.1))
+            self._expire()
+
+    def _expire(self) -> None:
+        """Tell the calls whose time is over."""
         now = asyncio.get_running_loop().time()
         over = [call for call in self._calls if call.deadline <= now]
         if not over:
-            return told
+            return
         self._calls = deque(call for call in self._calls if call.deadline > now)
         for call in over:
             call.fail(self._unreachable(self._error))
-        if not told:
-            log.error("store does not answer for too long", failing=self._what, waited_s=self._outage_s)
-        return True
+        if now > self._told + _TELL_S:
+            self._told = now
+            get_logger().error(
+                "store does not answer for too long", store=self._target.shown, failing=self._what,
+                waited_s=self._outage_s,
+            )  # fmt: skip
 
     async def _connect(self) -> None:
         connection = self._target.connection()

@@ -209,7 +209,8 @@ class RedisStore:
         )  # fmt: skip
 
     def _reconnected(self) -> None:
-        self._verifying = asyncio.get_running_loop().create_task(self._verify(), name="mux-redis-verify")
+        if self._verifying is None or self._verifying.done():
+            self._verifying = asyncio.get_running_loop().create_task(self._verify(), name="mux-redis-verify")
 
     async def _verify(self) -> None:
         """After an outage: what was acknowledged must be there, also of runs that write nothing just now."""

@@ -170,13 +170,14 @@ async def test_flushed_scripts_are_loaded_again(redis: RedisServer) -> None:
 async def test_a_master_that_became_a_replica_is_waited_for(own: RedisServer) -> None:
     async with opened(own.url) as store:
         fence = await started(store, events=2)
-        with contextlib.closing(own.client()) as client:
+        with contextlib.closing(own.client()) as client, structlog.testing.capture_logs() as lines:
             client.replicaof("127.0.0.1", "1")
             appending = asyncio.create_task(store.append("r1", fence, records("r1", 3, 1)))
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.5)
             assert not appending.done()
             client.replicaof("NO", "ONE")
-        await appending
+            await appending
+        assert 1 <= len([line for line in lines if line["event"] == "store does not answer"]) < 6
         assert await read_all(store) == records("r1", 1, 3)
 
 
@@ -250,3 +251,14 @@ async def test_a_tail_lost_of_a_run_that_writes_nothing_is_noticed_at_the_reconn
         fence = await store.claim("r1", "me")
         await store.append("r1", fence, records("r1", 6, 1))
         assert await store.head("r1") == Head(2, 1, 6)
+
+
+async def test_a_connection_that_redis_closed_is_made_anew_and_worth_no_line(redis: RedisServer) -> None:
+    async with opened(redis.url) as store:
+        fence = await started(store, events=2)
+        with structlog.testing.capture_logs() as lines:
+            with contextlib.closing(redis.client()) as client:
+                client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await store.append("r1", fence, records("r1", 3, 1))
+            assert await read_all(store) == records("r1", 1, 3)
+        assert lines == []
