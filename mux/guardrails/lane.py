@@ -9,13 +9,14 @@ from typing import cast
 
 from mux.guardrails.compiled import Rule
 from mux.guardrails.scan import Blocked, Carried, Finding, FunctionScanner, PatternScanner, Scanner, Span
-from mux.guardrails.views import Escapes, JsonStrings, Normalised
+from mux.guardrails.views import Decoded, Escapes, JsonStrings, Normalised
 
 __all__ = ["Lane", "clean_text", "clean_value"]
 
 _SHORT = 2_000  # characters
 _GLANCE_S = 0.005
 _BREATH = 256  # values between two pauses for the other channels
+_GLANCING = (PatternScanner, Decoded)
 _MAX_HELD = 8_000_000  # characters that function rules may hold before the text is given up
 
 
@@ -72,14 +73,16 @@ class Lane:
         """
         if self._spans or ("\\" in text and not self._escapes):
             return False
+        glanced: list[PatternScanner | Decoded] = []
         limits: list[int] = []
         for scanner in self._scanners:
-            limit = scanner.glance(text) if isinstance(scanner, PatternScanner) else None
+            limit = scanner.glance(text) if isinstance(scanner, _GLANCING) else None
             if limit is None:
                 return False
+            glanced.append(cast("PatternScanner | Decoded", scanner))
             limits.append(limit)
-        for scanner, limit in zip(self._scanners, limits, strict=True):
-            cast("PatternScanner", scanner).settle(text, limit)
+        for scanner, limit in zip(glanced, limits, strict=True):
+            scanner.settle(text, limit)
         self._text += text
         self.end += len(text)
         self._limits = limits
