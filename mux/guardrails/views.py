@@ -41,7 +41,7 @@ class _View:
         self.raw = ""  # fed, not yet handed to the inner scanner
         self.at = start  # absolute position of raw[0]
         self._origin: list[int] = []
-        self._base = 0  # the inner position that _origin[0] belongs to
+        self._base = start  # the inner position that _origin[0] belongs to
 
     def feed(self, text: str) -> None:
         self.raw += text
@@ -62,6 +62,8 @@ class _View:
 
     def _position(self, inner: int) -> int:
         i = inner - self._base
+        if i < 0:
+            return inner  # before the view began, where both count alike
         return self._origin[i] if i < len(self._origin) else self.at
 
     async def _ask(self, final: bool) -> Finding:
