@@ -242,14 +242,15 @@ async def test_disguises_do_not_help_where_the_rule_normalises(
 @settings(max_examples=200, deadline=None)
 @given(
     st.text("xyz sec", max_size=300),
-    st.lists(st.sampled_from(["s", "\\u0073", "\\x73"]), min_size=1, max_size=3), st.text("xyz ", max_size=20), st.integers(1, 9), st.booleans(),
+    st.lists(st.sampled_from(["s", "\\u0073", "\\x73"]), min_size=1, max_size=3),
+    st.text("xyz ", max_size=20), st.integers(1, 9), st.booleans(),
 )  # fmt: skip
 @example("hello world ", ["\\u0073"], " more text", 6, True)
 @example("hello world s", ["s", "\\u0073"], "", 1, False)
 async def test_escapes_are_read_wherever_in_the_text_they_begin(
     before: str, letters: list[str], after: str, size: int, masks: bool
 ) -> None:
-    text = before + "".join(letters) + "ecret" + after
+    text = before + "".join(letters) + "secret"[1:] + after
     rule = compiled(pattern="secret", action="mask" if masks else "block", mask="#")
     out, blocked = await flow([rule], [text[i : i + size] for i in range(0, len(text), size)])
     clean = before + "".join(letters[:-1])
