@@ -95,7 +95,10 @@ async def _services(settings: Settings) -> list[Line]:
 
 
 async def _store(settings: Settings) -> Line:
-    store = open_store(settings.store, durability=settings.durability)
+    try:
+        store = open_store(settings.store, durability=settings.durability)
+    except MuxError as e:
+        return "bad", f"store: {e.message}"
     try:
         await store.open()
     except MuxError as e:

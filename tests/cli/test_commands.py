@@ -152,6 +152,9 @@ def test_doctor_says_what_is_wrong_and_what_to_do(home: Path) -> None:
     (home / "mux.toml").write_text('[providers.dead]\nbase_url = "http://127.0.0.1:9/v1"\n')
     out, _ = mux(home, "doctor", "--store", "memory:", code=1)
     assert re.search(r"✗ .*dead", out)
+    out, _ = mux(home, "doctor", "--store", "redis://host:port", code=1)
+    assert "✗ store: This redis URL can't be used." in out
+    assert "rehearsal" in out  # the other checks are done all the same
 
 
 def test_doctor_finds_the_other_project_named_mux(home: Path) -> None:

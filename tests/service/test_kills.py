@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mux.events import Record
-from mux.log import RunQuery, SqliteStore
+from mux.log import RunQuery, open_store
 from mux.run import RunState
 from tests.support import endpoint
 from tests.support.api import call, finished_run, read, start
 from tests.support.checker import assert_order
 from tests.support.followers import KINDS, Follower, VectorFollower, channel_kind, post_until_accepted
 from tests.support.process import MUX, clean_env
+from tests.support.redis_server import redis_server
 from tests.support.servers import Server, Zygote
 from tests.support.service_roster import check_effects, script, text_of, write_home
 
@@ -46,9 +48,9 @@ def body(**more: Any) -> dict[str, Any]:
     return {"message": "go", "channels": channels, **more}
 
 
-async def read_logs(path: Path) -> dict[str, list[Record]]:
-    """Run id → its whole log, from the file, each folded by the order rules."""
-    store = SqliteStore(path)
+async def read_logs(url: str) -> dict[str, list[Record]]:
+    """Run id → its whole log, from the store, each folded by the order rules."""
+    store = open_store(url)
     await store.open()
     logs: dict[str, list[Record]] = {}
     try:
@@ -136,7 +138,7 @@ async def test_random_kills_lose_and_double_nothing(tmp_path: Path, servers: Zyg
             followers = [f for group in await asyncio.gather(*watching) for f in group]
             await vector.follow()
             snapshots = [(await call("GET", f"{server.url}/api/runs/{run}"))[1] for run in runs]
-        logs = await read_logs(path)
+        logs = await read_logs(f"sqlite:{path}")
     assert kills >= 25
     assert set(logs) == set(runs)  # a start that was retried over a kill made one run
     for run, snapshot in zip(runs, snapshots, strict=True):
@@ -159,32 +161,54 @@ FAILPOINTS = [
     "notify.before:1", "notify.before:9", "tool.start.after:1", "tool.start.after:3",
     "tool.result.after:1", "tool.result.after:4", "terminal.before:1",
 ]  # fmt: skip
+ON_REDIS = {"accept.after:1", "append.before:6", "append.after:7", "notify.before:9", "tool.result.after:4"}
+
+
+@contextlib.contextmanager
+def kept_in(kind: str, folder: Path) -> Iterator[str]:
+    """The URL of a fresh store that outlives its server."""
+    if kind == "redis":
+        (folder / "redis").mkdir()
+        with redis_server(folder / "redis") as redis:
+            yield redis.url
+    else:
+        yield f"sqlite:{folder / 'mux.db'}"
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("failpoint", FAILPOINTS)
+@pytest.mark.parametrize(
+    ("kind", "failpoint"),
+    [
+        *(("sqlite", failpoint) for failpoint in FAILPOINTS),
+        *(("redis", failpoint) for failpoint in FAILPOINTS if failpoint in ON_REDIS),
+    ],
+)
 async def test_a_server_that_dies_at_a_place_that_matters_goes_on_after_its_restart(
-    tmp_path: Path, servers: Zygote, failpoint: str
+    tmp_path: Path, servers: Zygote, kind: str, failpoint: str
 ) -> None:
     dice = random.Random(failpoint)
+    with kept_in(kind, tmp_path) as store:
+        await _die_and_go_on(tmp_path, Server(servers, tmp_path, "--store", store), failpoint, dice)
+
+
+async def _die_and_go_on(tmp_path: Path, server: Server, failpoint: str, dice: random.Random) -> None:
+    store = server.args[-1]
     async with endpoint.serving(script) as model:
         effects = write_home(tmp_path, model.url)
-        path = tmp_path / "mux.db"
-        server = Server(servers, tmp_path, "--store", f"sqlite:{path}")
         request = {"message": "3 4 0.002", "agents": ["worker"]}
         async with server.running(MUX_FAILPOINT=failpoint):
             url = server.url
             posting = asyncio.create_task(post_until_accepted(lambda: server.url, request, "key"))
             early = asyncio.create_task(_once_posted(posting, server, dice))
             assert await server.wait(15) == -signal.SIGKILL
-            log_before = await asyncio.to_thread(acknowledged, path)
+            log_before = await asyncio.to_thread(acknowledged, store)
             await server.start()
             assert server.url != url
             run = await posting
             followers = [await early, Follower(lambda: server.url, run, KINDS[0], dice)]
             await followers[1].follow()
             snapshot = (await call("GET", f"{server.url}/api/runs/{run}"))[1]
-        logs = await read_logs(path)
+        logs = await read_logs(store)
     assert list(logs) == [run]
     events = [json.loads(r.data) for r in logs[run]]
     assert [r.data for r in logs[run]][: len(log_before)] == log_before
@@ -203,11 +227,11 @@ async def _once_posted(posting: asyncio.Task[str], server: Server, dice: random.
     return follower
 
 
-def acknowledged(path: Path) -> list[bytes]:
-    """What the dead server's file holds, read without changing it."""
+def acknowledged(url: str) -> list[bytes]:
+    """What the dead server's store holds, read without changing it."""
 
     async def read() -> list[bytes]:
-        store = SqliteStore(path)
+        store = open_store(url)
         await store.open()
         try:
             rows = (await store.list(RunQuery())).runs
@@ -243,7 +267,7 @@ async def test_a_server_that_dies_in_retention_leaves_every_run_whole_or_gone(
         made = [(await finished_run(server.url, "writer", message="40 0"))["run"] for _ in range(3)]
     server.launch(MUX_FAILPOINT=failpoint)
     assert await server.wait(15) == -signal.SIGKILL
-    logs = await read_logs(path)
+    logs = await read_logs(f"sqlite:{path}")
     assert made[-1] in logs
     async with server.running():
         rows = (await call("GET", f"{server.url}/api/runs"))[1]["runs"]
