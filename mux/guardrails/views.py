@@ -97,6 +97,7 @@ class Decoded(_View):
 
     def glance(self, text: str) -> int | None:
         """See :meth:`mux.guardrails.scan.PatternScanner.glance`."""
+        self._next = None  # or a twin would keep the one before it, and so on
         twin = self.fork()
         if twin is None or not isinstance(twin.inner, PatternScanner):
             return None
