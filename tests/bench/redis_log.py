@@ -51,7 +51,7 @@ def _window(server: Server, load: Load, seconds: float) -> Side:
 
 async def run(report: Report, *, quick: bool) -> None:
     """Measure and compare with target 19."""
-    rounds, seconds = (3, 1.0) if quick else (7, 2.0)
+    rounds, seconds = (3, 1.0) if quick else (5, 1.5)
     with ExitStack() as processes:
         found = await asyncio.to_thread(servers, report, processes, 3, **SYNCED)
         if not found:
