@@ -21,9 +21,12 @@ TOGETHER = 32  # words that a fast model says between two looks of its guardrail
 
 
 async def _drafts(together: int) -> AsyncIterator[Draft | list[Token]]:
-    for i in range(0, COUNT, together):
-        said = [Token.of(WORDS[j % len(WORDS)]) for j in range(i, min(i + together, COUNT))]
-        yield said if together > 1 else said[0]
+    if together == 1:
+        for i in range(COUNT):
+            yield Token.of(WORDS[i % len(WORDS)])
+    else:
+        for i in range(0, COUNT, together):
+            yield [Token.of(WORDS[j % len(WORDS)]) for j in range(i, min(i + together, COUNT))]
     yield Outcome()
 
 
