@@ -109,7 +109,8 @@ class Record(NamedTuple):
 
     Attributes:
         data: the event's flat JSON, UTF-8, one line.
-        body: the body that ``data`` was made from, where it is still at hand (not after a store's read).
+        body: the body that ``data`` was made from, where it is still at hand (not after a store's read,
+            and not a token's).
     """
 
     seq: int
@@ -129,7 +130,8 @@ def token_records(
     run: str, channel: str, seq: int, cseq: int, ts: int, tokens: Iterable[Token]
 ) -> list[Record]:
     """The records of tokens that follow each other on a channel of one agent's own, with ``seq`` and ``cseq``
-    the last ones before them; equal to those of their `Event` (property-tested).
+    the last ones before them; equal to those of their `Event` (property-tested), but without the body, which
+    nobody asks for and which would be kept alive by it.
 
     Three of four events are tokens, and they come in bursts: 0.46 µs each, against 0.65 µs one by one and
     1.1 µs by way of the event.
@@ -142,5 +144,5 @@ def token_records(
         seq += 1
         cseq += 1
         data = f"{head}{seq}{middle}{cseq}{rest}{quote(token.content)}}}".encode()
-        records.append(_tuple(Record, (seq, channel, cseq, "token", ts, data, token)))
+        records.append(_tuple(Record, (seq, channel, cseq, "token", ts, data, None)))
     return records

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 from mux._failpoints import failpoint
@@ -28,6 +28,7 @@ from mux.log._common import (
     search_words,
 )
 from mux.log._match import find, matches
+from mux.log._records import Records
 from mux.log.base import Head, Idempotency, Page, RunPage, RunQuery, RunRow, StoreInfo
 
 __all__ = ["MemoryStore"]
@@ -40,21 +41,11 @@ class _Run:
     number: int
     row: RunRow
     fence: int = 0
-    first: int = 1
-    head: int = 0
-    size: int = 0
-    records: list[Record] = field(default_factory=list)
+    records: Records = field(default_factory=Records)
     texts: dict[str, str] = field(default_factory=dict)
 
     def at(self) -> Head:
-        return Head(1, self.first, self.head)
-
-    def forget_before(self, seq: int) -> None:
-        """Drop records with a lower seq."""
-        gone = self.records[: max(0, seq - self.first)]
-        del self.records[: len(gone)]
-        self.first += len(gone)
-        self.size -= sum(len(r.data) for r in gone)
+        return Head(1, self.records.first, self.records.head)
 
 
 class MemoryStore:
@@ -105,38 +96,21 @@ class MemoryStore:
     async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
         """See `mux.log.base.EventLog.append`."""
         entry = self._get(run)
-        check_append(run, entry.fence, entry.head, fence, records)
+        check_append(run, entry.fence, entry.records.head, fence, records)
         if not records:
             return
         failpoint("append.before")
-        entry.records.extend(records)
-        entry.head = records[-1].seq
-        size = sum([len(r.data) for r in records])
-        entry.size += size
-        self._size += size
-        if entry.size > self._max_run_bytes:
-            self._shorten(entry)
+        self._size += entry.records.extend(records)
+        if entry.records.size > self._max_run_bytes:
+            self._size -= entry.records.shorten(int(self._max_run_bytes * _SPARE))
         failpoint("append.after")
         self._heads.wake(run)
-
-    def _shorten(self, entry: _Run) -> None:
-        over = entry.size - int(self._max_run_bytes * _SPARE)
-        before = entry.first
-        for record in entry.records[:-1]:  # the newest stays, whatever its size
-            if over <= 0:
-                break
-            over -= len(record.data)
-            before = record.seq + 1
-        size = entry.size
-        entry.forget_before(before)
-        self._size -= size - entry.size
 
     async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
         """See `mux.log.base.EventLog.read`."""
         entry = self._get(run)
-        start = max(0, after + 1 - entry.first)
         page: list[Record] = []
-        for record in entry.records[start : start + max(1, limit)]:
+        for record in islice(entry.records.after(after), max(1, limit)):
             max_bytes -= len(record.data)
             if max_bytes < 0 and page:
                 break
@@ -154,9 +128,7 @@ class MemoryStore:
     async def trim(self, run: str, before: int) -> Head:
         """See `mux.log.base.EventLog.trim`."""
         entry = self._get(run)
-        size = entry.size
-        entry.forget_before(min(before, entry.head + 1))
-        self._size -= size - entry.size
+        self._size -= entry.records.forget_before(before)
         return entry.at()
 
     # --- runs -----------------------------------------------------------------------------------------------
@@ -240,7 +212,7 @@ class MemoryStore:
 
     def _forget(self, run: str) -> None:
         entry = self._runs.pop(run)
-        self._size -= entry.size
+        self._size -= entry.records.size
         self._keys = {k: v for k, v in self._keys.items() if v[1] != run}
         for kept in self._conversations.values():
             kept.pop(run, None)

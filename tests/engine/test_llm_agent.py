@@ -30,7 +30,7 @@ class SlowStore(MemoryStore):
         await super().append(run, fence, records)
 
     def logged(self, kind: str) -> int:
-        return sum(r.type == kind for entry in self._runs.values() for r in entry.records)
+        return sum(r.type == kind for entry in self._runs.values() for r in entry.records.after(0))
 
 
 def llm(model: FakeModel, *tools: Any, **options: Any) -> LlmAgent:
