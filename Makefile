@@ -43,7 +43,7 @@ js-test: $(VENV)/.test system-deps  ## the dashboard's unit tests and types
 bench: $(VENV)/.test .venv-bench/.made  ## the whole benchmark suite, each figure beside a peer or a floor
 	$(BIN)/python -m tests.bench $(ARGS)
 
-bench-quick: $(VENV)/.test .venv-bench/.made  ## the same in two minutes
+bench-quick: $(VENV)/.test .venv-bench/.made  ## the same in under three minutes
 	$(BIN)/python -m tests.bench --quick $(ARGS)
 
 bench-compare: $(VENV)/.test  ## the difference of two results: make bench-compare A=old.json B=new.json

@@ -29,7 +29,7 @@ def main() -> None:
     """Parse, measure, save."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"any of: {', '.join(TABLES)}")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes: about two minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes: under three minutes")
     parser.add_argument("--out", type=Path, help="where to write the JSON")
     args = parser.parse_args()
     unknown = set(args.tables) - set(TABLES)
