@@ -57,8 +57,9 @@ def _taken(content: Any) -> bytes:
 
 def direct_reader(stream: object) -> Read | None:
     """What reads the transport's buffer, without the four generators that the SDK's client puts around it:
-    they cost a third of the CPU of a chunk that comes alone. ``None`` where its insides are others than known
-    (a test notices): then the public way is taken.
+    they cost a third of the CPU of a chunk that comes alone. Where the buffer is another than known (a test
+    notices), its own ``readany``; ``None`` where there is none, or half a chunk is read already: then the
+    public way is taken.
     """
     content: Any = stream
     for name in ("_stream", "_aiohttp_response", "content"):
@@ -67,7 +68,7 @@ def direct_reader(stream: object) -> Read | None:
     if not _as_known(protocol):
         read: Read | None = getattr(content, "readany", None)
         return read
-    return None if content._buffer_offset else _Direct(content).read  # half a chunk: somebody else has read
+    return None if content._buffer_offset else _Direct(content).read
 
 
 _HEAD: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

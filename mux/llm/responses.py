@@ -14,13 +14,14 @@ import msgspec
 
 from mux.errors import UpstreamError
 from mux.events import Usage
+from mux.llm.call import Call
 from mux.llm.chat import Halves
 from mux.llm.failures import broken, raise_reported, reported, scrub_all
 from mux.llm.finish import settle_finish
 from mux.llm.frames import text_of, values_of
 from mux.llm.model import Delta, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
 from mux.llm.spoken import FINAL, Calls, Say, Spoken
-from mux.llm.tool_calls import Assembler, Call
+from mux.llm.tool_calls import Assembler
 from mux.llm.usage import merge_usage, read_usage
 
 __all__ = ["ResponsesParser"]

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Final
 
+from mux.llm.call import Call
 from mux.llm.model import ReasoningDelta, RefusalDelta, TextDelta
-from mux.llm.tool_calls import Assembler, Call
+from mux.llm.tool_calls import Assembler
 
 __all__ = ["FINAL", "Calls", "Say", "Spoken"]
 

@@ -22,15 +22,7 @@ from mux.llm.failures import broken, error_of, raise_reported, scrub_all
 from mux.llm.frames import broke_off, is_done, values_of
 from mux.llm.model import Delta, TurnEnd
 
-__all__ = [
-    "MAX_RECORD",
-    "MAX_TURN",
-    "Body",
-    "Record",
-    "RecordReader",
-    "StreamParser",
-    "TurnReader",
-]
+__all__ = ["MAX_RECORD", "MAX_TURN", "Body", "Record", "RecordReader", "StreamParser", "TurnReader"]
 
 MAX_RECORD: Final = 8 * 1024 * 1024  # one SSE record or a body that is no SSE: beyond it nobody streams
 MAX_TURN: Final = 512 * 1024 * 1024  # all bytes of a turn: 32 MiB of text in one-character chunks fit

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from mux.events import Record
 
-__all__ = ["decode", "encode", "split"]
+__all__ = ["decode", "decode_all", "encode", "split"]
 
 MAX_RECORDS = 512  # of a chunk: reading one event never decodes more
 MAX_BYTES = 1 << 20
@@ -45,3 +45,9 @@ def decode(data: bytes, last: int) -> list[Record]:
         Record(seq, channel, cseq, kind, ts, body)
         for seq, (channel, cseq, kind, ts, body) in enumerate(rows, first)
     ]
+
+
+def decode_all(chunks: Iterable[tuple[bytes, int]]) -> Iterator[Record]:
+    """The records of chunks that follow each other, one decoded at a time; each with its last seq."""
+    for data, last in chunks:
+        yield from decode(data, last)

@@ -7,13 +7,13 @@ import base64
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from mux.errors import BadRequest, Conflict, Fenced, NotFound
 from mux.events import Record
-from mux.log.base import Head, RunRow
+from mux.log.base import Head, Page, RunRow
 
 __all__ = [
     "FINAL",
@@ -24,6 +24,7 @@ __all__ = [
     "idempotency_conflict",
     "metadata_text",
     "now_ms",
+    "page_of",
     "page_token",
     "parse_page_token",
     "run_exists",
@@ -80,6 +81,25 @@ def check_append(run: str, newest_fence: int, head: int, fence: int, records: Se
                 "seq_conflict", f"Run {run!r} expects seq {expected} next, and was given {record.seq}."
             )
         expected += 1
+
+
+def page_of(records: Iterable[Record], at: Head, after: int, limit: int, max_bytes: int) -> Page:
+    """What `EventLog.read` answers: as many of the records after ``after`` as its bounds allow, at least one.
+
+    Args:
+        records: in the order of the log; read no further than needed. Those up to ``after`` are passed over.
+        at: where the log stands; nothing before its first is shown.
+    """
+    limit, start = max(1, limit), max(after, at.first - 1)
+    page: list[Record] = []
+    for record in records:
+        if record.seq <= start:
+            continue
+        max_bytes -= len(record.data)
+        if len(page) >= limit or (max_bytes < 0 and page):
+            break
+        page.append(record)
+    return Page(page, at)
 
 
 def check_changes(changes: Mapping[str, Any]) -> None:

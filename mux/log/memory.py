@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count, islice
+from itertools import count
 from typing import Any
 
 from mux._failpoints import failpoint
@@ -21,6 +21,7 @@ from mux.log._common import (
     check_changes,
     idempotency_conflict,
     now_ms,
+    page_of,
     page_token,
     parse_page_token,
     run_exists,
@@ -109,13 +110,7 @@ class MemoryStore:
     async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
         """See `mux.log.base.EventLog.read`."""
         entry = self._get(run)
-        page: list[Record] = []
-        for record in islice(entry.records.after(after), max(1, limit)):
-            max_bytes -= len(record.data)
-            if max_bytes < 0 and page:
-                break
-            page.append(record)
-        return Page(page, entry.at())
+        return page_of(entry.records.after(after), entry.at(), after, limit, max_bytes)
 
     async def head(self, run: str) -> Head:
         """See `mux.log.base.EventLog.head`."""

@@ -34,6 +34,7 @@ from mux.log._common import (
     check_changes,
     idempotency_conflict,
     now_ms,
+    page_of,
     run_exists,
     run_not_found,
 )
@@ -228,17 +229,8 @@ class RedisStore:
         limit = max(1, limit)
         _, epoch, first, head, entries = await self._read("read", run, after, limit, max_bytes)
         at = _head_of((epoch, first, head))
-        start = max(after, at.first - 1)
-        page: list[Record] = []
-        for key, fields in entries:
-            for record in _chunks.decode(fields[1], int(key.partition(b"-")[0])):
-                if record.seq <= start:
-                    continue
-                max_bytes -= len(record.data)
-                if len(page) >= limit or (max_bytes < 0 and page):
-                    return Page(page, at)
-                page.append(record)
-        return Page(page, at)
+        chunks = ((fields[1], int(key.partition(b"-")[0])) for key, fields in entries)
+        return page_of(_chunks.decode_all(chunks), at, after, limit, max_bytes)
 
     async def head(self, run: str) -> Head:
         """See `mux.log.base.EventLog.head`."""

@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 from mux.errors import NotFound, StoreError
 from mux.events import Record
 from mux.log import _chunks, _rows, _search
-from mux.log._common import FINAL, Heads, check_changes, run_not_found
+from mux.log._common import FINAL, Heads, check_changes, page_of, run_not_found
 from mux.log._lock import FileLock
 from mux.log._schema import SEQ_BITS, SEQ_MASK, connect, migrate, store_error
 from mux.log._session import Session, newest
@@ -295,20 +295,12 @@ def _read(db: sqlite3.Connection, run: str, after: int, limit: int, max_bytes: i
     number, at = _head(db, run)
     base = number << SEQ_BITS
     start = min(max(after, at.first - 1), SEQ_MASK)
-    page: list[Record] = []
     rows = db.execute(
         "SELECT id, data FROM chunks WHERE id > ? AND id <= ? ORDER BY id", (base + start, base + SEQ_MASK)
     )
     with contextlib.closing(rows):
-        for key, data in rows:
-            for record in _chunks.decode(data, key - base):
-                if record.seq <= start:
-                    continue
-                max_bytes -= len(record.data)
-                if len(page) >= limit or (max_bytes < 0 and page):
-                    return Page(page, at)
-                page.append(record)
-    return Page(page, at)
+        chunks = ((data, key - base) for key, data in rows)
+        return page_of(_chunks.decode_all(chunks), at, after, limit, max_bytes)
 
 
 def _unfinished(db: sqlite3.Connection) -> list[RunRow]:
