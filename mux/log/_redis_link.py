@@ -26,9 +26,7 @@ __all__ = ["Link", "refusal"]
 _GROUP = 256  # calls of one round trip
 _ANSWER_S = 5.0  # for one answer; a server that takes longer is as good as gone
 _PAUSES_S = (0.05, 0.1, 0.2, 0.3)  # between attempts to connect, the last again and again
-_DOWN_S = (
-    0.5  # more than a pause: patience of a call that comes when the outage has been longer than the bound
-)
+_DOWN_S = 0.5  # patience of a call that comes when the outage is longer than the bound: more than a pause
 _STEADY_S = 1.0  # a connection that is lost again sooner is not taken up again at once
 _TELL_S = 30.0  # between two lines about calls that fail
 _GONE = (refusals.ConnectionError, refusals.TimeoutError, OSError, EOFError, TimeoutError)
