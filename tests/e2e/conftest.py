@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Error, Page, async_playwright, expect
 
 from tests.e2e.fake_server import FakeServer
 from tests.e2e.scripts import furnished
@@ -20,6 +20,7 @@ ARGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+FAILED = pytest.StashKey[bool]()
 WAIT_MS = 25_000  # generous: browser tests share two cores with whatever else runs
 
 
@@ -68,6 +69,15 @@ class Rig:
         await page.goto(self.url + path)
         return page
 
+    async def told(self) -> None:
+        """Print what each page shows: what a failed test was looking at."""
+        for page in [page for context in self.contexts for page in context.pages]:
+            said = await page.evaluate(
+                "[document.activeElement?.outerHTML.slice(0, 300), document.body.innerText]"
+            )
+            print(page.url, "focus: {}\n{:.3000}".format(*said), sep="\n")
+        print("requests:", *((method, path) for method, path, _ in self.server.requests))
+
     def own(self, url: str) -> bool:
         return url.startswith((self.url, "data:", "blob:"))
 
@@ -76,8 +86,16 @@ class Rig:
         self.problems = [p for p in self.problems if part not in p]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call":
+        item.stash[FAILED] = report.failed
+    return report
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def rig(browser: Browser) -> AsyncIterator[Rig]:
+async def rig(browser: Browser, request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     """Scripted server and pages; no console error, no CSP report, no request elsewhere."""
     server = furnished()
     runner = web.AppRunner(server.app, shutdown_timeout=0.05)
@@ -85,6 +103,8 @@ async def rig(browser: Browser) -> AsyncIterator[Rig]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     rig = Rig(browser, server, f"http://127.0.0.1:{runner.addresses[0][1]}/")
     yield rig
+    if request.node.stash.get(FAILED, False):
+        await rig.told()
     for context in rig.contexts:
         await context.close()
     await server.drained()

@@ -36,6 +36,22 @@ async def test_each_dialog_has_a_key_and_escape_gives_the_focus_back(start: Star
         await expect(page.locator(".cell").first).to_be_focused()
 
 
+async def test_a_closed_dialog_does_not_take_the_focus_from_where_one_went_on(rig: Rig) -> None:
+    page = await rig.page()
+    await page.locator("#add-lane").click()
+    await page.locator("dialog [data-agent=analyst]").wait_for()
+    at_once, later = await page.evaluate("""async () => {
+      document.querySelector("dialog [data-agent=analyst]").click();
+      await new Promise((resolve) => setTimeout(resolve)); // the dialog closed as the click's own microtask
+      const given = document.activeElement.id;
+      document.getElementById("composer-text").focus();
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      return [given, document.activeElement.id];
+    }""")
+    assert at_once == "add-lane"
+    assert later == "composer-text"
+
+
 async def test_a_run_is_started_steered_by_lane_stopped_and_retried_without_a_mouse(rig: Rig) -> None:
     page = await rig.page()
     await page.locator("body").press("c")

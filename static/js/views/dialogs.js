@@ -1,5 +1,5 @@
 /** The one layer above the page: a modal dialog of some kind. Escape and a click beside it close it. */
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { html } from "../html.js";
 import { dialog } from "../state.js";
 import { t } from "../i18n.js";
@@ -33,20 +33,19 @@ const KINDS = {
 export function Dialogs(props) {
   const ref = useRef(/** @type {HTMLDialogElement|null} */ (null));
   const kind = KINDS[props.kind];
-  useEffect(() => {
+  // Closed while it is still in the page, in the same task as the click that closes it: so the browser gives the focus
+  // back to where it was. A moment later somebody may be typing elsewhere already.
+  useLayoutEffect(() => {
     const node = ref.current;
-    const before = document.activeElement;
-    if (node && !node.open) node.showModal();
-    return () => {
-      if (before instanceof HTMLElement && before.isConnected) before.focus();
-    };
-  }, [props.kind]);
+    node?.showModal();
+    return () => node?.close();
+  }, []);
   if (!kind) return null;
   const close = () => (dialog.value = null);
-  const outside = (/** @type {MouseEvent} */ event) => event.target === ref.current && close();
+  const own = (/** @type {Event} */ event) => event.target === ref.current && close();
   return html`
-    <dialog ref=${ref} class=${`dialog dialog-${props.kind}${kind.wide ? " is-wide" : ""}`} aria-labelledby="dialog-title" onClose=${close}
-      onCancel=${(/** @type {Event} */ e) => { e.preventDefault(); close(); }} onMouseDown=${outside}>
+    <dialog ref=${ref} class=${`dialog dialog-${props.kind}${kind.wide ? " is-wide" : ""}`} aria-labelledby="dialog-title" onClose=${own}
+      onCancel=${(/** @type {Event} */ e) => { e.preventDefault(); close(); }} onMouseDown=${own}>
       <div class="dialog-box">
         <header class="dialog-head"><h2 id="dialog-title">${props.title ?? t(kind.title)}</h2>
           <button class="btn icon-only quiet" aria-label=${t("close")} onClick=${close}>×</button></header>
