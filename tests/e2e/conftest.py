@@ -72,10 +72,13 @@ class Rig:
     async def told(self) -> None:
         """Print what each page shows: what a failed test was looking at."""
         for page in [page for context in self.contexts for page in context.pages]:
-            said = await page.evaluate(
+            looked = page.evaluate(
                 "[document.activeElement?.outerHTML.slice(0, 300), document.body.innerText]"
             )
-            print(page.url, "focus: {}\n{:.3000}".format(*said), sep="\n")
+            try:
+                print(page.url, "focus: {}\n{:.3000}".format(*await asyncio.wait_for(looked, 5)), sep="\n")
+            except (Error, TimeoutError) as error:
+                print(page.url, error, sep="\n")
         print("requests:", *((method, path) for method, path, _ in self.server.requests))
 
     def own(self, url: str) -> bool:
