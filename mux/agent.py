@@ -2,7 +2,9 @@
 
 An agent is anything with a ``name``, a ``description`` and ``run(ctx)``, an async iterator of drafts:
 
-- a :class:`~mux.events.Body`: something happened on the channel;
+- a ``str``: the next piece of the answer, and the same as a :class:`~mux.events.Token` of it in all that
+  follows. It is the cheapest thing to yield: no object is made for it;
+- a :class:`~mux.events.Body`: something else happened on the channel;
 - :class:`Nested`: the same, from a sub-agent inside this one;
 - :class:`Outcome`: optional, last: how it ended and what it measured. Without it the channel is
   ``completed`` with the tokens of its last step as its output.
@@ -62,12 +64,19 @@ __all__ = [
 # --- what an agent yields --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Nested:
-    """A body that a sub-agent inside this agent produced; ``path`` names it, outermost first."""
+    """A body that a sub-agent inside this agent produced; ``path`` names it, outermost first.
+
+    A ``str`` is taken for a `Token` here as well.
+    """
 
     path: tuple[str, ...]
     body: Body
+
+    def __init__(self, path: tuple[str, ...], body: Body | str) -> None:
+        object.__setattr__(self, "path", path)
+        object.__setattr__(self, "body", Token(content=body) if isinstance(body, str) else body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +98,8 @@ class Outcome:
     tokens_per_s: float | None = None
 
 
-Draft: TypeAlias = Body | Nested | Outcome
-Said = TypeVar("Said", bound=Draft | list[Token])  # what `Guard.stream` takes
+Draft: TypeAlias = str | Body | Nested | Outcome
+Said = TypeVar("Said", bound=Draft | list[str])  # what `Guard.stream` takes
 
 
 # --- what the engine offers an agent ---------------------------------------------------------------------
@@ -172,7 +181,7 @@ class Guard(Protocol):
     def stream(self, drafts: AsyncIterator[Said]) -> AsyncIterator[Said | Draft]:
         """Pass an agent's drafts on, held back just far enough; close ``drafts`` and refuse on a block.
 
-        Tokens that are ready together may come as one list: one search in all of them is much cheaper.
+        Texts that are ready together may come as one list: one search in all of them is much cheaper.
         """
 
 
@@ -342,7 +351,7 @@ class FunctionAgent:
 def agent(
     *, name: str, description: str = "", resumable: Literal["restart", "fail"] = "fail"
 ) -> Callable[[AgentFunction], FunctionAgent]:
-    """Make an agent from an async generator ``async def f(ctx): yield mux.Token(content="…")``.
+    """Make an agent from an async generator ``async def f(ctx): yield "a piece of the answer"``.
 
     Args:
         name: the agent's name in the roster, ``[A-Za-z0-9._-]{1,64}``.

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from mux.agent import Agent, AgentContext, Draft, Guard, Nested, OpenGuard, Outcome
+from mux.agent import Agent, AgentContext, Draft, Guard, Nested, OpenGuard, Outcome, Said
 from mux.engine.host import ChannelHost
 from mux.engine.meter import Meter, stricter
 from mux.engine.outbox import Outbox
@@ -69,10 +69,15 @@ _RESERVED: Final = (
 _COUNTED: Final = (Token, Reasoning, Refusal, ToolArgs)
 
 Barrier: TypeAlias = tuple[str, str]  # event type, call_id
-Outlet: TypeAlias = Outbox | Port[Draft | Burst[Token]]
+Outlet: TypeAlias = Outbox | Port[Draft | Burst[str]]
 
 
 _agents: set[asyncio.Task[None]] = set()
+
+
+def _bare(said: Said) -> Said | str:
+    """A token of the channel's own as its bare text, which is how it goes through the engine."""
+    return said.content if isinstance(said, Token) and type(said) is Token else said
 
 
 class _Cut(Exception):
@@ -197,7 +202,7 @@ class Channel:
         self.started = True
         self.outlet = self.live.merger.add(self.id, self.source())
 
-    async def source(self) -> AsyncIterator[Draft | Burst[Token]]:
+    async def source(self) -> AsyncIterator[Draft | Burst[str]]:
         """The channel from its start to its agent's end, and what it says that does not go into the merge by
         the outlet. Raises what its agent raised, after everything that it said."""
         agent = self.live.services.roster.get(self.plan.agent)
@@ -230,7 +235,7 @@ class Channel:
                 await _end_of(self._agent_task)
             else:
                 async for draft in guard.stream(self._said(box, self._agent_task)):
-                    yield draft
+                    yield _bare(draft)
         except _Cut:
             pass  # the driver sees `cancelled_itself`
         finally:
@@ -245,7 +250,7 @@ class Channel:
         now = await checked(await self.live.task_of(self), guard)
         return replace(now, rules=tuple(dict.fromkeys((*asked.rules, *now.rules))))
 
-    async def _said(self, box: Outbox, agent_task: asyncio.Task[None]) -> AsyncIterator[Draft | Burst[Token]]:
+    async def _said(self, box: Outbox, agent_task: asyncio.Task[None]) -> AsyncIterator[Draft | Burst[str]]:
         """What the agent says, ending as the agent ends: the guardrails pass held-back text on at the end of
         an answer, and must not take a failure for one."""
         try:
@@ -300,10 +305,11 @@ class Channel:
         try:
             drafts = agent.run(ctx)
             async for draft in drafts:
-                if type(draft) is Token:  # the hot path: no coroutine for each
-                    count(draft.content)
-                    if not offer(draft):
-                        await self.outlet.put(draft)
+                text = draft.content if type(draft) is Token else draft
+                if type(text) is str:  # the hot path: no coroutine for each
+                    count(text)
+                    if not offer(text):
+                        await self.outlet.put(text)
                 else:
                     await self.accept(draft)
         except _Stopped:
@@ -326,7 +332,10 @@ class Channel:
             AgentError: ``agent_failed`` for what agents may not say, ``reply_too_large``, ``channel_ended``.
         """
         body: Draft = draft.body if isinstance(draft, Nested) else draft
-        if isinstance(body, _COUNTED):
+        if isinstance(body, str):
+            draft = str.__str__(body)  # of a subclass (an enum's member): its plain text
+            self._count(draft)
+        elif isinstance(body, _COUNTED):
             self._count(body.content)
         elif isinstance(body, Body):
             await self._accept_other(draft, body)
@@ -335,7 +344,7 @@ class Channel:
             raise AgentError(
                 "agent_failed", f"The agent yielded a {type(draft).__name__}, which is no event."
             )
-        await self.outlet.put(draft)
+        await self.outlet.put(_bare(draft))
 
     async def _accept_other(self, draft: Draft, body: Body) -> None:
         if isinstance(body, _RESERVED):

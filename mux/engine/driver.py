@@ -29,7 +29,6 @@ from mux.events import (
     RunFinished,
     RunStarted,
     StepReset,
-    Token,
     ToolErrorCode,
     ToolResult,
     ToolStart,
@@ -159,7 +158,7 @@ class Driver:
 
     # --- batches ------------------------------------------------------------------------------------------
 
-    async def _take(self, batch: Batch[Draft | Burst[Token]]) -> None:
+    async def _take(self, batch: Batch[Draft | Burst[str]]) -> None:
         ended: list[Channel] = []
         async with self.journal.lock:
             for key, item in batch:
@@ -177,15 +176,15 @@ class Driver:
         if ended:
             await self._after(ended)
 
-    def _stage_burst(self, channel: Channel, tokens: Sequence[Token]) -> None:
+    def _stage_burst(self, channel: Channel, texts: Sequence[str]) -> None:
         """Tokens that came together: in one go, as soon as the channel is in the middle of its text."""
-        for position, token in enumerate(tokens):
+        for position, text in enumerate(texts):
             if channel.rejecting:
                 return
             if channel.state.takes_tokens:
-                self.journal.stage_tokens(channel.state, tokens[position:] if position else tokens)
+                self.journal.stage_tokens(channel.state, texts[position:] if position else texts)
                 return
-            self._stage(channel, token)
+            self._stage(channel, text)
 
     def _stage(self, channel: Channel, item: Draft) -> None:
         if isinstance(item, Outcome):

@@ -17,7 +17,7 @@ from mux.engine.presence import Presence
 from mux.engine.services import Services
 from mux.engine.task import HandOver, Task, make_task
 from mux.errors import AgentError, Conflict, MuxError, NotFound
-from mux.events import ApprovalResolved, MessageReceived, Token
+from mux.events import ApprovalResolved, MessageReceived
 from mux.log.base import RunRow
 from mux.merge import Burst, Merger
 from mux.requests import CancelMode, ChannelSpec
@@ -57,7 +57,7 @@ class LiveRun:
         self.log = services.log.bind(run=row.run, thread=row.thread)
         self.journal = Journal(row.run, services.store, services.publish, services.clock)
         self.meter = Meter(plan.budget)
-        self.merger: Merger[Draft | Burst[Token]] = Merger(max_buffer=AHEAD, bundled=Token, stop_s=_STOP_S)
+        self.merger: Merger[Draft | Burst[str]] = Merger(max_buffer=AHEAD, bundled=str, stop_s=_STOP_S)
         self.channels: dict[str, Channel] = {c.id: Channel(self, c) for c in plan.channels}
         self.presence = Presence(plan.on_disconnect, self._everybody_left)
         self.ended = asyncio.Event()

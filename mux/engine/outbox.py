@@ -1,7 +1,7 @@
 """What an agent has said and its guardrails have not taken yet: a bounded queue with several writers and one
 reader.
 
-Tokens that wait in a row are read as one burst, which costs their guardrails hardly more than one token.
+Texts that wait in a row are read as one burst, which costs their guardrails hardly more than one of them.
 It has the writers' side of a `mux.merge.Port`, which agents without guardrails write into. A full outbox
 pauses the agent (and with it, over TCP, its provider).
 """
@@ -14,7 +14,6 @@ from typing import Self
 
 from mux.agent import Draft
 from mux.errors import AgentError
-from mux.events import Token
 from mux.merge import Burst
 
 __all__ = ["Outbox"]
@@ -91,8 +90,8 @@ class Outbox:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Draft | Burst[Token]:
-        """The next draft; tokens that wait in a row come as one burst."""
+    async def __anext__(self) -> Draft | Burst[str]:
+        """The next draft; texts that wait in a row come as one burst."""
         while not self._drafts:
             if self.closed:
                 raise StopAsyncIteration
@@ -105,11 +104,11 @@ class Outbox:
         draft = drafts.popleft()
         if self._putters:
             self._wake_putter()
-        if type(draft) is not Token or not drafts or type(drafts[0]) is not Token:
+        if type(draft) is not str or not drafts or type(drafts[0]) is not str:
             return draft
         burst = Burst((draft,))
-        while drafts and type(token := drafts[0]) is Token:
-            burst.append(token)
+        while drafts and type(text := drafts[0]) is str:
+            burst.append(text)
             drafts.popleft()
             if self._putters:
                 self._wake_putter()

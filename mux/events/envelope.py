@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import Field, ValidationError
 
 from mux.events.base import Body, Frozen, quote
-from mux.events.bodies import BY_TYPE, Token, Unknown
+from mux.events.bodies import BY_TYPE, Unknown
 
 
 class Envelope(Frozen):
@@ -126,9 +126,7 @@ class Record(NamedTuple):
         return Event.parse(self.data)
 
 
-def token_records(
-    run: str, channel: str, seq: int, cseq: int, ts: int, tokens: Iterable[Token]
-) -> list[Record]:
+def token_records(run: str, channel: str, seq: int, cseq: int, ts: int, texts: Iterable[str]) -> list[Record]:
     """The records of tokens that follow each other on a channel of one agent's own, with ``seq`` and ``cseq``
     the last ones before them; equal to those of their `Event` (property-tested), but without the body, which
     nobody asks for and which would be kept alive by it.
@@ -140,9 +138,9 @@ def token_records(
     middle = f',"channel":{_quoted(channel)},"cseq":'
     rest = f',"type":"token","ts":{ts},"content":'
     records = []
-    for token in tokens:
+    for text in texts:
         seq += 1
         cseq += 1
-        data = f"{head}{seq}{middle}{cseq}{rest}{quote(token.content)}}}".encode()
+        data = f"{head}{seq}{middle}{cseq}{rest}{quote(text)}}}".encode()
         records.append(_tuple(Record, (seq, channel, cseq, "token", ts, data, None)))
     return records

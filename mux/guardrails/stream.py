@@ -70,7 +70,7 @@ class GuardedStream(Generic[Said]):
 
     Args:
         guard: the rules, their log and their refusal.
-        drafts: the agent's drafts; tokens that are ready together may come as one list. Closed on every
+        drafts: the agent's drafts; texts that are ready together may come as one list. Closed on every
             way out.
     """
 
@@ -121,13 +121,14 @@ class GuardedStream(Generic[Said]):
         """Text of the channel itself that came together, with one search for all of it (a draft at a time is
         `_accept`'s way, which takes six times as long). ``None``: it has to go there, draft by draft.
         """
-        kind = type(drafts[0])
-        if kind is not Token and kind is not Reasoning:
+        said = type(drafts[0])
+        if said is not str and said is not Token and said is not Reasoning:
             return None
+        kind = Token if said is str else said
         lane, queue = self._lanes.get(((), kind)), self._queue
         if lane is None or (queue and not (len(queue) == 1 and is_of(queue[0], lane))):
             return None  # something else waits before it
-        texts = [draft.content for draft in drafts]
+        texts = drafts if said is str else [draft.content for draft in drafts]
         held = lane.end - lane.start
         if not lane.advance("".join(texts)):
             return None
@@ -136,8 +137,9 @@ class GuardedStream(Generic[Said]):
         if lane.start < lane.end:
             queue.append(Segment(kind, (), lane, lane.end))
         elif not held:
-            return [draft for draft, said in zip(drafts, texts, strict=True) if said]
-        return [kind.of(piece) for piece in cut(text, held, texts) if piece]
+            return [draft for draft, text in zip(drafts, texts, strict=True) if text]
+        pieces = (piece for piece in cut(text, held, texts) if piece)
+        return [*pieces] if said is str else [kind.of(piece) for piece in pieces]
 
     # --- one draft -----------------------------------------------------------------------------------------
 
@@ -145,6 +147,8 @@ class GuardedStream(Generic[Said]):
         if isinstance(draft, Outcome):
             passed = await self._end_texts(None)
             return [*passed, *await self._outcome(draft)]
+        if isinstance(draft, str):
+            draft = Token.of(draft)
         path, body = (draft.path, draft.body) if isinstance(draft, Nested) else ((), draft)
         if isinstance(body, _DELTAS):
             return await self._delta(path, body)

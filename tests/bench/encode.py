@@ -22,7 +22,8 @@ async def ours() -> float:
     sse, prefix = Sse(), f"{RUN}.1.".encode()
     for first in range(1, _EVENTS + 1, _BATCH):
         tokens = [Token.of("hello ") for _ in range(_BATCH)]
-        records = token_records(RUN, "analyst", first - 1, first - 1, 1_790_000_000_000, tokens)
+        texts = [token.content for token in tokens]
+        records = token_records(RUN, "analyst", first - 1, first - 1, 1_790_000_000_000, texts)
         size += len(sse.events(records, prefix))
     return _EVENTS if size else 0
 

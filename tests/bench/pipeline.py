@@ -1,4 +1,7 @@
-"""One run, one viewer, full speed: an agent's words to SSE on a socket. Targets 5 to 7."""
+"""One run, one viewer, full speed: an agent's words to SSE on a socket. Targets 5 to 7.
+
+The agent yields bare strings, as the manual shows it; a `mux.Token` for each costs 0.6 µs an event.
+"""
 
 from __future__ import annotations
 

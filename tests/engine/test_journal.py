@@ -84,13 +84,13 @@ def test_tokens_that_come_together_are_logged_and_folded_as_one_by_one(
         for channel, drafts in bursts:
             turn = next(now)
             state = journal.state.channels[channel]
-            tokens = [draft for draft in drafts if isinstance(draft, Token)]
-            if len(tokens) == len(drafts) and state.takes_tokens:
-                journal.stage_tokens(state, tokens)
+            texts = [draft.content for draft in drafts if isinstance(draft, Token)]
+            if len(texts) == len(drafts) and state.takes_tokens:
+                journal.stage_tokens(state, texts)
             else:
                 for draft in drafts:
                     try:
-                        journal.stage(channel, draft)
+                        journal.stage(channel, draft.content if isinstance(draft, Token) else draft)
                     except IllegalEvent:
                         continue
             telling = await journal.commit()

@@ -9,14 +9,14 @@ import pytest
 from mux.agent import Draft
 from mux.engine.outbox import Outbox
 from mux.errors import AgentError
-from mux.events import StepStarted, Token
+from mux.events import Reasoning, StepStarted
 from mux.merge import Burst
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
-def token(n: int) -> Token:
-    return Token(content=str(n))
+def token(n: int) -> str:
+    return str(n)
 
 
 async def read(box: Outbox) -> list[Draft]:
@@ -46,14 +46,15 @@ async def test_a_full_outbox_holds_its_writers_back_and_keeps_their_order() -> N
     await writer
 
 
-async def test_tokens_that_wait_in_a_row_come_as_one_burst_and_nothing_else_does() -> None:
+async def test_texts_that_wait_in_a_row_come_as_one_burst_and_nothing_else_does() -> None:
     box = Outbox(9)
     step = StepStarted(step=1)
-    for draft in (token(0), token(1), step, token(2), step, step, token(3), token(4), token(5)):
+    thought = Reasoning(content="so")
+    for draft in ("0", "1", step, "2", thought, thought, "3", "4", "5"):
         assert box.offer(draft)
     box.finish()
     assert [said async for said in box] == [
-        Burst([token(0), token(1)]), step, token(2), step, step, Burst([token(3), token(4), token(5)])
+        Burst(["0", "1"]), step, "2", thought, thought, Burst(["3", "4", "5"])
     ]  # fmt: skip
 
 

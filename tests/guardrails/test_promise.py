@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mux.agent import Draft, Nested, Outcome
 from mux.errors import ConfigError
-from mux.events import Phase, Reasoning, Token
+from mux.events import Body, Phase, Reasoning, Token
 from mux.guardrails import Rules
 from mux.guardrails.compiled import Rule
 from mux.guardrails.lane import Lane
@@ -134,7 +134,7 @@ async def test_texts_that_are_said_at_once_are_each_decided_alone(
     usable(pattern)
     rule = GuardrailRule(pattern=pattern, max_hold=1000)
     guarded = Rules.compile({"rule": rule}).guard(run="r", channel="c", refusal="")
-    kinds: list[Draft] = [Token(content=""), Reasoning(content=""), Nested(("a",), Token(content=""))]
+    kinds: list[Body | Nested] = [Token(content=""), Reasoning(content=""), Nested(("a",), Token(content=""))]
 
     async def drafts() -> AsyncIterator[Draft]:
         for which, piece in said:
@@ -158,16 +158,16 @@ async def test_texts_that_are_said_at_once_are_each_decided_alone(
         assert blocked or seen == text
 
 
-def _with(kind: Draft, content: str) -> Draft:
+def _with(kind: Body | Nested, content: str) -> Draft:
     if isinstance(kind, Nested):
         return Nested(kind.path, Token(content=content))
     return type(kind)(content=content)  # type: ignore[call-arg]
 
 
-def _said(kind: Draft, draft: Draft) -> str:
+def _said(kind: Body | Nested, draft: Draft) -> str:
     if isinstance(kind, Nested):
         return draft.body.content if isinstance(draft, Nested) and isinstance(draft.body, Token) else ""
-    return str(draft.content) if type(draft) is type(kind) else ""  # type: ignore[union-attr]
+    return draft.content if isinstance(draft, Token | Reasoning) and type(draft) is type(kind) else ""
 
 
 def _escape(char: str, how: int) -> str:

@@ -16,6 +16,7 @@ from mux.events import (
     RunStarted,
     StepReset,
     StepStarted,
+    Token,
 )
 from mux.run.state import RunState
 
@@ -55,7 +56,7 @@ def play(drafts: Sequence[Draft], *, failed: bool = False) -> RunState:
         elif isinstance(draft, Nested):
             log(draft.body, "c", draft.path)
         else:
-            log(draft, "c")
+            log(Token(content=draft) if isinstance(draft, str) else draft, "c")
     if failed:
         log(Error(code="x", message="x"), "c")
     log(Done(status="failed" if failed else status, duration_ms=0, attempt=1), "c")

@@ -15,7 +15,7 @@ import mux
 
 
 @mux.agent(name="firehose", description="Says a number of words, at full speed or at a rate.")
-async def agent(ctx: mux.AgentContext) -> AsyncIterator[mux.Token]:
+async def agent(ctx: mux.AgentContext) -> AsyncIterator[str]:
     """At full speed every word is the same; at a rate each carries the time at which it was due."""
     ask = json.loads(ctx.task)
     rate = ask.get("rate")
@@ -23,7 +23,7 @@ async def agent(ctx: mux.AgentContext) -> AsyncIterator[mux.Token]:
         await asyncio.sleep(0.02)
     if not rate:
         for _ in range(ask["events"]):
-            yield mux.Token(content="hello ")
+            yield "hello "
         return
     due = time.monotonic()
     burst = ask.get("burst", 1)
@@ -32,4 +32,4 @@ async def agent(ctx: mux.AgentContext) -> AsyncIterator[mux.Token]:
             due += burst / rate
             if (pause := due - time.monotonic()) > 0:
                 await asyncio.sleep(pause)
-        yield mux.Token(content=f"@{time.monotonic_ns()} ")
+        yield f"@{time.monotonic_ns()} "

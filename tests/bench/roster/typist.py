@@ -48,10 +48,10 @@ async def agent(ctx: mux.AgentContext) -> AsyncIterator[Draft]:
     loop = asyncio.get_running_loop()
     yield mux.StepStarted(step=1)
     for n in range(burst):
-        yield mux.Token(content=PIECES[n % len(PIECES)])
+        yield PIECES[n % len(PIECES)]
     began = loop.time()
     for n in range(count):
-        yield mux.Token(content=PIECES[(burst + n) % len(PIECES)])
+        yield PIECES[(burst + n) % len(PIECES)]
         wait = began + n / rate - loop.time()
         if wait > 0.002:
             await asyncio.sleep(wait)
