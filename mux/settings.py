@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -72,6 +73,18 @@ class Provider(_Section):
     think_tags: bool = True
     params: dict[str, Any] = {}
 
+    @field_validator("base_url")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        try:
+            address = urlsplit(value)
+            usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
+        except ValueError:  # a port that is no number, half an IPv6 address
+            usable = False
+        if not usable:  # without its words: it may hold a password
+            raise ValueError("give the endpoint's address, such as http://127.0.0.1:11434/v1")
+        return value
+
 
 class Price(_Section):
     """``[prices."provider:model"]``: money per million tokens."""
@@ -86,6 +99,11 @@ class Documents(_Section):
     """``[documents]``: what the document tools may read."""
 
     roots: tuple[Path, ...] = ()
+
+    @field_validator("roots", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 class Http(_Section):
@@ -230,7 +248,7 @@ class Settings(_Section):
         if self.model:
             return self.model
         if "openai" in self.providers:
-            return "openai:" + os.environ.get("OPENAI_MODEL", "gpt-4.1-mini")
+            return "openai:" + (os.environ.get("OPENAI_MODEL") or "gpt-4.1-mini")
         return "rehearsal"
 
 
@@ -264,27 +282,40 @@ def load_settings(
     if path:
         _anchor(values, path.parent)
         values["config_path"] = path
-    for name in _SCALARS:
-        text = env.get(f"MUX_{name.upper()}")
-        if text:
-            values[name] = text
-    if env.get("MUX_DOCS"):
-        values["documents"] = {"roots": env["MUX_DOCS"].split(os.pathsep)}
+    named = _from_environment(values, env)
     flags = {k: v for k, v in (flags or {}).items() if v is not None}
+    named |= {("documents" if n == "docs" else n,): f"--{n.replace('_', '-')}" for n in flags}
     if docs := flags.pop("docs", None):
         values["documents"] = {"roots": docs}
     values.update(flags)
-    providers = dict(values.get("providers") or {})
-    if "openai" not in providers and (env.get("OPENAI_API_KEY") or env.get("OPENAI_BASE_URL")):
-        providers["openai"] = {
-            "base_url": env.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
-            "api_key_env": "OPENAI_API_KEY",
-        }
-        values["providers"] = providers
     try:
         return Settings.model_validate(values)
     except ValidationError as e:
-        raise ConfigError("config_invalid", _explain(e, path)) from e
+        raise ConfigError("config_invalid", _explain(e, path, named)) from e
+
+
+def _from_environment(values: dict[str, Any], env: Mapping[str, str]) -> dict[tuple[str, ...], str]:
+    """Put in what the environment sets; returns which variable each of these settings came from."""
+    named: dict[tuple[str, ...], str] = {}
+    for name in _SCALARS:
+        variable = f"MUX_{name.upper()}"
+        if text := env.get(variable):
+            values[name] = text
+            named[name,] = variable
+    if env.get("MUX_DOCS"):
+        values["documents"] = {"roots": env["MUX_DOCS"].split(os.pathsep)}
+        named["documents",] = "MUX_DOCS"
+    providers = values.get("providers") or {}
+    known = isinstance(providers, dict) and "openai" in providers
+    if not known and (env.get("OPENAI_API_KEY") or env.get("OPENAI_BASE_URL")):
+        openai = {
+            "base_url": env.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
+            "api_key_env": "OPENAI_API_KEY",
+        }
+        if isinstance(providers, dict):  # else it is an error, said where the values are looked at
+            values["providers"] = {**providers, "openai": openai}
+            named["providers", "openai"] = "OPENAI_BASE_URL"
+    return named
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -298,23 +329,39 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _anchor(values: dict[str, Any], base: Path) -> None:
     """Make relative paths of a file relative to that file, not to where the server was started."""
-    if "agents" in values:
-        values["agents"] = [base / p for p in values["agents"]]
+    _anchor_paths(values, "agents", base)
     documents = values.get("documents")
-    if isinstance(documents, dict) and "roots" in documents:
-        documents["roots"] = [base / p for p in documents["roots"]]
+    if isinstance(documents, dict):
+        _anchor_paths(documents, "roots", base)
+    store = values.get("store")
+    if isinstance(store, str) and store.startswith("sqlite:") and store[7:8] not in ("", "/", "~"):
+        values["store"] = f"sqlite:{base / store[7:]}"
+    servers = values.get("mcp")
+    for server in servers.values() if isinstance(servers, dict) else ():
+        if isinstance(server, dict) and isinstance(cwd := server.get("cwd"), str):
+            server["cwd"] = base / Path(cwd).expanduser()
 
 
-def _explain(error: ValidationError, path: Path | None) -> str:
+def _anchor_paths(holder: dict[str, Any], name: str, base: Path) -> None:
+    """One path, or a list of them; anything else is left for the check of the values to refuse."""
+    value = holder.get(name)
+    paths = [value] if isinstance(value, str) else value
+    if isinstance(paths, list) and all(isinstance(p, str) for p in paths):
+        holder[name] = [base / Path(p).expanduser() for p in paths]
+
+
+def _explain(error: ValidationError, path: Path | None, named: Mapping[tuple[str, ...], str]) -> str:
     first = error.errors()[0]
-    where = ".".join(str(p) for p in first["loc"]) or "(top level)"
-    source = f" in {path}" if path else ""
+    loc = first["loc"]
+    where = ".".join(str(p) for p in loc) or "(top level)"
+    given_by = next((n for place, n in named.items() if loc[: len(place)] == place), None)
+    source = f" ({given_by})" if given_by else f" in {path}" if path else ""
     if first["type"] == "extra_forbidden":
-        known = _known_keys(first["loc"])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        known = _known_keys(loc)
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(known))}."
         return f"Unknown setting {where!r}{source}.{hint}"
-    return f"Setting {where!r}{source}: {first['msg']}."
+    return f"Setting {where!r}{source}: {first['msg'].removeprefix('Value error, ')}."
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> list[str]:

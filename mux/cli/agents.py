@@ -8,8 +8,10 @@ import sys
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mux.cli.parser import settings_from
+from mux.cli.render import clean
 from mux.http.service import load_roster
 from mux.telemetry import configure_logging
 
@@ -27,9 +29,10 @@ def command(args: argparse.Namespace) -> int:
         table = Table("agent", "what it does", "model", "tools", "from", box=None, pad_edge=False)
         for agent in agents:
             tools = ", ".join(agent.get("tools") or [])
-            table.add_row(
+            cells = (
                 agent["name"], agent.get("description", ""), agent.get("model") or "", tools, agent["source"]
-            )
+            )  # fmt: skip
+            table.add_row(*(Text(clean(cell)) for cell in cells))  # brackets in a description are no markup
         Console().print(table)
     for problem in roster.problems:
         print(f"not loaded: {problem.path}: {problem.reason}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from mux.client import MuxClient
+from mux.cli.render import clean
+from mux.client import MuxClient, Run
 from mux.errors import BadRequest, MuxError
 
 __all__ = ["read_prompts", "run_batch"]
@@ -39,6 +42,8 @@ def read_prompts(path: Path, agents: list[str]) -> list[dict[str, Any]]:
         request = {"message": item} if isinstance(item, str) else item
         if not isinstance(request, dict):
             raise BadRequest("batch_invalid", f"{path}, line {number}: give a string or an object.")
+        if not isinstance(request.get("metadata") or {}, dict):
+            raise BadRequest("batch_invalid", f"{path}, line {number}: metadata must be an object.")
         if agents and not (request.get("agents") or request.get("channels")):
             request["agents"] = list(agents)
         requests.append(request)
@@ -55,11 +60,11 @@ async def run_batch(client: MuxClient, args: argparse.Namespace) -> int:
     results: list[dict[str, Any]] = [{} for _ in requests]
 
     async def one(index: int, request: dict[str, Any]) -> None:
-        metadata = {**request.get("metadata", {}), "batch": tag, "line": index + 1}
+        metadata = {**(request.get("metadata") or {}), "batch": tag, "line": index + 1}
         async with slots:
             try:
                 run = await client.start(**{**request, "metadata": metadata})
-                snapshot = await run.wait()
+                snapshot = await _waited(run)
             except MuxError as e:
                 results[index] = {
                     "line": index + 1,
@@ -77,6 +82,16 @@ async def run_batch(client: MuxClient, args: argparse.Namespace) -> int:
             group.create_task(one(index, request))
     _table(results, Console(file=sys.stderr if args.json else sys.stdout))
     return 0 if all(r["status"] == "completed" for r in results) else 1
+
+
+async def _waited(run: Run) -> dict[str, Any]:
+    """The finished run's snapshot; Ctrl-C cancels the run, as it does that of `mux run`."""
+    try:
+        return await run.wait()
+    except asyncio.CancelledError:
+        with contextlib.suppress(MuxError):
+            await run.cancel()
+        raise
 
 
 def _result(line: int, snapshot: dict[str, Any]) -> dict[str, Any]:
@@ -98,9 +113,10 @@ def _table(results: list[dict[str, Any]], console: Console) -> None:
     table = Table("line", "run", "status", "answers", box=None, pad_edge=False)
     for result in results:
         answers = "; ".join(
-            f"{name}: {channel['text'].strip()[:60]}" for name, channel in result.get("channels", {}).items()
+            f"{name}: {' '.join(channel['text'].split())[:60]}"
+            for name, channel in result.get("channels", {}).items()
         )
-        table.add_row(
-            str(result["line"]), result.get("run", ""), result["status"], answers or result.get("message", "")
-        )
+        said = answers or result.get("message", "")
+        # as a Text: brackets in an answer are no markup, and nothing in it is for the terminal
+        table.add_row(str(result["line"]), result.get("run", ""), result["status"], Text(clean(said)))
     console.print(table)

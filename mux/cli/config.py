@@ -6,6 +6,7 @@ import argparse
 from urllib.parse import urlsplit
 
 from mux.cli.parser import settings_from
+from mux.settings import McpServer
 
 __all__ = ["command"]
 
@@ -20,9 +21,29 @@ def command(args: argparse.Namespace) -> int:
     store = settings.store
     if store is not None and "://" in store and not store.startswith("sqlite:"):
         store = _bare(store)
-    settings = settings.model_copy(update={"providers": shown, "store": store})
+    search = settings.web_search
+    if search.url is not None:
+        search = search.model_copy(update={"url": _bare(search.url)})
+    settings = settings.model_copy(
+        update={
+            "providers": shown,
+            "store": store,
+            "mcp": {name: _quiet(server) for name, server in settings.mcp.items()},
+            "web_search": search,
+        }
+    )
     print(settings.model_dump_json(indent=2, exclude_none=True))
     return 0
+
+
+def _quiet(server: McpServer) -> McpServer:
+    """A tool server without the values that it is given: they are what its secrets are passed in."""
+    return server.model_copy(
+        update={
+            "env": dict.fromkeys(server.env, "…"),
+            "url": None if server.url is None else _bare(server.url),
+        }
+    )
 
 
 def _bare(url: str) -> str:

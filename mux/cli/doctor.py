@@ -12,13 +12,15 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import mux
 from mux.cli.parser import settings_from
-from mux.errors import MuxError
+from mux.cli.render import clean
+from mux.errors import ConfigError, MuxError
 from mux.http.service import load_roster
 from mux.llm.providers import Providers, probe_local_servers
+from mux.llm.rehearsal import RehearsalModel
 from mux.log import open_store
 from mux.settings import Settings
 from mux.telemetry import configure_logging
@@ -35,7 +37,7 @@ def command(args: argparse.Namespace) -> int:
     configure_logging(settings.log_format, "error")  # its lines are the checks; tracebacks could quote keys
     lines = [*_installation(), *_roster(settings), *asyncio.run(_services(settings))]
     for state, text in lines:
-        print(f"{_MARK[state]} {text}")
+        print(f"{_MARK[state]} {clean(text)}")  # endpoints name their models as they like
     return 1 if any(state == "bad" for state, _ in lines) else 0
 
 
@@ -74,24 +76,57 @@ def _roster(settings: Settings) -> Iterator[Line]:
         yield "bad", f"agent file {problem.path}: {problem.reason}"
     for warning in roster.warnings:
         yield "warn", str(warning)
+    if unknown := [name for name in settings.default_agents if name not in roster.agents]:
+        yield "bad", f"default_agents names {', '.join(map(repr, unknown))}, which the roster does not have"
 
 
 async def _services(settings: Settings) -> list[Line]:
     lines: list[Line] = [await _store(settings)]
     providers = Providers(settings)
+    providers.register("rehearsal", RehearsalModel())
     try:
         for offer in await providers.offers():
             name = offer["id"]
+            if offer["provider"] not in settings.providers:
+                continue  # the rehearsal model is always there
             lines.append(
                 ("ok", f"model {name}")
                 if offer.get("available", True)
                 else ("bad", f"model {name}: {offer.get('error')}")
             )
+        default = _default_model(settings, providers)
     finally:
         await providers.aclose()
-    lines += [("ok", f"a local model server answers: {s}") for s in await probe_local_servers()]
-    lines.append(("ok", f"agents without a model of their own use: {settings.default_model()}"))
-    return lines
+    lines += [("ok", _local(found)) for found in await probe_local_servers()]
+    return [*lines, default]
+
+
+def _default_model(settings: Settings, providers: Providers) -> Line:
+    """The model of agents that name none, and whether it is there."""
+    spec = settings.default_model()
+    try:
+        model = providers.model(spec)[1]
+        provider = providers.provider(spec)
+    except ConfigError as e:
+        return "bad", f"agents without a model of their own can't run: {e.message}"
+    listed = providers.listed(spec.partition(":")[0])
+    # Azure lists models, and is asked for deployments
+    if listed and model not in listed and provider is not None and provider.azure_api_version is None:
+        setting = "model in mux.toml, or MUX_MODEL," if settings.model else "OPENAI_MODEL"
+        return "warn", (
+            f"agents without a model of their own use {spec}, which its endpoint does not list:"
+            f" set {setting} to one that it has"
+        )
+    return "ok", f"agents without a model of their own use: {spec}"
+
+
+def _local(found: dict[str, Any]) -> str:
+    models = found["models"]
+    more = f" and {len(models) - 5} more" if len(models) > 5 else ""
+    return (
+        f"a local model server ({found['name']}) answers at {found['base_url']}:"
+        f" {', '.join(models[:5]) or 'no models'}{more}"
+    )
 
 
 async def _store(settings: Settings) -> Line:

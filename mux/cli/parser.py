@@ -87,16 +87,32 @@ def _run(commands: Any) -> None:
     parser.add_argument("--url", help="a running server")
     parser.add_argument("--thread", help="continue this thread")
     parser.add_argument("--file", type=Path, metavar="JSONL", help="a batch: one run per line")
-    parser.add_argument("--parallel", type=int, default=4, help="runs of a batch at once (default 4)")
+    parser.add_argument(
+        "--parallel", type=_at_least_one, default=4, help="runs of a batch at once (default 4)"
+    )
     parser.add_argument("--tag", help="batch: metadata.batch of its runs (default: the file's name)")
     parser.set_defaults(load=_loader("mux.cli.run"))
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def _speed(text: str) -> float:
+    speed = float(text)
+    if not speed >= 0:  # nan is neither
+        raise argparse.ArgumentTypeError(f"{text} is no speed: 1 is as it was, 0 at once")
+    return speed
 
 
 def _replay(commands: Any) -> None:
     parser = commands.add_parser("replay", help="play a run again, from a file or the store")
     _common(parser)
     parser.add_argument("source", metavar="FILE|RUN", help="an exported NDJSON file, or a run's id")
-    parser.add_argument("--speed", type=float, default=1.0, help="1 = as it was; 0 = at once (default 1)")
+    parser.add_argument("--speed", type=_speed, default=1.0, help="1 = as it was; 0 = at once (default 1)")
     parser.add_argument("--json", action="store_true", help="print the events as NDJSON")
     parser.add_argument("--plain", action="store_true", help="lines instead of live panes")
     parser.add_argument("--url", help="a running server")

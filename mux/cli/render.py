@@ -13,14 +13,15 @@ from typing import Any, Protocol, Self
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markdown import Markdown
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from mux.events import (
     ApprovalRequested,
+    Error,
     Event,
+    Reasoning,
     Refusal,
     RunFinished,
     Token,
@@ -43,6 +44,9 @@ _GLYPHS = {
     "completed": "✓", "refused": "⊘", "failed": "✗", "cancelled": "■", "timed_out": "⏱",
     "budget_exceeded": "$", "running": "▍", "waiting": "!", "queued": "○", "pending": "○",
 }  # fmt: skip
+
+
+_SAID = (Token, Reasoning, Refusal)
 
 
 class Renderer(Protocol):
@@ -111,26 +115,27 @@ class Lines(_Base):
         channel, body = event.channel, event.body
         if channel is None:
             if isinstance(body, RunFinished):
-                self.console.print(f"[dim]run {event.run}: {body.status}[/]")
+                self.console.print(Text(f"run {event.run}: {body.status}", style="dim"))
             return
         if isinstance(body, Token | Refusal):
             *lines, self._open[channel] = (self._open.get(channel, "") + clean(body.content)).split("\n")
             for line in lines:
-                self._print(channel, escape(line))
+                self._print(channel, line)
             return
         note = _note(event)
         if note or event.type in ("step_finished", "done"):
             self._flush(channel)
         if note:
-            self._print(channel, f"[dim]{escape(note)}[/]")
+            self._print(channel, note, style="dim")
 
     def _flush(self, channel: str) -> None:
         if rest := self._open.pop(channel, ""):
-            self._print(channel, escape(rest))
+            self._print(channel, rest)
 
-    def _print(self, channel: str, text: str) -> None:
-        colour = colour_of(channel, self._colours)
-        self.console.print(f"[{colour}]{escape(channel)}[/] │ {text}", soft_wrap=True)
+    def _print(self, channel: str, text: str, style: str = "") -> None:
+        # as a Text, not as markup: that would read brackets as styles, and ":x:" as an emoji
+        line = Text.assemble((channel, colour_of(channel, self._colours)), " │ ", (text, style))
+        self.console.print(line, soft_wrap=True)
 
 
 def _note(event: Event) -> str:
@@ -145,7 +150,9 @@ def _note(event: Event) -> str:
         note = f"{mark} {body.tool}: {_first_line(body.output)}"
     elif isinstance(body, ApprovalRequested):
         note = f"waits for a person: {body.tool}({_short(body.arguments)})"
-    elif event.type in ("error", "retry", "guardrail", "done"):
+    elif isinstance(body, Error):
+        note = f"error: {body.message} [{body.code}]"  # whole: what to do stands at its end
+    elif event.type in ("retry", "guardrail", "done"):
         fields = body.model_dump(exclude_none=True, exclude={"type", "output", "usage"})
         note = f"{event.type}: {_short(fields)}"
     return clean(note.replace("\n", " "))
@@ -191,8 +198,12 @@ class Panes(_Base):
         if self.state is None:
             self.state = RunState(event.run)
         self.state.apply(event)
-        if event.channel is not None and (note := _note(event)):
-            self._notes[event.channel] = "" if event.type == "done" else note  # the frame says how it ended
+        if event.channel is None:
+            return
+        if isinstance(event.body, _SAID) or event.type == "done":
+            self._notes[event.channel] = ""  # the text goes on, or the frame says how it ended
+        elif note := _note(event):
+            self._notes[event.channel] = note
 
     def _channels(self) -> list[dict[str, Any]]:
         return list(self.state.snapshot()["channels"]) if self.state else []
@@ -225,7 +236,7 @@ class Panes(_Base):
         if note := self._notes.get(channel["id"]):
             body.append(("\n" if text else "") + note, style="dim")
         lines = body.wrap(self.console, max(10, width - 4))
-        return self._framed(channel, Text("\n").join(lines[-room:]), height)
+        return self._framed(channel, Text("\n").join(lines[-room:]), width, height)
 
     def _whole(self, channel: dict[str, Any]) -> Panel:
         """The answer, as it stays."""
@@ -233,16 +244,16 @@ class Panes(_Base):
         if not channel["text"]:
             why = channel.get("refusal") or (channel.get("error") or {}).get("message") or ""
             body = Text(clean(why), style="dim", overflow="fold")
-        return self._framed(channel, body, None)
+        return self._framed(channel, body, self.console.width, None)
 
-    def _framed(self, channel: dict[str, Any], body: RenderableType, height: int | None) -> Panel:
+    def _framed(self, channel: dict[str, Any], body: RenderableType, width: int, height: int | None) -> Panel:
         name, status = channel["id"], channel["status"]
         colour = colour_of(name, self._colours)
-        model = escape(clean(channel.get("model") or ""))
-        title = f"[{colour}]{_GLYPHS.get(status, '·')} {escape(name)}[/] [dim]{model}[/]"
+        model = (clean(channel.get("model") or ""), "dim")
+        title = Text.assemble((f"{_GLYPHS.get(status, '·')} {name}", colour), " ", model)
         return Panel(
             body, title=title, title_align="left", border_style=colour, height=height,
-            subtitle=f"[dim]{_numbers(channel)}[/]", subtitle_align="right",
+            subtitle=Text(_numbers(channel, width - 6), style="dim"), subtitle_align="right",
         )  # fmt: skip
 
 
@@ -252,10 +263,16 @@ def clean(text: str) -> str:
     return text.translate(_PICTURES)
 
 
-def _numbers(channel: Mapping[str, Any]) -> str:
-    parts = [channel["status"]]
+def _numbers(channel: Mapping[str, Any], room: int) -> str:
+    """How a channel stands, and as many of its measures as fit into so many columns."""
+    said: str = channel["status"]
+    measures = []
     if channel.get("ttft_ms") is not None:
-        parts.append(f"first token {channel['ttft_ms']} ms")
+        measures.append(f"first token {channel['ttft_ms']} ms")
     if channel.get("tokens_per_s"):
-        parts.append(f"{channel['tokens_per_s']:.0f} tokens/s")
-    return " · ".join(parts)
+        measures.append(f"{channel['tokens_per_s']:.0f} tokens/s")
+    for measure in measures:
+        if len(said) + len(measure) + 3 > room:
+            break
+        said = f"{said} · {measure}"
+    return said

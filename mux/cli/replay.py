@@ -8,11 +8,12 @@ import json
 import os
 from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
+from urllib.parse import quote
 
 from mux.cli.parser import settings_from
 from mux.cli.render import renderer, show
 from mux.cli.run import connected
-from mux.errors import BadRequest
+from mux.errors import BadRequest, NotFound
 from mux.events import Event
 from mux.telemetry import configure_logging
 
@@ -35,8 +36,12 @@ async def _main(args: argparse.Namespace) -> None:
         await show(paced(read_file(path), args.speed), view)
         return
     async with connected(settings_from(args), args.url or os.environ.get("MUX_URL") or None) as client:
-        run = client.run(args.source)
-        await run.snapshot()  # an unknown run is an error before anything is drawn
+        run = client.run(quote(args.source, safe=""))
+        try:
+            await run.snapshot()  # an unknown run is an error before anything is drawn
+        except NotFound as e:
+            message = f"There is neither a file {args.source!r} nor a run of that id in the store."
+            raise NotFound(e.code, message) from e
         await show(paced(run.events(observe=True), args.speed), view)
 
 
@@ -44,18 +49,26 @@ async def read_file(path: Path) -> AsyncIterator[Event]:
     """The events of an exported run; lines of other kinds (the header) are passed over.
 
     Raises:
-        BadRequest: ``export_invalid``, naming the line.
+        BadRequest: ``export_invalid``, naming the line; or there is no event in the file.
     """
-    lines = (await asyncio.to_thread(path.read_text, encoding="utf-8")).splitlines()
+    try:
+        lines = (await asyncio.to_thread(path.read_text, encoding="utf-8")).splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadRequest("export_invalid", f"{path} can't be read: {e}") from e
+    found = False
     for number, line in enumerate(lines, 1):
         try:
             obj = json.loads(line)
-            if "seq" not in obj:
-                continue
-            event = Event.parse(obj)
-        except (ValueError, TypeError) as e:
+            event = Event.parse(obj) if isinstance(obj, dict) and "seq" in obj else None
+        except (ValueError, TypeError, KeyError) as e:
             raise BadRequest("export_invalid", f"{path}, line {number}: {e}") from e
+        if event is None:
+            continue
+        found = True
         yield event
+    if not found:
+        message = f"{path} holds no events: give an exported run, or what mux run --json printed."
+        raise BadRequest("export_invalid", message)
 
 
 async def paced(events: AsyncIterable[Event], speed: float) -> AsyncIterator[Event]:

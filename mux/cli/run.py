@@ -14,8 +14,8 @@ from typing import Any
 from mux.cli import batch
 from mux.cli.parser import settings_from
 from mux.cli.render import renderer, show
-from mux.client import MuxClient
-from mux.errors import BadRequest, StoreError
+from mux.client import MuxClient, Run
+from mux.errors import BadRequest, MuxError, StoreError
 from mux.http.service import Service
 from mux.settings import Settings
 from mux.telemetry import configure_logging
@@ -23,6 +23,12 @@ from mux.telemetry import configure_logging
 __all__ = ["command", "connected"]
 
 EXIT_NOT_COMPLETED = 1
+_SERVERS_OWN = (
+    "config",
+    "agents",
+    "docs",
+    "model",
+)  # settings that a server which runs already has of its own
 
 
 def command(args: argparse.Namespace) -> int:
@@ -33,17 +39,30 @@ def command(args: argparse.Namespace) -> int:
 
 
 async def _main(args: argparse.Namespace, settings: Settings) -> int:
-    async with connected(settings, args.url or os.environ.get("MUX_URL") or None) as client:
+    url = args.url or os.environ.get("MUX_URL") or None
+    async with connected(
+        settings, url, unused=[f"--{n}" for n in _SERVERS_OWN if getattr(args, n)]
+    ) as client:
         if args.file:
             return await batch.run_batch(client, args)
         message = sys.stdin.read() if args.message == "-" else args.message
         request = request_from(args.agent, message, thread=args.thread)
         run = await client.start(**request)
-        asyncio.get_running_loop().add_signal_handler(
-            signal.SIGINT, lambda: _keep(asyncio.create_task(run.cancel()))
-        )
+        loop = asyncio.get_running_loop()
+
+        def on_interrupt() -> None:
+            loop.remove_signal_handler(signal.SIGINT)  # a second one ends us, whatever the server does
+            _keep(asyncio.create_task(_cancel(run)))
+
+        loop.add_signal_handler(signal.SIGINT, on_interrupt)
         status = await show(run.events(), renderer(as_json=args.json, plain=args.plain))
         return 0 if status == "completed" else EXIT_NOT_COMPLETED
+
+
+async def _cancel(run: Run) -> None:
+    """Cancel a run that nobody waits for any more; one that is over or out of reach is left as it is."""
+    with contextlib.suppress(MuxError):
+        await run.cancel()
 
 
 _tasks: set[asyncio.Task[Any]] = set()
@@ -74,8 +93,15 @@ def request_from(agents: Sequence[str], message: str | None, *, thread: str | No
 
 
 @contextlib.asynccontextmanager
-async def connected(settings: Settings, url: str | None = None) -> AsyncIterator[MuxClient]:
-    """A client of the server at ``url``, else of the one that holds this store, else of our own."""
+async def connected(
+    settings: Settings, url: str | None = None, *, unused: Sequence[str] = ()
+) -> AsyncIterator[MuxClient]:
+    """A client of the server at ``url``, else of the one that holds this store, else of our own.
+
+    Args:
+        unused: flags that were given and that only a server of our own would heed; if it is another's, a
+            line on stderr says so.
+    """
     service: Service | None = None
     if url is None:
         service = Service(settings.model_copy(update={"host": "127.0.0.1", "port": 0}))
@@ -88,6 +114,12 @@ async def connected(settings: Settings, url: str | None = None) -> AsyncIterator
             url = e.extra.get("url")
             if e.code != "store_locked" or not url:
                 raise
+    if unused and service is None:
+        print(
+            f"mux: the server at {url} runs with its own settings, so {', '.join(unused)} has no effect here;"
+            " --store memory: runs apart from it",
+            file=sys.stderr,
+        )
     try:
         async with MuxClient(url) as client:
             yield client

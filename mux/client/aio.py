@@ -20,11 +20,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from mux.client.follow import FIRST_DELAY_S, LAST_DELAY_S, Follower, problem
-from mux.errors import MuxError, Unavailable
+from mux.errors import BadRequest, MuxError, Unavailable
 from mux.events import Event, Token
 from mux.run import RunState
 
@@ -42,6 +43,9 @@ class MuxClient:
         reconnect_s: how long a stream tries to come back after a connection was lost, in seconds, counted
             anew from every event; then the last error is raised.
         timeout_s: deadline of a single request that is no stream, in seconds.
+
+    Raises:
+        BadRequest: ``url_invalid``.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class MuxClient:
         reconnect_s: float = 60.0,
         timeout_s: float = 30.0,
     ) -> None:
-        self.url = (url or os.environ.get("MUX_URL") or DEFAULT_URL).rstrip("/")
+        self.url = _address(url or os.environ.get("MUX_URL") or DEFAULT_URL)
         self.reconnect_s = reconnect_s
         self.timeout_s = timeout_s
         self._key = key or os.environ.get("MUX_KEY")
@@ -172,6 +176,17 @@ class MuxClient:
                 headers=headers, read_bufsize=1 << 20, auto_decompress=True, raise_for_status=False
             )
         return self._http
+
+
+def _address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable:
+        raise BadRequest("url_invalid", f"{url!r} is no address of a server: write it as {DEFAULT_URL}")
+    return url.rstrip("/")
 
 
 @dataclass(slots=True)

@@ -41,6 +41,7 @@ class Providers:
         self._registered: dict[str, Model] = {}
         self._models: dict[str, HttpModel] = {}
         self._offers: tuple[float, list[dict[str, Any]]] | None = None
+        self._listed: dict[str, tuple[str, ...]] = {}
         self._asking = asyncio.Lock()
 
     def register(self, name: str, model: Model) -> None:
@@ -109,6 +110,10 @@ class Providers:
                 self._offers = (self._clock(), found + [o for some in asked for o in some])
             return [dict(o) for o in self._offers[1]]
 
+    def listed(self, name: str) -> tuple[str, ...]:
+        """The models that an endpoint's ``/models`` named when `offers` last asked it; empty if none."""
+        return self._listed.get(name, ())
+
     async def aclose(self) -> None:
         """Close every endpoint."""
         models = [*self._models.values(), *self._registered.values()]
@@ -131,6 +136,7 @@ class Providers:
         except UpstreamError as e:
             error = e.message
         names = {m["id"]: m for m in listed}
+        self._listed[name] = tuple(names)
         wanted = list(dict.fromkeys([*provider.models, *self._named_models(name), *names]))
         offers: list[dict[str, Any]] = []
         for model in wanted:

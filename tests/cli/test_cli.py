@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from mux.cli import main
-from mux.cli.batch import read_prompts
+from mux.cli.batch import _table, read_prompts
 from mux.cli.parser import parse
 from mux.cli.render import Lines, Panes, clean, show
 from mux.cli.replay import paced, read_file
@@ -27,6 +27,7 @@ from mux.events import (
     ChannelInfo,
     ChannelStarted,
     Done,
+    Error,
     Event,
     RunFinished,
     RunStarted,
@@ -95,6 +96,44 @@ def test_a_batch_takes_strings_and_requests_and_names_the_bad_line(tmp_path: Pat
             read_prompts(file, [])
     with pytest.raises(BadRequest, match="can't be read"):
         read_prompts(tmp_path / "none", [])
+    file.write_text('{"message": "one", "metadata": null}\n{"message": "two", "metadata": "tag"}')
+    with pytest.raises(BadRequest, match="line 2: metadata"):
+        read_prompts(file, [])
+
+
+def test_a_batchs_table_shows_answers_as_they_are() -> None:
+    out = io.StringIO()
+    said = "see [/docs] and\n[bold]x[/bold] :x: \x1b[2J"
+    result = {"line": 1, "run": "r1", "status": "completed", "channels": {"a": {"text": said}}}
+    _table([result], Console(file=out, width=200))
+    assert "a: see [/docs] and [bold]x[/bold] :x: ␛[2J" in out.getvalue()
+
+
+def test_the_list_of_agents_shows_descriptions_as_they_are(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "odd.md").write_text("---\nname: odd\ndescription: Reads [/docs] :x:\n---\nRead.")
+    assert main(["agents", "--agents", str(tmp_path)]) == 0
+    assert "Reads [/docs] :x:" in capsys.readouterr().out
+
+
+async def test_lines_show_brackets_and_colons_as_they_were_said() -> None:
+    out = io.StringIO()
+    events = recorded()
+    events[3] = Event("r1", 4, "a", 2, 0, Token(content="[bold]x[/] [/b] :x: :warning:\n"))
+    await show(stream(events), Lines(Console(file=out, width=200)))
+    assert "a │ [bold]x[/] [/b] :x: :warning:\n" in out.getvalue()
+
+
+async def test_an_error_is_told_whole_with_its_code() -> None:
+    out = io.StringIO()
+    events = recorded()
+    message = "Provider 'p': " + "the endpoint is unavailable " * 8 + "(is it running?)."
+    error = Error(code="upstream_unavailable", message=message, retryable=True)
+    events[3] = Event("r1", 4, "a", 2, 0, error)
+    await show(stream(events), Lines(Console(file=out, width=80)))
+    assert f"a │ error: {message} [upstream_unavailable]\n" in out.getvalue()
 
 
 async def test_lines_are_whole_although_tokens_interleave() -> None:
@@ -146,6 +185,74 @@ async def test_an_exported_file_is_read_and_a_broken_line_is_named(tmp_path: Pat
     file.write_text("\n".join([*lines, "{"]))
     with pytest.raises(BadRequest, match=f"line {len(lines) + 1}"):
         _ = [e async for e in read_file(file)]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\xff\xfe", "can't be read"),
+        (b"", "no events"),
+        (b'5\n"x"\n[]', "no events"),
+        (b'{"seq":1}', "line 1"),
+    ],
+)
+async def test_a_file_that_is_no_recorded_run_says_so(tmp_path: Path, content: bytes, why: str) -> None:
+    file = tmp_path / "run.ndjson"
+    file.write_bytes(content)
+    with pytest.raises(BadRequest, match=why) as error:
+        _ = [e async for e in read_file(file)]
+    assert error.value.code == "export_invalid"
+
+
+@pytest.mark.parametrize("flags", [["--speed", "-1"], ["--speed", "nan"], ["--speed", "x"]])
+def test_a_replays_speed_is_a_speed(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["replay", "x", *flags])
+    assert "--speed" in capsys.readouterr().err
+
+
+def test_a_batch_needs_a_place_to_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["run", "--file", "x", "--parallel", "0"])
+    assert "less than 1" in capsys.readouterr().err
+
+
+def test_config_shows_no_secret(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "mux.toml"
+    file.write_text(
+        '[providers.p]\nbase_url = "http://me:hidden1@h/v1?key=hidden2"\n'
+        '[mcp.a]\ncommand = ["x"]\nenv = { TOKEN = "hidden3" }\n'
+        '[mcp.b]\nurl = "https://me:hidden4@h/mcp?key=hidden5"\n'
+        '[web_search]\nurl = "https://h/search?q={query}&key=hidden6"\n'
+    )
+    assert main(["config", "--config", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "hidden" not in out
+    assert "https://h/mcp" in out
+    assert "TOKEN" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('model = "foo:bar"', "There is no model 'foo:bar'"),
+        ('model = "p"\n[providers.p]\nbase_url = "http://127.0.0.1:9/v1"', "say p:MODEL"),
+        ('default_agents = ["nosuch"]', "default_agents names 'nosuch'"),
+    ],
+)
+def test_doctor_finds_defaults_that_do_not_exist(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, says: str
+) -> None:
+    file = tmp_path / "mux.toml"
+    file.write_text(text)
+    assert main(["doctor", "--config", str(file), "--store", "memory:"]) == 1
+    assert any(line.startswith("✗") and says in line for line in capsys.readouterr().out.splitlines())
+
+
+def test_a_url_that_is_none_is_a_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
+    for url in ("nonsense", "127.0.0.1:8765", "http://", "http://a:b/"):
+        assert main(["run", "--url", url, "hello"]) == 2
+        assert "[url_invalid]" in capsys.readouterr().err
 
 
 def test_the_owner_of_a_taken_port_is_named() -> None:
@@ -206,6 +313,39 @@ def test_panes_fit_the_terminal_and_show_the_end_of_each_answer(count: int, widt
         assert shown == count
         assert out.getvalue().count("→ calculator(") == shown
         assert out.getvalue().count("last") == shown
+
+
+def test_a_panes_note_goes_when_the_text_goes_on() -> None:
+    console = Console(file=io.StringIO(), width=80, height=24, color_system=None)
+    panes = Panes(console)
+    for event in many(1):
+        panes.event(event)
+    number, name = len(many(1)), "agent-0"
+    result = ToolResult(call_id=name, tool="calculator", output="2")
+    panes.event(Event("r1", number + 1, name, number, 0, result))
+    with console.capture() as seen:
+        console.print(panes._render())
+    assert "✓ calculator: 2" in seen.get()
+    panes.event(Event("r1", number + 2, name, number + 1, 0, Token(content="\nIt is two.")))
+    with console.capture() as seen:
+        console.print(panes._render())
+    assert "It is two." in seen.get()
+    assert "calculator" not in seen.get()
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 60, 80])
+def test_a_panes_frame_shows_whole_measures_only(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, height=24, color_system=None)
+    panes = Panes(console)
+    for event in many(1):
+        panes.event(event)
+    channel = panes._channels()[0] | {"status": "completed", "ttft_ms": 120, "tokens_per_s": 48.3}
+    with console.capture() as seen:
+        console.print(panes._pane(channel, width, 6))
+    frame = seen.get().splitlines()[-1].strip("╰╯─ ")
+    whole = "completed · first token 120 ms · 48 tokens/s"
+    assert frame in ("completed", "completed · first token 120 ms", whole)
+    assert (frame == whole) == (width >= 60)
 
 
 def test_nothing_that_a_model_or_tool_says_is_obeyed_by_the_terminal() -> None:

@@ -108,6 +108,8 @@ def test_run_uses_the_server_of_the_same_store_and_replay_plays_its_runs(home: P
         assert again == out
         said, _ = mux(home, "run", "--store", store, "--thread", events(out)[0]["thread"], "2")
         assert "counter │ 0 1" in said
+        _, errors = mux(home, "run", "--store", store, "--model", "no:where", "-a", "counter", "1")
+        assert f"server at {url} runs with its own settings, so --model has no effect" in errors
         _, errors = mux(home, "serve", "--port", "0", "--store", store, code=1)
         assert url in errors
         assert "[store_locked]" in errors
@@ -119,6 +121,7 @@ def test_run_uses_the_server_of_the_same_store_and_replay_plays_its_runs(home: P
     assert mux(home, "replay", str(file), "--json", "--speed", "0")[0] == out
     assert "counter │ 0 1 2" in mux(home, "replay", str(file), "--plain", "--speed", "50")[0]
     _, errors = mux(home, "replay", "rnothing", "--store", store, code=2)
+    assert "neither a file 'rnothing' nor a run" in errors
     assert "[run_not_found]" in errors
 
 
@@ -261,6 +264,25 @@ def test_ctrl_c_cancels_the_run_and_shows_what_there_is(terminal: Any) -> None:
     assert "■ hold" in left
     assert "cancelled" in left
     assert "holding" in left
+
+
+def test_ctrl_c_cancels_the_runs_of_a_batch(home: Path) -> None:
+    store = f"sqlite:{home / 'one.db'}"
+    (home / "prompts.jsonl").write_text('"a"\n"b"\n')
+    with serving(home, "--store", store) as url, SyncMuxClient(url) as client:
+        command = [*MUX, "run", "--url", url, "-a", "hold", "--file", "prompts.jsonl"]
+        process = subprocess.Popen(command, cwd=home, env=clean_env(home / "home"))
+        try:
+            deadline = time.monotonic() + 40
+            while [r["status"] for r in client.runs()["runs"]] != ["running", "running"]:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
+            process.wait()
+        assert [r["status"] for r in client.runs()["runs"]] == ["cancelled", "cancelled"]
 
 
 def test_a_server_ends_well_at_ctrl_c(home: Path) -> None:
