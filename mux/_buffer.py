@@ -31,32 +31,46 @@ class Buffer:
         bundled: items of exactly this type that a port gives in a row become one `Burst`.
 
     Attributes:
-        held: how many items are in it; a burst counts as its length.
+        growing: ports whose last item is a burst that may be added to; it is counted when it is sealed.
+        gated: ports that somebody waits for room in.
     """
 
-    __slots__ = ("_loop", "_waiter", "bundled", "gated", "held", "items", "quota", "swaps")
+    __slots__ = ("_held", "_loop", "_waiter", "bundled", "gated", "growing", "items", "quota", "swaps")
 
     def __init__(self, quota: int, bundled: type | None) -> None:
         self.quota = quota
         self.bundled = bundled
         self.items: list[tuple[str, Any]] = []
-        self.held = 0
         self.swaps = 0
-        self.gated: list[Port[Any]] = []  # somebody waits for room in them
+        self.growing: dict[Port[Any], None] = {}
+        self.gated: list[Port[Any]] = []
+        self._held = 0  # but for the growing bursts
         self._waiter: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # kept: CPython 3.11 looks it up by a system call
 
     def add(self, key: str, item: object, weight: int = 1) -> None:
         """Append an item and wake the consumer."""
         self.items.append((key, item))
-        self.held += weight
+        self._held += weight
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    @property
+    def held(self) -> int:
+        """How many items are in it; a burst counts as its length."""
+        return self._held + sum([port.growing for port in self.growing])
+
+    def sealed(self, port: Port[Any], weight: int) -> None:
+        """A port's burst is as long as that, and is not added to any more."""
+        self._held += weight
+        del self.growing[port]
+
     def swap(self) -> tuple[list[tuple[str, Any]], int]:
         """Take everything, and how many items that is; let in who waited for room."""
+        for port in list(self.growing):
+            port.seal()
         taken, self.items = self.items, []
-        held, self.held = self.held, 0
+        held, self._held = self._held, 0
         self.swaps += 1
         if self.gated:  # each of them gave a whole quota: O(1) per event
             gated, self.gated = self.gated, []
@@ -90,21 +104,28 @@ class Port(Generic[T]):
         closed: whether nobody but the iterator may give anything (any more).
     """
 
-    __slots__ = ("_buffer", "_burst", "_gate", "_given", "_putters", "_swap", "closed", "key")
+    __slots__ = ("_buffer", "_burst", "_gate", "_given", "_putters", "_room", "_swap", "closed", "key")
 
     def __init__(self, buffer: Buffer, key: str) -> None:
         self.key = key
         self.closed = False
         self._buffer = buffer
         self._swap = buffer.swaps
-        self._given = 0  # since that swap
-        self._burst: Burst[Any] | None = None  # given since then, and the last: more may be added to it
+        self._given = 0  # since that swap, but for the burst
+        self._burst: Burst[Any] | None = None  # given since then, and the last: more may be added to it,
+        self._room = 0  # until it is so long
         self._gate: asyncio.Future[None] | None = None  # the pump waits here
         self._putters: list[asyncio.Future[None]] = []  # and those who write here
 
     def offer(self, item: T) -> bool:
         """Add an item if there is room; whether there was."""
-        if self.closed or self._full():
+        if self.closed:
+            return False
+        burst = self._burst
+        if burst is not None and len(burst) < self._room and type(item) is self._buffer.bundled:
+            burst.append(item)  # the hot path: 90 ns less than by `give`, which counts one by one
+            return True
+        if self._full():
             return False
         self.give(item)
         return True
@@ -146,22 +167,32 @@ class Port(Generic[T]):
     def give(self, item: object) -> bool:
         """Into the buffer with it, whether there is room or not; whether the quota is used up now."""
         buffer = self._buffer
-        if self._swap != buffer.swaps:
-            self._swap, self._given, self._burst = buffer.swaps, 0, None
-        weight = 1
-        if type(item) is not buffer.bundled:
-            self._burst = None  # what comes after it may not overtake it
-            if isinstance(item, Burst):
-                weight = len(item)
-            buffer.add(self.key, item, weight)
-        elif self._burst is None:
-            self._burst = Burst((item,))
-            buffer.add(self.key, self._burst)
-        else:
+        if type(item) is buffer.bundled:
+            if self._burst is None:
+                self._room = buffer.quota - self._given_now()
+                self._burst = Burst()
+                buffer.growing[self] = None
+                buffer.add(self.key, self._burst, 0)
             self._burst.append(item)
-            buffer.held += 1
-        self._given += weight
+            return len(self._burst) >= self._room
+        if self._burst is not None:
+            self.seal()  # what comes after it may not overtake it
+        weight = len(item) if isinstance(item, Burst) else 1
+        buffer.add(self.key, item, weight)
+        self._given = self._given_now() + weight
         return self._given >= buffer.quota
+
+    @property
+    def growing(self) -> int:
+        """How long the burst is that may still be added to."""
+        return 0 if self._burst is None else len(self._burst)
+
+    def seal(self) -> None:
+        """Begin a new burst with the next item; idempotent."""
+        burst, self._burst = self._burst, None
+        if burst is not None:
+            self._given = self._given_now() + len(burst)
+            self._buffer.sealed(self, len(burst))
 
     def gate(self) -> asyncio.Future[None]:
         """What the pump waits for when the quota is used up."""
@@ -177,10 +208,13 @@ class Port(Generic[T]):
                 waiting.set_result(None)
         return gate is not None
 
-    def _full(self) -> bool:
+    def _given_now(self) -> int:
         if self._swap != self._buffer.swaps:
-            self._swap, self._given, self._burst = self._buffer.swaps, 0, None
-        return self._given >= self._buffer.quota
+            self._swap, self._given = self._buffer.swaps, 0
+        return self._given
+
+    def _full(self) -> bool:
+        return self._given_now() + self.growing >= self._buffer.quota
 
     def _wait(self) -> asyncio.Future[None]:
         if not self.waiting:

@@ -301,13 +301,15 @@ class Channel:
         """The agent task: the agent into the outlet."""
         self._begun = time.monotonic()
         drafts: AsyncIterator[Draft] | None = None
-        count, offer = self._count, self.outlet.offer
+        offer, limit = self.outlet.offer, self._max_bytes
         try:
             drafts = agent.run(ctx)
             async for draft in drafts:
                 text = draft.content if type(draft) is Token else draft
-                if type(text) is str:  # the hot path: no coroutine for each
-                    count(text)
+                if type(text) is str:  # the hot path: one call and no coroutine for each
+                    self._bytes += len(text) if text.isascii() else len(text.encode())
+                    if self._bytes > limit or self.ttft_ms is None:
+                        self._counted()
                     if not offer(text):
                         await self.outlet.put(text)
                 else:
@@ -375,9 +377,12 @@ class Channel:
         raise _Stopped
 
     def _count(self, content: str, *, text: bool = True) -> None:
+        self._bytes += len(content) if content.isascii() else len(content.encode())
+        self._counted(text=text)
+
+    def _counted(self, *, text: bool = True) -> None:
         if text and self.ttft_ms is None:
             self.ttft_ms = self._since_begun()
-        self._bytes += len(content) if content.isascii() else len(content.encode())
         if self._bytes > self._max_bytes:
             limit_mb = self.live.services.settings.limits.max_reply_mb
             raise AgentError(
