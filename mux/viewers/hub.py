@@ -112,9 +112,7 @@ class Hub:
             return
         self._dirty[ring] = None
         if ring.final is not None:
-            for waiter in ring.waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+            ring.wake_waiters()
         lowest = min((g.position for g in ring.groups.values()), default=ring.head)
         if ring.head - lowest >= MAX_UNFLUSHED:
             self._flush_ring(ring)
@@ -194,7 +192,12 @@ class Hub:
         """The run's ring, kept until `_drop`, and where its log stands, whichever of both knows more."""
         head = await self._log.head(run)
         ring = self._rings.get(run)
-        if ring is None or ring.epoch != head.epoch:
+        if ring is not None and ring.epoch > head.epoch:  # it was shown since we asked
+            head, ring = await self._log.head(run), self._rings.get(run)
+        if ring is not None and ring.epoch != head.epoch:
+            self._rotate_all(ring, "epoch")  # nothing will be shown there any more
+            ring = None
+        if ring is None:
             ring = self._rings[run] = Ring(run, head.epoch, head.head)
         ring.users += 1
         self._idle.pop(run, None)
@@ -235,20 +238,23 @@ class Hub:
         return found
 
     async def wait_final(self, run: str, timeout_s: float) -> bool:
-        """Wait until the run is finished; False when the time is over first. Raises NotFound."""
-        ring, _ = await self._hold(run)
-        waiter: asyncio.Future[None] = self.loop.create_future()
-        ring.waiters.add(waiter)
-        try:
-            if ring.final is None:
-                async with asyncio.timeout(timeout_s):
-                    await waiter
-        except TimeoutError:
-            return False
-        finally:
-            ring.waiters.discard(waiter)
-            self._drop(ring)
-        return True
+        """Wait until the run is finished; False when the time is over first. Raises NotFound, also when it is
+        deleted meanwhile."""
+        until = self.loop.time() + timeout_s
+        while True:
+            ring, _ = await self._hold(run)
+            waiter: asyncio.Future[None] = self.loop.create_future()
+            ring.waiters.add(waiter)
+            try:
+                if ring.final is not None:
+                    return True
+                async with asyncio.timeout_at(until):
+                    await waiter  # finished; or this ring is shown nothing any more
+            except TimeoutError:
+                return False
+            finally:
+                ring.waiters.discard(waiter)
+                self._drop(ring)
 
     # --- live groups -------------------------------------------------------------------------------------
 
@@ -366,6 +372,7 @@ class Hub:
     def _rotate_all(self, ring: Ring, reason: str) -> None:
         for viewer in [v for v in self._viewers.values() if any(leg.ring is ring for leg in v.legs)]:
             viewer.rotate(reason)
+        ring.wake_waiters()
 
     def drain(self) -> None:
         """Open no more viewers; tell all that are open to come back elsewhere or later."""

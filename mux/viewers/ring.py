@@ -90,6 +90,12 @@ class Ring:
             return None
         return self._records[seq + 1 - self._records[0].seq :]
 
+    def wake_waiters(self) -> None:
+        """Let whoever waits for the run's end look again."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
     def forget_records(self) -> None:
         """Keep what is known of the run, but not its events (it is over and nobody reads it)."""
         self._records.clear()

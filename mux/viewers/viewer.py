@@ -208,13 +208,15 @@ class Viewer:
         if behind <= 0:
             return False
         if behind <= NEAR:
-            return await self._page(leg)
-        async with self._hub.turns:
             moved = await self._page(leg)
-        await self._drain()
+        else:
+            async with self._hub.turns:
+                moved = await self._page(leg)
+        await self._drain()  # not in a turn: whoever waits for its peer would hold everybody else up
         return moved
 
     async def _page(self, leg: Leg) -> bool:
+        """Write one page; waits for the store at most, never for the peer."""
         ring = leg.ring
         records = ring.after(leg.pos)
         if records is None:
@@ -238,11 +240,7 @@ class Viewer:
                 chunk = self.encoder.events(selected, prefix, suffix)
             self._write(chunk)
         leg.pos = records[-1].seq
-        if self.sink.closing:
-            raise ConnectionResetError
-        if selected:
-            await self._drain()
-        elif self._silent_for() >= self._hub.heartbeat_s:
+        if not selected and self._silent_for() >= self._hub.heartbeat_s:
             self._write(self.encoder.heartbeat(self.cursor.encode()))
         return True
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from mux.errors import CursorError, NotFound, Overloaded, Unavailable
 from mux.events import ChannelAdded, Token
 from mux.faces.ndjson import Ndjson
 from mux.faces.sse import Sse, SseCompact
-from mux.log import MemoryStore
+from mux.log import Head, MemoryStore, Page
 from mux.viewers import Encoder, Hub, Selection
+from mux.viewers.hub import MAX_A_TURN
 from tests.support.checker import Checker, parse_sse
 from tests.support.feeds import Feed, MemorySink
 
@@ -146,6 +148,34 @@ async def test_a_slow_viewer_is_dropped_after_the_deadline_and_its_cursor_goes_o
                 await again.until(b"two")
                 seen.feed(parse_sse(again.data)[0])
             seen.assert_equals(feed.records)
+
+
+class _Stuck(MemorySink):
+    """A peer that reads the opening of its stream, and no page of it."""
+
+    def send(self, framed: bytes) -> bool:
+        if self.chunks:
+            self.room.clear()
+        return super().send(framed)
+
+
+async def test_peers_that_stop_reading_in_the_middle_of_a_replay_hold_nobody_else_up() -> None:
+    async with hub_and_feed() as (hub, feed):
+        await feed.begin("a")
+        await feed.tokens("a", *("x" for _ in range(600)))
+        sinks = [_Stuck() for _ in range(MAX_A_TURN)]
+        opened = [await hub.open(["r1"], None, Sse()) for _ in sinks]
+        serving = [
+            asyncio.create_task(viewer.serve(sink)) for viewer, sink in zip(opened, sinks, strict=True)
+        ]
+        await asyncio.gather(*(sink.until(b'"token"') for sink in sinks))
+        async with asyncio.timeout(1), watching(hub) as (sink, _):
+            await sink.until(b"stream_live")
+            async with hub.turns:  # as a stream over HTTP is opened
+                pass
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 async def test_a_viewer_that_falls_behind_catches_up_without_loss() -> None:
@@ -395,6 +425,51 @@ async def test_waiting_for_the_end_of_a_run() -> None:
         await feed.finish("a")
         assert await waiting
         assert await hub.wait_final("r1", 0.01)
+
+
+async def test_whoever_waits_for_the_end_of_a_run_is_told_that_it_was_deleted() -> None:
+    async with hub_and_feed() as (hub, feed):
+        await feed.begin("a")
+        waiting = asyncio.create_task(hub.wait_final("r1", 5))
+        await asyncio.sleep(0)
+        await feed.store.delete("r1")
+        hub.forget("r1")
+        with pytest.raises(NotFound):
+            await asyncio.wait_for(waiting, 1)
+
+
+class _Rebuilt(MemoryStore):
+    """A store whose logs get another epoch, as Redis' do when it lost the end of them."""
+
+    epoch = 1
+
+    async def head(self, run: str) -> Head:
+        return replace(await super().head(run), epoch=self.epoch)
+
+    async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
+        page = await super().read(run, after, limit=limit, max_bytes=max_bytes)
+        return replace(page, at=replace(page.at, epoch=self.epoch))
+
+
+async def test_a_rebuilt_log_that_a_new_viewer_opens_first_ends_the_old_streams() -> None:
+    store = _Rebuilt()
+    hub = Hub(store)
+    feed = await Feed(store, hub).create()
+    await feed.begin("a")
+    async with watching(hub) as (old, task):
+        await old.until(b"stream_live")
+        waiting = asyncio.create_task(hub.wait_final("r1", 5))
+        await asyncio.sleep(0)
+        store.epoch = 2
+        async with watching(hub) as (new, _):
+            await new.until(b"stream_live")
+            assert await asyncio.wait_for(task, 1) == "rotated"
+            assert b'"reason":"epoch"' in old.data
+            await feed.done("a")
+            await feed.finish("a")
+            await new.until(b"stream_end")
+        assert await asyncio.wait_for(waiting, 1)
+    await hub.close()
 
 
 async def test_statistics_show_each_stream_with_its_lag() -> None:
