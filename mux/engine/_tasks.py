@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["uncut"]
+__all__ = ["kept", "uncut"]
 
 T = TypeVar("T")
 
@@ -15,10 +15,15 @@ _running: set[asyncio.Task[Any]] = set()  # the loop itself keeps only weak refe
 
 async def uncut(work: Coroutine[Any, Any, T]) -> T:
     """Do it to its end, even if whoever waits for it is cancelled meanwhile."""
+    return await asyncio.shield(kept(work))
+
+
+def kept(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task that goes on if nobody waits for it any more."""
     task = asyncio.get_running_loop().create_task(work)
     _running.add(task)
     task.add_done_callback(_over)
-    return await asyncio.shield(task)
+    return task
 
 
 def _over(task: asyncio.Task[Any]) -> None:

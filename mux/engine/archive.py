@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from dataclasses import replace
 from typing import Any, Final, cast
 
+from mux.engine._tasks import uncut
 from mux.engine.base import EngineBase
 from mux.engine.history import row_summary, summary_of
 from mux.engine.intake import guards, shown
@@ -23,6 +24,7 @@ __all__ = ["Archive"]
 _EXPORT_VERSION: Final = 1
 _MAX_IMPORT: Final = 256 << 20  # bytes of one imported run
 _IMPORT_BATCH: Final = 500
+_AT_ONCE: Final = 200  # events of an import that are looked at in one turn of the loop: 4 ms
 _OPEN: Final[frozenset[RowStatus]] = frozenset({"queued", "running", "waiting"})
 _RETENTION_EVERY_S: Final = 600.0
 _DELETE_WAIT_S: Final = 5.0
@@ -94,10 +96,16 @@ class Archive(EngineBase):
         changes: dict[str, Any] = await shown(given, row.agents, guards(self.services, run))
         if not isinstance(changes, dict):
             raise BadRequest("edit_blocked", "A guardrail of this server stopped the title or the metadata.")
+        editing = self._editing.setdefault(run, asyncio.Lock())
+        async with editing:  # or of two votes at once the second would take the first one back
+            await self._edit(run, changes)
+        return await self.snapshot(run)
+
+    async def _edit(self, run: str, changes: dict[str, Any]) -> None:
         if changes.get("metadata") is None:
             changes.pop("metadata", None)
         else:
-            merged = {**row.metadata, **changes["metadata"]}
+            merged = {**(await self.row(run)).metadata, **changes["metadata"]}
             changes["metadata"] = {k: v for k, v in merged.items() if v is not None}
             check_metadata(changes["metadata"])
         if changes.get("starred", False) is None:
@@ -106,7 +114,6 @@ class Archive(EngineBase):
             row = await self.store.update(run, **changes)
             if (live := self._live.get(run)) is not None:
                 live.row = row
-        return await self.snapshot(run)
 
     async def delete(self, run: str) -> None:
         """Forget a run; one that is live is cancelled first."""
@@ -158,7 +165,9 @@ class Archive(EngineBase):
         run = new_id("r")
         state = RunState(run)
         records: list[Record] = []
-        for event in events:
+        for number, event in enumerate(events, 1):
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
             moved = event._replace(run=run)
             try:
                 state.apply(moved)
@@ -167,7 +176,7 @@ class Archive(EngineBase):
             records.append(moved.record())
         if state.finished is None:
             raise BadRequest("import_invalid", "The run is not finished: export it again when it is.")
-        await self._keep_import(run, owner, about, state, records)
+        await uncut(self._keep_import(run, owner, about, state, records))
         return run
 
     async def _read_import(
@@ -178,6 +187,8 @@ class Archive(EngineBase):
         size = number = 0
         async for line in _each(lines):
             number += 1
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
             size += len(line)
             if size > _MAX_IMPORT:
                 raise BadRequest("import_too_large", f"A run to import may have {_MAX_IMPORT >> 20} MiB.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from mux.engine.history import Folder
 from mux.engine.live import LiveRun, run_finished
@@ -36,6 +38,9 @@ class EngineBase:
         self._folder = Folder(services.store)
         self._live: dict[str, LiveRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # Also of runs that are not live: their streams stay open while a run waits to be taken over.
+        self._viewers: Counter[str] = Counter()
+        self._editing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def row(self, run: str, *, owner: str | None = None) -> RunRow:
         """The run's row.

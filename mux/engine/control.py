@@ -173,12 +173,18 @@ class Controls(EngineBase, ABC):
 
     def viewer_joined(self, run: str, *, observe: bool = False) -> None:
         """A viewer opened a stream; observers don't count."""
-        live = self._live.get(run)
-        if live is not None and not observe:
+        if observe:
+            return
+        self._viewers[run] += 1
+        if (live := self._live.get(run)) is not None:
             live.presence.joined()
 
     def viewer_left(self, run: str, *, observe: bool = False) -> None:
         """The viewer is gone, however it went."""
-        live = self._live.get(run)
-        if live is not None and not observe:
+        if observe:
+            return
+        self._viewers[run] -= 1
+        if not self._viewers[run]:
+            del self._viewers[run]
+        if (live := self._live.get(run)) is not None:
             live.presence.left()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from mux._failpoints import failpoint
 from mux.agent import Nested, Outcome
@@ -38,6 +38,7 @@ from mux.run import SUCCESS, IllegalEvent, conversation, dump_messages, run_stat
 
 if TYPE_CHECKING:
     from mux.agent import Draft
+    from mux.log.base import RowStatus
 
 __all__ = ["Driver", "closing", "run_started"]
 
@@ -210,8 +211,17 @@ class Driver:
                 self._release_barrier(record, record.body)
         status = self.journal.state.status
         if status != self._row_status and status in ("running", "waiting"):
-            self._row_status = status  # type: ignore[assignment]
+            await self._keep_status(status)
+
+    async def _keep_status(self, status: str) -> None:
+        """For lists. The log says it as well, so that a store which fails just now costs the run nothing: the
+        next event that tells something tries again."""
+        try:
             self.live.row = await self.live.services.store.update(self.live.run, status=status)
+        except StoreError as e:
+            self.live.log.warning("status could not be kept", status=status, code=e.code)
+        else:
+            self._row_status = cast("RowStatus", status)
 
     def _release_barrier(self, record: Record, body: ToolStart | ApprovalRequested) -> None:
         if record.channel is not None:

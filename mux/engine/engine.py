@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from mux._failpoints import failpoint
-from mux.engine._tasks import uncut
+from mux.engine._tasks import kept, uncut
 from mux.engine.admission import Admission
 from mux.engine.archive import Archive
 from mux.engine.base import Started
@@ -68,6 +68,7 @@ class Engine(Controls, Archive):
         super().__init__(Services(settings, store, roster, guard_for, publish, clock, owner, get_logger()))
         self._admission = Admission(settings.limits.max_runs, settings.limits.max_queue)
         self._keys: dict[tuple[str, str], tuple[str, str]] = {}  # of live runs: (owner, key) → hash, run
+        self._starting: dict[tuple[str, str], tuple[str, asyncio.Task[Started]]] = {}  # by owner and key
         self._background: set[asyncio.Task[Any]] = set()
         self.accepting = False
 
@@ -158,9 +159,23 @@ class Engine(Controls, Archive):
             StoreError: the run could not be kept.
         """
         digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+        if key is None:
+            return await self._start(request, owner, None, digest, streaming)
+        while (first := self._starting.get((owner, key))) is not None:  # it needs no slot of its own
+            await asyncio.wait([first[1]])
+            if not first[1].cancelled() and first[1].exception() is None:
+                _check_digest(first[0], digest)
+                return Started(first[1].result().row, created=False)
+        task = kept(self._start(request, owner, key, digest, streaming))
+        self._starting[owner, key] = (digest, task)
+        task.add_done_callback(lambda _: self._starting.pop((owner, key)))
+        return await asyncio.shield(task)
+
+    async def _start(
+        self, request: StartRequest, owner: str, key: str | None, digest: str, streaming: bool
+    ) -> Started:
         if key is not None and (known := self._keys.get((owner, key))) is not None:
-            if known[0] != digest:
-                raise Conflict("idempotency_conflict", "This idempotency key was used with another request.")
+            _check_digest(known[0], digest)
             return Started(await self.row(known[1]), created=False)
         if not self.accepting:
             raise Unavailable("draining", "The server is stopping; try again in a moment.", retry_after=2.0)
@@ -335,6 +350,7 @@ class Engine(Controls, Archive):
         """Drive a restored run."""
         self._admission.enter(live.run)
         self._drive(live)
+        live.presence.viewers = self._viewers[live.run]
         live.presence.arm(_RECOVERY_GRACE_S)
 
     async def _give_up(self, row: RunRow) -> None:
@@ -359,3 +375,8 @@ class Engine(Controls, Archive):
             if live is not None:
                 self._adopt(live)
             return
+
+
+def _check_digest(known: str, digest: str) -> None:
+    if known != digest:
+        raise Conflict("idempotency_conflict", "This idempotency key was used with another request.")

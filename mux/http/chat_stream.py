@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from mux.errors import BadRequest
 from mux.http.bodies import problem_of_validation
 from mux.http.routes import Answer, Param, Route, query
-from mux.http.runs import settled
+from mux.http.runs import start_watched
 from mux.http.state import API
 from mux.http.streams import (
     STREAM_MEDIA,
@@ -37,8 +37,9 @@ async def chat_stream(request: web.Request) -> web.StreamResponse:
     start = _start_request(request)
     connection = query(request, "connection_id")
     key = f"chat:{connection}" if connection else None
-    await request.app[API].refresh()
-    started = await settled(request.app[API].engine.start_run(start, key=key, streaming=True))
+    api = request.app[API]
+    await api.refresh()
+    started = await start_watched(api, start, key)
     run = started.row.run
     return await follow(request, [run], headers={"Location": f"/api/runs/{run}"})
 

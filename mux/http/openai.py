@@ -28,9 +28,10 @@ from mux.http.openai_models import (
 )
 from mux.http.replies import reply
 from mux.http.routes import BODY, Answer, Param, Route
-from mux.http.runs import idempotency_key, settled
+from mux.http.runs import idempotency_key, start_watched
 from mux.http.state import API, Api
 from mux.http.streams import SSE, follow
+from mux.log.base import RunRow
 from mux.requests import ChannelSpec, StartRequest
 
 __all__ = ["ROUTES", "ChatEncoder", "in_openais_form"]
@@ -80,8 +81,17 @@ async def completions(request: web.Request) -> web.StreamResponse:
     api: Api = request.app[API]
     asked: CompletionRequest = request[BODY]
     await api.refresh()
-    started = await settled(api.engine.start_run(_start(asked), key=idempotency_key(request), streaming=True))
-    row = started.row
+    row = (await start_watched(api, _start(asked), idempotency_key(request))).row
+    api.engine.viewer_joined(row.run)  # this request is the run's viewer: when it goes, the run is cancelled
+    try:
+        return await _completion(request, api, asked, row)
+    finally:
+        api.engine.viewer_left(row.run)
+
+
+async def _completion(
+    request: web.Request, api: Api, asked: CompletionRequest, row: RunRow
+) -> web.StreamResponse:
     snapshot = await api.engine.snapshot(row.run)
     options = asked.stream_options
     face = ChatCompletions(
@@ -95,11 +105,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
     headers = {"Mux-Run": row.run}
     if asked.stream:
         return await follow(request, [row.run], headers=headers, encoder=ChatEncoder(face))
-    api.engine.viewer_joined(row.run)  # this request is the run's viewer: when it goes, the run is cancelled
-    try:
-        await api.hub.wait_final(row.run, MAX_WAIT_S)
-    finally:
-        api.engine.viewer_left(row.run)
+    if not await api.hub.wait_final(row.run, MAX_WAIT_S):
+        return reply(error_body(f"The run did not end within {MAX_WAIT_S:g} s.", "timed_out"), 502, headers)
     async for line in api.engine.export(row.run):
         if b'"seq":' in line:
             face.feed(Event.parse(line))

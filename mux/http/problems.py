@@ -73,7 +73,13 @@ def problem_of(error: MuxError) -> web.Response:
 
 
 def answer_to(request: web.Request, error: Exception) -> web.Response:
-    """Whatever a handler raises as an answer; what is no error, or has nobody to be told, is raised again."""
+    """Whatever a handler raises as an answer; what is no error, or has nobody to be told, is raised again.
+
+    Raises:
+        ConnectionError: a part of another answer is out: it is cut, so that nobody takes it for the whole.
+    """
+    if request.writer.output_size > 0 and not isinstance(error, ConnectionError):
+        raise _cut(request, error) from error
     if isinstance(error, MuxError):
         return problem_of(error)
     if isinstance(error, web.HTTPException) and error.status >= 400:
@@ -82,6 +88,17 @@ def answer_to(request: web.Request, error: Exception) -> web.Response:
         raise error  # a redirect; or the peer is gone
     get_logger().error("request_failed", method=request.method, path=request.path, exc_info=error)
     return problem(500, "internal_error", "Something went wrong in the server; its log has the details.")
+
+
+def _cut(request: web.Request, error: Exception) -> ConnectionError:
+    log = get_logger().bind(method=request.method, path=request.path)
+    if isinstance(error, MuxError):
+        log.warning("answer_cut", code=error.code, reason=error.message)
+    else:
+        log.error("answer_cut", exc_info=error)
+    if request.transport is not None:
+        request.transport.abort()  # closed in order, an answer without chunks would look complete
+    return ConnectionError("a part of another answer was sent already")
 
 
 def _framework_problem(request: web.Request, error: web.HTTPException) -> web.Response:

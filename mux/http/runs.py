@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar, get_args
 
@@ -13,7 +14,7 @@ from mux.http import models
 from mux.http.accept import preference
 from mux.http.replies import reply
 from mux.http.routes import BODY, Answer, Param, Route, query
-from mux.http.state import API
+from mux.http.state import API, Api, StartedLike
 from mux.http.streams import (
     NDJSON,
     SSE,
@@ -36,7 +37,7 @@ from mux.requests import (
     SteerRequest,
 )
 
-__all__ = ["ROUTES", "idempotency_key", "settled"]
+__all__ = ["ROUTES", "idempotency_key", "start_watched"]
 
 T = TypeVar("T")
 MAX_WAIT_S = 600.0
@@ -48,11 +49,33 @@ _working: set[asyncio.Task[Any]] = set()
 
 async def settled(work: Coroutine[Any, Any, T]) -> T:
     """Finish a change even if its client hangs up in the middle of it: nothing is left half-started."""
-    task = asyncio.ensure_future(work)
+    return await asyncio.shield(_task(work))
+
+
+def _task(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    task = asyncio.get_running_loop().create_task(work)
     _working.add(task)
     task.add_done_callback(_working.discard)
     task.add_done_callback(lambda t: t.cancelled() or t.exception())  # seen, also when nobody waits any more
-    return await asyncio.shield(task)
+    return task
+
+
+async def start_watched(api: Api, asked: StartRequest, key: str | None) -> StartedLike:
+    """Start a run for a client that will watch it. One that hangs up before it could has come and gone all
+    the same: else nobody would ever leave that run, and it would go on for nobody."""
+    task = _task(api.engine.start_run(asked, key=key, streaming=True))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(functools.partial(_come_and_gone, api))
+        raise
+
+
+def _come_and_gone(api: Api, task: asyncio.Task[StartedLike]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        run = task.result().row.run
+        api.engine.viewer_joined(run)
+        api.engine.viewer_left(run)
 
 
 def idempotency_key(request: web.Request) -> str | None:
@@ -81,11 +104,11 @@ async def start(request: web.Request) -> web.StreamResponse:
             return await resume(request, cursor)
         encoder_for(request, selection_of(request))  # what can't be streamed must not be started
     await api.refresh()
-    started = await settled(
-        api.engine.start_run(
-            request[BODY], key=idempotency_key(request), streaming=media != "application/json"
-        )
-    )
+    key = idempotency_key(request)
+    if media != "application/json":
+        started = await start_watched(api, request[BODY], key)
+    else:
+        started = await settled(api.engine.start_run(request[BODY], key=key))
     run = started.row.run
     headers = {"Location": f"/api/runs/{run}"}
     if not started.created:

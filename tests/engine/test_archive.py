@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from mux.errors import BadRequest, NotFound
-from mux.log import RunQuery
+from mux.events import Record
+from mux.log import RunQuery, RunRow
 from mux.log.memory import MemoryStore
 from mux.requests import PatchRun, StartRequest
 from mux.settings import Limits, Retention, Settings
@@ -72,6 +76,34 @@ async def test_edits_merge_metadata_and_remove_keys_that_are_null() -> None:
             await h.engine.patch(run, PatchRun(metadata={"big": "x" * 100_000}))
 
 
+class _Yielding(MemoryStore):
+    """A store that takes a moment, as the others do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.appending = asyncio.Event()
+
+    async def update(self, run: str, **changes: Any) -> RunRow:
+        await asyncio.sleep(0)
+        return await super().update(run, **changes)
+
+    async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
+        self.appending.set()
+        await asyncio.sleep(0)
+        await super().append(run, fence, records)
+
+
+async def test_edits_at_once_take_nothing_back_of_each_other() -> None:
+    agent = waits("w")
+    async with harness(says("a", "x"), agent, store=_Yielding()) as h:
+        over = await finished_run(h)
+        live = (await h.engine.start_run(StartRequest(message="x", agents=["w"]))).row.run
+        votes = {f"vote.{n}": n for n in range(5)}
+        for run in (over, live):
+            await asyncio.gather(*(h.engine.patch(run, PatchRun(metadata={k: v})) for k, v in votes.items()))
+            assert (await h.engine.snapshot(run))["metadata"] == votes
+
+
 async def test_deleting_a_live_run_stops_it_first() -> None:
     agent = waits("w")
     async with harness(agent) as h:
@@ -104,6 +136,34 @@ async def test_an_exported_run_can_be_imported_and_is_the_same_but_for_its_id() 
         ]
         again = (await h.engine.retry(copy, "s"))[0]
         await h.finished(again)
+
+
+async def test_an_import_whose_client_hangs_up_is_kept_whole_or_not_at_all() -> None:
+    store = _Yielding()
+    async with harness(says("a", *["word "] * 20), store=store) as h:
+        run = await finished_run(h)
+        lines = [line async for line in h.engine.export(run)]
+        store.appending.clear()
+        importing = asyncio.create_task(h.engine.import_run(lines))
+        await store.appending.wait()
+        importing.cancel()
+        await asyncio.gather(importing, return_exceptions=True)
+        (copy,) = {r.run for r in (await h.engine.list_runs(RunQuery())).runs} - {run}
+        head = (await store.head(run)).head
+        await asyncio.wait_for(store.wait(copy, head - 1, 5), 5)
+        assert len(await h.events(copy)) == len(await h.events(run))
+
+
+async def test_an_import_leaves_the_loop_to_the_others() -> None:
+    async with harness(says("a", *["word "] * 3000)) as h:
+        run = await finished_run(h)
+        lines = [line async for line in h.engine.export(run)]
+        importing = asyncio.create_task(h.engine.import_run(lines))
+        turns = 0
+        while not importing.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > 2 * len(lines) // 250
 
 
 async def test_what_is_no_complete_run_is_not_imported() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mux.agent import AgentContext, Budget, Draft, Outcome
-from mux.errors import BadRequest, Conflict, NotFound, Overloaded
+from mux.errors import BadRequest, Conflict, NotFound, Overloaded, StoreError
 from mux.events import (
     ApprovalRequested,
     Reasoning,
@@ -22,6 +22,8 @@ from mux.events import (
     ToolStart,
     UsageReport,
 )
+from mux.log import RunRow
+from mux.log.memory import MemoryStore
 from mux.requests import AddChannel, ApprovalAnswer, ChannelSpec, StartRequest, SteerRequest
 from tests.support.agents import Scripted, echo, harness, says, types, until, waits
 
@@ -289,6 +291,29 @@ async def test_the_first_answer_to_an_approval_wins_and_later_ones_are_told_the_
         assert answers[1].extra == {"decision": "edit", "by": "ann"}
         snapshot = await h.finished(run)
         assert snapshot["channels"][0]["tools"][0]["output"] == "removed b"
+
+
+class _Locked(MemoryStore):
+    """Can't change rows just now."""
+
+    locked = True
+
+    async def update(self, run: str, **changes: Any) -> RunRow:
+        if changes.get("status") == "waiting" and self.locked:
+            self.locked = False
+            raise StoreError("store_locked", "Another program holds a lock.")
+        return await super().update(run, **changes)
+
+
+async def test_a_status_that_the_store_does_not_take_just_now_costs_the_run_nothing() -> None:
+    async with harness(approving("x"), store=_Locked()) as h:
+        run = (await h.engine.start_run(start("x"))).row.run
+        call = await waiting_call(h, run)
+        assert (await h.engine.snapshot(run))["status"] == "waiting"
+        await h.engine.answer(run, call, ApprovalAnswer(decision="approve"))
+        snapshot = await h.finished(run)
+        assert (snapshot["status"], snapshot["channels"][0]["attempt"]) == ("completed", 1)
+        assert types(await h.events(run), "x").count("channel_started") == 1
 
 
 async def test_an_approval_expires() -> None:

@@ -12,6 +12,7 @@ import pytest
 from mux.agent import Agent, AgentContext, Draft
 from mux.errors import Conflict, Overloaded, StoreError, Unavailable
 from mux.events import Record, Token
+from mux.log import Idempotency, RunRow
 from mux.log.memory import MemoryStore
 from mux.requests import Grace, StartRequest
 from tests.support.agents import Scripted, echo, harness, says, types, until, waits
@@ -58,6 +59,54 @@ async def test_the_same_idempotency_key_gives_the_same_run_and_another_body_conf
         assert not (await h.engine.start_run(request, key="k")).created  # also when it is over
         with pytest.raises(Conflict):
             await h.engine.start_run(StartRequest(message="y", agents=["w"]), key="k")
+
+
+class _Slow(MemoryStore):
+    """Keeps a new run when it is told to; or fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+        self.failing: StoreError | None = None
+
+    async def create(self, row: RunRow, idempotency: Idempotency | None = None) -> RunRow:
+        self.asked.set()
+        await self.go.wait()
+        if self.failing is not None:
+            raise self.failing
+        return await super().create(row, idempotency)
+
+
+async def test_the_same_key_at_once_waits_for_the_first_start_also_where_no_place_is_left() -> None:
+    agent, store = waits("w"), _Slow()
+    async with harness(agent, store=store, max_runs=1, max_queue=0) as h:
+        request = StartRequest(message="x", agents=["w"])
+        first = asyncio.create_task(h.engine.start_run(request, key="k"))
+        await store.asked.wait()
+        same = asyncio.create_task(h.engine.start_run(request, key="k"))
+        other = asyncio.create_task(h.engine.start_run(StartRequest(message="y", agents=["w"]), key="k"))
+        with pytest.raises(Overloaded):
+            await h.engine.start_run(request, key="another")
+        first.cancel()  # its client hangs up: the run starts all the same
+        store.go.set()
+        assert not (await same).created
+        with pytest.raises(Conflict):
+            await other
+        assert [row.run for row in await store.unfinished()] == [(await same).row.run]
+
+
+async def test_a_start_that_fails_leaves_its_key_to_the_next_that_waits() -> None:
+    agent, store = waits("w"), _Slow()
+    async with harness(agent, store=store) as h:
+        store.failing = StoreError("store_full", "The disk is full.")
+        request = StartRequest(message="x", agents=["w"])
+        starts = [asyncio.create_task(h.engine.start_run(request, key="k")) for _ in range(3)]
+        await store.asked.wait()
+        store.go.set()
+        with pytest.raises(StoreError):
+            await starts[0]
+        store.failing = None
+        assert [(await start).created for start in starts[1:]] == [True, False]
 
 
 async def test_when_the_last_viewer_has_been_gone_for_the_grace_everything_is_freed_within_a_second() -> None:
@@ -155,6 +204,32 @@ async def test_a_store_that_stays_broken_stops_the_run_which_is_taken_over_when_
         snapshot = await h.finished(run)
         assert snapshot["channels"][0]["error"]["code"] == "interrupted"
         assert types(await h.events(run))[-1] == "run_finished"
+
+
+async def test_viewers_that_stayed_while_their_run_was_taken_over_have_not_left_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mux.engine.engine._TAKE_OVER_DELAYS_S", (0.01,))
+    monkeypatch.setattr("mux.engine.engine._RECOVERY_GRACE_S", 0.1)
+    agent, store = waits("w", resumable="restart"), Flaky()
+    async with harness(agent, store=store) as h:
+        request = StartRequest(message="x", on_disconnect=Grace(grace_s=0.1))
+        run = (await h.engine.start_run(request)).row.run
+        h.engine.viewer_joined(run)
+        await agent.started.wait()
+        store.failing = StoreError("store_readonly", "The file is read-only.", retryable=False)
+        agent.release.set()
+        await until(lambda: run not in h.engine._live)
+        agent.started.clear()
+        agent.release.clear()
+        agent.stopped.clear()
+        store.failing = None
+        await agent.started.wait()
+        await asyncio.sleep(0.3)
+        assert not agent.stopped.is_set()
+        h.engine.viewer_left(run)
+        assert (await h.finished(run))["status"] == "cancelled"
+        assert not h.engine._viewers
 
 
 async def test_a_start_that_could_not_be_kept_is_refused_and_leaves_nothing() -> None:

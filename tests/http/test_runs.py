@@ -8,11 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from mux.errors import StoreError
 from mux.http import bodies
 from mux.http.service import Service
-from tests.support.api import call, finished_run, read, start
+from mux.log import Idempotency, Page, RunRow
+from tests.support.api import call, finished_run, read, settled, start, until
 from tests.support.checker import Checker, http
 from tests.support.service import serving
 
@@ -175,6 +178,58 @@ async def test_a_deleted_run_is_gone(url: str) -> None:
         status, problem, _ = await call(method, f"{url}/api/runs/{run}{path}")
         assert (status, problem["code"]) == (404, "run_not_found")
     await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_an_answer_that_fails_in_its_middle_is_cut_and_never_looks_whole(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = (await finished_run(service.url, message="600"))["run"]  # more than one page
+    whole = service.store.read
+
+    async def read(run: str, after: int, **bounds: Any) -> Page:
+        if after:
+            raise StoreError("store_failed", "The disk is gone.")
+        return await whole(run, after, **bounds)
+
+    monkeypatch.setattr(service.store, "read", read)
+    export = f"{service.url}/api/runs/{run}/export"
+    async with aiohttp.ClientSession() as session, session.get(export) as response:
+        assert response.status == 200
+        with pytest.raises(aiohttp.ClientError):
+            await asyncio.wait_for(response.read(), 5)
+
+
+STREAMING = [
+    ("POST", "/api/runs", {"agents": ["hold"], "message": "x", "on_disconnect": "cancel"}),
+    ("GET", "/api/chat/stream?message=x&agents=hold&grace_s=0", None),
+    ("POST", "/v1/chat/completions", {"model": "hold", "messages": [{"role": "user", "content": "x"}]}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), STREAMING, ids=[path[:8] for _, path, _ in STREAMING])
+async def test_a_client_that_hangs_up_while_its_run_is_started_has_left_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: Any
+) -> None:
+    kept, go = asyncio.Event(), asyncio.Event()
+    made: asyncio.Future[RunRow] = asyncio.get_running_loop().create_future()
+    create = service.store.create
+
+    async def slowly(row: RunRow, idempotency: Idempotency | None = None) -> RunRow:
+        kept.set()
+        await go.wait()
+        made.set_result(await create(row, idempotency))
+        return made.result()
+
+    monkeypatch.setattr(service.store, "create", slowly)
+    sse = {"Accept": "text/event-stream"}
+    asking = asyncio.create_task(call(method, service.url + path, body, headers=sse))
+    await kept.wait()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    server = service._runner.server if service._runner else None
+    await until(lambda: server is not None and not server.connections)
+    go.set()
+    assert await settled(service.url, (await made).run) == "cancelled"
 
 
 async def test_an_exported_run_comes_back_as_it_was(url: str) -> None:
