@@ -113,7 +113,7 @@ class LlmAgent:
             tools=self._tools(ctx, runtime),
             run_tool=runtime.run_tool,
             instructions=self.instructions if ctx.instructions is None else ctx.instructions,
-            params={**self.params, **ctx.params},
+            params={**(provider.params if provider else {}), **self.params, **ctx.params},
             max_steps=self.max_steps or runtime.settings.limits.max_steps,
             max_retries=provider.max_retries if provider else 3,
             retry_after_reset=self.retry_after_reset,

@@ -31,8 +31,8 @@ def parse_arguments(text: str) -> tuple[str, dict[str, Any] | None, str | None]:
     before the real object (a placeholder) are left out.
 
     Returns:
-        ``(raw, arguments, error)``: the text that counts, and either the object or ``invalid_json`` or
-        ``not_an_object``.
+        ``(raw, arguments, error)``: the text that counts, and either the object (nothing at all is ``{}``) or
+        ``invalid_json`` or ``not_an_object``.
     """
     stripped = text.strip()
     if not stripped:

@@ -26,7 +26,7 @@ from mux.events import (
 from mux.tools.base import Tool, ToolProblem
 from mux.tools.runtime import abandoned_note
 
-__all__ = ["Call", "CallRunner", "RunTool", "parse_arguments"]
+__all__ = ["Call", "CallRunner", "RunTool"]
 
 RunTool: TypeAlias = Callable[
     [Tool, str, dict[str, Any], AgentContext], AsyncIterator[ToolProgress | ToolResult]
@@ -54,15 +54,6 @@ class Call:
     problem: str | None = None
     started: bool = False
     lost: bool = False
-
-
-def parse_arguments(raw: str) -> tuple[dict[str, Any] | None, str | None]:
-    """Arguments as an object (nothing at all counts as ``{}``), or why they are none."""
-    try:
-        value = json.loads(raw) if raw.strip() else {}
-    except ValueError:
-        return None, "invalid_json"
-    return (value, None) if isinstance(value, dict) else (None, "not_an_object")
 
 
 class _Answered(Exception):

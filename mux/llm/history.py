@@ -33,8 +33,12 @@ _KEEP_CHARS = 400  # what is kept of a shortened tool output
 _LEAST_RESERVE = 256  # tokens always left for the answer
 
 
-def estimate(message: Message) -> int:
-    """About how many tokens a message takes, rather too many than too few."""
+def estimate(message: Message, *, recent: bool = True) -> int:
+    """About how many tokens a message takes, rather too many than too few.
+
+    Args:
+        recent: it is of the turn that is going on, whose thoughts go back to providers that want them.
+    """
     if isinstance(message.content, str):
         size, parts = len(message.content.encode("utf-8", "replace")), 0
     else:
@@ -43,6 +47,9 @@ def estimate(message: Message) -> int:
     size += sum(len(c.tool) + len(c.arguments.encode("utf-8", "replace")) + 16 for c in message.calls)
     if message.provider_items:
         size += len(json.dumps(message.provider_items, default=str))
+        wanted = any(isinstance(i, dict) and i.get("kind") == "reasoning" for i in message.provider_items)
+        if recent and wanted and message.reasoning:
+            size += len(message.reasoning.encode("utf-8", "replace"))
     return _MESSAGE_TOKENS + parts * _PART_TOKENS + math.ceil(size / _BYTES_PER_TOKEN)
 
 
@@ -87,9 +94,9 @@ class Fitted:
 class _Fit:
     """One fitting: `None` marks a dropped message, so that positions stay."""
 
-    def __init__(self, messages: Sequence[Message], room: int) -> None:
+    def __init__(self, messages: Sequence[Message], sizes: list[int], room: int) -> None:
         self.messages: list[Message | None] = list(messages)
-        self.sizes = [estimate(m) for m in messages]
+        self.sizes = sizes
         self.room = room
         self.shortened = 0
 
@@ -130,12 +137,13 @@ def fit(messages: Sequence[Message], limit: int | None, *, reserve: int = 0) -> 
         The messages to send. They may still be too long when the task alone exceeds the limit: the provider
         then says so, which is clearer than a task cut in half.
     """
-    before = sum(estimate(m) for m in messages)
-    if limit is None or before <= limit - max(reserve, _LEAST_RESERVE):
-        return Fitted(tuple(messages), 0, 0, before, before)
-    work = _Fit(messages, max(limit - max(reserve, _LEAST_RESERVE), 0))
     users = [i for i, m in enumerate(messages) if m.role == "user"]
     last_user = users[-1] if users else 0
+    sizes = [estimate(m, recent=i > last_user) for i, m in enumerate(messages)]
+    before = sum(sizes)
+    if limit is None or before <= limit - max(reserve, _LEAST_RESERVE):
+        return Fitted(tuple(messages), 0, 0, before, before)
+    work = _Fit(messages, sizes, max(limit - max(reserve, _LEAST_RESERVE), 0))
     rounds = [i for i in range(last_user + 1, len(messages)) if messages[i].role == "assistant"]
     unseen = rounds[-1] if rounds else len(messages)  # results after it go to the model for the first time
     for i, message in enumerate(messages[:unseen]):

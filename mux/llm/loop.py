@@ -36,7 +36,8 @@ from mux.events import (
     Usage,
     UsageReport,
 )
-from mux.llm.calls import Call, CallRunner, parse_arguments
+from mux.llm.arguments import parse_arguments
+from mux.llm.calls import Call, CallRunner
 from mux.llm.history import fit, schema_tokens
 from mux.llm.interrupt import Interrupted, Interruption
 from mux.llm.model import ModelRequest, OtherChoice, ToolSchema, TurnEnd
@@ -382,12 +383,10 @@ class Loop:
                     yield body
 
     def _pending(self, call: PendingCall) -> Call:
-        arguments, problem = parse_arguments(call.arguments)
+        raw, arguments, problem = parse_arguments(call.arguments)
         tool = self.setup.tools.get(call.tool)
         lost = call.started and (tool is None or not tool.idempotent)
-        return Call(
-            call.call_id, call.tool, arguments, call.arguments, problem, started=call.started, lost=lost
-        )
+        return Call(call.call_id, call.tool, arguments, raw, problem, started=call.started, lost=lost)
 
 
 def _calls(turn: Turn, end: TurnEnd) -> list[Call]:

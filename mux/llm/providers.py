@@ -92,6 +92,10 @@ class Providers:
     def price(self, spec: str) -> Price | None:
         """What a model costs by ``prices``. Where it names none, the turn's usage may carry its cost already:
         reported by the endpoint, or by the price library (see :mod:`mux.llm.prices`)."""
+        name, _, model = spec.partition(":")
+        provider = self._settings.providers.get(name)
+        if not model and provider is not None and provider.models:
+            spec = f"{name}:{provider.models[0]}"  # as `model` reads it
         return self._settings.prices.get(spec)
 
     def states(self) -> dict[str, str]:

@@ -73,6 +73,7 @@ class Setup:
         spec: the model as configured, ``provider:model``.
         provider: the part before the colon; opaque items go back only to it.
         model_name: the provider's name for the model.
+        params: temperature, max_tokens, …: of the provider, the agent and the request; the last wins.
         context_tokens: the model's context, where it is known.
         answer_tokens: what is left free of it for the answer.
         price: what the model costs, if it is known.

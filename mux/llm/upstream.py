@@ -291,9 +291,12 @@ class HttpModel:
         )
         headers: dict[str, Any] = dict(self._headers)
         base_url, query = self._address()
-        if self._key is None and not any(h.lower() in ("authorization", "api-key") for h in headers):
-            # local servers need no key; left out by each request, which is where the SDK looks for it
-            self._extra_headers = {**_HEADERS, "Authorization": Omit(), "api-key": Omit()}
+        if self._key is None:
+            # Local servers need no key, and others have one in a header of their own (Entra's tokens for
+            # Azure), beside which the SDK's "none" would be refused. Said where the SDK looks for them.
+            own = {h.lower(): value for h, value in headers.items()}
+            keys = {h: own.get(h.lower(), Omit()) for h in ("Authorization", "api-key")}
+            self._extra_headers = {**_HEADERS, **keys}
         common: dict[str, Any] = {"max_retries": 0, "timeout": timeout, "http_client": http}
         if query:
             common["default_query"] = query
@@ -342,11 +345,14 @@ class HttpModel:
             client = await self._opened()
             async with asyncio.timeout(deadline_s):
                 response = await client.models.with_raw_response.list(extra_headers=self._extra_headers)
-                listed = response.http_response.json()
         except UpstreamError as e:
             raise self._named(e) from None
         except Exception as e:  # noqa: BLE001 - failure boundary: whatever the SDK or its transport raise
             raise self._named(self._unreachable(e)) from None
+        try:
+            listed = response.http_response.json()
+        except ValueError:  # a page for people, where something else listens on that port
+            listed = None
         entries = listed.get("data") if isinstance(listed, dict) else listed
         if not isinstance(entries, list):
             raise self._named(broken("Its /models is no list of models."))

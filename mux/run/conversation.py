@@ -41,8 +41,27 @@ class _Segment:
 
 
 def _arguments(call: ToolState) -> str:
-    """The arguments as the model wrote them; agents that write none are quoted from `tool_start`."""
-    return "".join(call.raw) or json.dumps(call.arguments or {}, ensure_ascii=False)
+    """The arguments as the model wrote them; agents that write none are quoted from `tool_start`, and so are
+    those that were written oddly (twice, after a placeholder) and ran all the same."""
+    raw = "".join(call.raw)
+    return raw if raw and (call.arguments is None or _is_object(raw)) else _started(call)
+
+
+def _started(call: ToolState) -> str:
+    """The arguments that the call was started with: a person may have edited what the model wrote."""
+    return json.dumps(call.arguments or {}, ensure_ascii=False)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _pending(call: ToolState) -> PendingCall:
+    started = call.at == "running"
+    return PendingCall(call.call_id, call.tool, _started(call) if started else _arguments(call), started)
 
 
 def _segments(channel: ChannelState) -> Iterator[_Segment | Message]:
@@ -120,12 +139,13 @@ def resume_point(channel: ChannelState) -> Resume:
             messages.append(item)
         elif item.turn is not None and item.turn.finished is not None:
             messages += _said(channel, item)
-            pending = tuple(
-                PendingCall(c.call_id, c.tool, _arguments(c), c.at == "running")
-                for c in _calls(channel, item)
-                if c.at != "answered"
-            )
-    decided = ((c.tool, c.decision.decision) for c in channel.tools.values() if c.decision is not None)
+            pending = tuple(_pending(c) for c in _calls(channel, item) if c.at != "answered")
+    # an edit whose call has not started: it asks again, and is given the arguments that were decided
+    decided = (
+        (c.tool, c.decision.decision)
+        for c in channel.tools.values()
+        if c.decision is not None and (c.at != "written" or c.decision.decision != "edit")
+    )
     return Resume(
         step=channel.steps[-1].step if channel.steps else 0,
         messages=tuple(messages),

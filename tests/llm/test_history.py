@@ -44,6 +44,18 @@ def test_old_tool_outputs_are_shortened_before_anything_is_dropped() -> None:
     assert fitted.after < fitted.before
 
 
+def test_thoughts_that_go_back_to_the_provider_count_and_older_ones_do_not() -> None:
+    thought = asks("1").model_copy(
+        update={"reasoning": LONG, "provider_items": [{"kind": "reasoning", "field": "reasoning_content"}]}
+    )
+    unasked = thought.model_copy(update={"provider_items": None})
+    assert estimate(thought) > estimate(unasked) + 3_000
+    assert estimate(thought, recent=False) < 100
+    now = (user("task"), thought, got("1", "x"), asks("2"), got("2", "y"))
+    assert fit(now, 2_500).dropped == 2, "the round with the long thought"
+    assert not fit((*now[:3], user("next")), 2_500).trimmed
+
+
 def test_oldest_turns_go_next_as_a_whole() -> None:
     messages = (
         SYSTEM,

@@ -622,6 +622,15 @@ async def test_a_resumed_channel_settles_its_open_calls_and_goes_on_with_the_nex
     assert outcome_of(drafts).usage == Usage(output_tokens=7)
 
 
+async def test_a_resumed_call_is_read_as_it_was_before_the_crash() -> None:
+    """Some endpoints say the arguments twice, or a placeholder first; all that they sent is in the log."""
+    for written in ('{"a": 1, "b": 2}{"a": 1, "b": 2}', '{}{"a": 1, "b": 2}'):
+        pending = (PendingCall("c1", "add", written, started=False),)
+        resume = Resume(step=1, messages=(said(("c1", "add")),), pending=pending)
+        drafts = await drafts_of(agent(FakeModel(says("ok")), add), resume=resume)
+        assert only(drafts, ToolResult)[0].output == "3"
+
+
 async def test_a_channel_that_had_only_been_steered_begins_with_what_it_was_told() -> None:
     resume = Resume(step=0, messages=(Message(role="user", content="In French."),))
     model = FakeModel(says("oui"))
@@ -638,6 +647,16 @@ async def test_a_channel_whose_answer_was_complete_only_ends() -> None:
 
 
 # --- history ----------------------------------------------------------------------------------------------
+
+
+async def test_room_is_left_for_the_answer_that_the_provider_s_settings_allow() -> None:
+    old = [Message(role="user", content="old " * 900), Message(role="assistant", content="x")]
+    task = Message(role="user", content="new")
+    for params, trimmed in (({}, 0), ({"max_tokens": 3000}, 1)):
+        provider = Provider(base_url="http://x", context_tokens=4096, params=params)
+        bound = agent(FakeModel(says("ok")), options={"provider": provider})
+        drafts = await drafts_of(bound, messages=(*old, task), task="new")
+        assert len(only(drafts, Custom)) == trimmed
 
 
 async def test_a_conversation_over_the_context_is_trimmed_and_says_so_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from mux.errors import ConfigError
 from mux.llm.model import Model
@@ -67,6 +68,8 @@ async def test_settings_and_prices_are_found_by_spec() -> None:
     assert known.provider("rehearsal") is None
     assert known.price("local:a") == Price(input=1, output=2)
     assert known.price("local:b") is None
+    known = providers(local=Provider(base_url=DEAD, models=("a",)))
+    assert known.price("local") == Price(input=1, output=2), "the price of the model that the spec stands for"
     with pytest.raises(ConfigError):
         known.provider("other:a")
 
@@ -87,6 +90,21 @@ async def test_offers_name_what_can_be_used_and_why_the_rest_can_not() -> None:
     dead = offers[3]
     assert (dead["id"], dead["available"]) == ("dead:m", False)
     assert "refused" in dead["error"]
+
+
+async def test_an_endpoint_that_answers_with_a_page_is_there_but_no_model_server() -> None:
+    async def page(x: Exchange) -> None:
+        await x.answer(200, b"<html>Welcome</html>")
+
+    async with serving(page) as server:
+        known = providers(local=Provider(base_url=server.url, models=("a",)))
+        with capture_logs() as logs:
+            offers = await known.offers()
+        await known.aclose()
+    (offer,) = (o for o in offers if o["provider"] == "local" and o["name"] == "a")
+    assert "no list of models" in offer["error"]
+    assert known.listed("local") == ()
+    assert not [line for line in logs if line["log_level"] == "warning"], "nothing of ours failed"
 
 
 async def test_local_servers_are_found_by_asking_them() -> None:

@@ -331,6 +331,22 @@ async def test_azure_is_asked_in_its_own_way() -> None:
     assert server.seen[0].headers["api-key"] == KEY
 
 
+@pytest.mark.parametrize(("header", "other"), [("Authorization", "api-key"), ("api-key", "Authorization")])
+@pytest.mark.parametrize("version", [None, "2024-10-21"])
+async def test_a_key_in_a_header_of_its_own_is_sent_alone(
+    header: str, other: str, version: str | None
+) -> None:
+    """Azure refuses a request with a good token and the api-key "none"."""
+    async with serving(hello) as server:
+        provider = Provider(base_url=server.url, headers_env={header: "T"}, azure_api_version=version)
+        model = HttpModel("p", provider, env={"T": f"Bearer {KEY}"})
+        await read(model)
+        await model.aclose()
+    headers = {name.lower(): value for name, value in server.seen[0].headers.items()}
+    assert headers[header.lower()] == f"Bearer {KEY}"
+    assert other.lower() not in headers
+
+
 async def test_a_cut_in_mid_stream_is_truncated() -> None:
     async def script(x: Exchange) -> None:
         await x.head()

@@ -86,7 +86,30 @@ def test_the_resume_point_knows_which_tools_a_person_has_approved(
     log.add("a", ApprovalRequested(call_id="c2", tool="t", arguments={}, expires_at=1))
     assert resume_point(log.state.channels["a"]).approved == set()
     log.add("a", ApprovalResolved(call_id="c2", decision=decision, by="ann"))
+    if approved:
+        log.add("a", ToolStart(call_id="c2", tool="t", arguments={}))
     assert resume_point(log.state.channels["a"]).approved == approved
+
+
+def test_a_call_that_was_started_resumes_with_the_arguments_that_a_person_gave_it() -> None:
+    log = first_turn().add("a", result("c1"))
+    log.add("a", ApprovalRequested(call_id="c2", tool="t", arguments={}, expires_at=1))
+    log.add("a", ApprovalResolved(call_id="c2", decision="edit", by="ann", arguments={"x": 2}))
+    resume = resume_point(log.state.channels["a"])
+    assert resume.pending == (PendingCall("c2", "t", "{}", started=False),)
+    assert resume.approved == set(), "it must ask, to be given the edited arguments"
+    log.add("a", ToolStart(call_id="c2", tool="t", arguments={"x": 2}))
+    resume = resume_point(log.state.channels["a"])
+    assert resume.pending == (PendingCall("c2", "t", '{"x": 2}', started=True),)
+
+
+def test_arguments_that_ran_although_they_were_written_oddly_are_told_as_they_ran() -> None:
+    log = Log("a").add(
+        "a", started(), StepStarted(step=1), ToolCall(call_id="c1", tool="t"),
+        ToolArgs(call_id="c1", content='{"x": 1}{"x": 1}'), StepFinished(step=1, finish_reason="tool_calls"),
+        ToolStart(call_id="c1", tool="t", arguments={"x": 1}), result("c1"),
+    )  # fmt: skip
+    assert conversation(log.state.channels["a"])[0].calls[0].arguments == '{"x": 1}'
 
 
 def test_a_channel_that_completed_no_turn_resumes_from_nothing() -> None:
