@@ -27,6 +27,7 @@ __all__ = [
     "Settings",
     "Timeouts",
     "load_settings",
+    "problem_of",
 ]
 
 
@@ -350,18 +351,23 @@ def _anchor_paths(holder: dict[str, Any], name: str, base: Path) -> None:
         holder[name] = [base / Path(p).expanduser() for p in paths]
 
 
-def _explain(error: ValidationError, path: Path | None, named: Mapping[tuple[str, ...], str]) -> str:
+def problem_of(error: ValidationError) -> tuple[tuple[int | str, ...], str]:
+    """The first thing that is wrong: its place, and why, in words for who writes TOML or YAML."""
     first = error.errors()[0]
-    loc = first["loc"]
+    return first["loc"], first["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
+
+
+def _explain(error: ValidationError, path: Path | None, named: Mapping[tuple[str, ...], str]) -> str:
+    loc, why = problem_of(error)
     where = ".".join(str(p) for p in loc) or "(top level)"
     given_by = next((n for place, n in named.items() if loc[: len(place)] == place), None)
     source = f" ({given_by})" if given_by else f" in {path}" if path else ""
-    if first["type"] == "extra_forbidden":
+    if error.errors()[0]["type"] == "extra_forbidden":
         known = _known_keys(loc)
         near = difflib.get_close_matches(str(loc[-1]), known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(known))}."
         return f"Unknown setting {where!r}{source}.{hint}"
-    return f"Setting {where!r}{source}: {first['msg'].removeprefix('Value error, ')}."
+    return f"Setting {where!r}{source}: {why}."
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -182,7 +183,18 @@ async def test_roster_files_define_tools_that_markdown_agents_use_by_name(folder
         ("exits.py", "raise SystemExit(3)\n", "SystemExit"),
         ("missing.py", "import no_such_module_anywhere\n", "no_such_module_anywhere"),
         ("none.py", "x = 1\n", "no value named 'agent'"),
-        ("wrong.py", "agent = 42\n", "is a int, not an agent"),
+        ("wrong.py", "agent = 42\n", "is of type int, not an agent"),
+        (
+            "returns.py",
+            "import mux\n@mux.agent(name='r', description='x')\nasync def agent(ctx):\n    return 'x'\n",
+            "yields nothing",
+        ),
+        (
+            "object.py",
+            "class A:\n    name = description = 'r'\n    async def run(self, ctx):\n        return 1\nagent = A()\n",
+            "yields nothing",
+        ),
+        ("mcp.md", "---\nname: x\nmcp: {a: {command: npx server}}\n---\nx\n", "should be a valid list"),
         ("name.py", "import mux\nagent = mux.LlmAgent(name='a b')\n", "may have only"),
         ("nothing.md", "Just text.\n", "no front matter"),
         ("list.md", "---\n- a\n---\nx\n", "must be a mapping"),
@@ -229,6 +241,27 @@ def test_earlier_folders_win_and_two_of_one_name_in_a_folder_are_a_problem(tmp_p
     alone = load(second)
     assert "already defines" in alone.problems[0].reason
     assert next(d for d in roster.describe() if d["name"] == "lead")["source"] == "built-in"
+
+
+def test_a_folder_that_may_not_be_read_is_a_problem_and_stops_no_other(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (folder / "good.md").write_text("---\ndescription: x\n---\nHi.\n")
+    listed, allowed = Path.iterdir, os.access
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path == closed:
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    # root, as whom the tests may run, is refused nothing
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed and allowed(path, mode))
+    roster = load(closed, folder)
+    assert [(p.path, p.reason) for p in roster.problems] == [(closed, "this folder may not be read")]
+    assert list(roster.agents) == ["good"]
 
 
 def test_an_unknown_agent_is_a_404_with_near_names(folder: Path) -> None:

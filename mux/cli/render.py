@@ -62,12 +62,18 @@ class Renderer(Protocol):
         """Show one event."""
 
 
-def renderer(*, as_json: bool, plain: bool, console: Console | None = None) -> Renderer:
-    """The renderer for what was asked and for where the output goes: panes need a terminal."""
+def renderer(
+    *, as_json: bool, plain: bool, console: Console | None = None, server: str | None = None
+) -> Renderer:
+    """The renderer for what was asked and for where the output goes: panes need a terminal.
+
+    Args:
+        server: where the run can be answered while it is shown, for what waits for a person.
+    """
     console = console or Console(highlight=False)
     if as_json:
         return JsonLines()
-    return Lines(console) if plain or not console.is_terminal else Panes(console)
+    return Lines(console, server) if plain or not console.is_terminal else Panes(console, server)
 
 
 async def show(events: AsyncIterable[Event], to: Renderer) -> str:
@@ -106,8 +112,9 @@ class JsonLines(_Base):
 class Lines(_Base):
     """Whole lines, each with its channel's name: reads well in logs and pipes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, server: str | None = None) -> None:
         self.console = console
+        self._server = server
         self._colours: dict[str, str] = {}
         self._open: dict[str, str] = {}
 
@@ -122,7 +129,7 @@ class Lines(_Base):
             for line in lines:
                 self._print(channel, line)
             return
-        note = _note(event)
+        note = _note(event, self._server)
         if note or event.type in ("step_finished", "done"):
             self._flush(channel)
         if note:
@@ -138,7 +145,7 @@ class Lines(_Base):
         self.console.print(line, soft_wrap=True)
 
 
-def _note(event: Event) -> str:
+def _note(event: Event, server: str | None = None) -> str:
     """One line for what is worth a line beside the text."""
     body, note = event.body, ""
     if isinstance(body, ToolStart):
@@ -150,6 +157,7 @@ def _note(event: Event) -> str:
         note = f"{mark} {body.tool}: {_first_line(body.output)}"
     elif isinstance(body, ApprovalRequested):
         note = f"waits for a person: {body.tool}({_short(body.arguments)})"
+        note += f"; answer at {server}/#/run/{event.run}" if server else ""
     elif isinstance(body, Error):
         note = f"error: {body.message} [{body.code}]"  # whole: what to do stands at its end
     elif event.type in ("retry", "guardrail", "done"):
@@ -173,8 +181,9 @@ def _first_line(text: str) -> str:
 class Panes(_Base):
     """Live panes side by side; at the end every answer whole, so that it stays in the scroll-back."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, server: str | None = None) -> None:
         self.console = console
+        self._server = server
         self.state: RunState | None = None
         self._colours: dict[str, str] = {}
         self._notes: dict[str, str] = {}
@@ -202,7 +211,7 @@ class Panes(_Base):
             return
         if isinstance(event.body, _SAID) or event.type == "done":
             self._notes[event.channel] = ""  # the text goes on, or the frame says how it ended
-        elif note := _note(event):
+        elif note := _note(event, self._server):
             self._notes[event.channel] = note
 
     def _channels(self) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ async def _main(args: argparse.Namespace, settings: Settings) -> int:
             _keep(asyncio.create_task(_cancel(run)))
 
         loop.add_signal_handler(signal.SIGINT, on_interrupt)
-        status = await show(run.events(), renderer(as_json=args.json, plain=args.plain))
+        status = await show(run.events(), renderer(as_json=args.json, plain=args.plain, server=client.url))
         return 0 if status == "completed" else EXIT_NOT_COMPLETED
 
 

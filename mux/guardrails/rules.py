@@ -15,7 +15,7 @@ from mux.errors import ConfigError
 from mux.guardrails.compiled import Rule, compile_rule
 from mux.guardrails.guard import RuleGuard
 from mux.guardrails.presets import PRESETS
-from mux.settings import GuardrailRule
+from mux.settings import GuardrailRule, problem_of
 
 __all__ = ["AgentRules", "Rules"]
 
@@ -118,6 +118,7 @@ def _rule(name: str, value: GuardrailRule | Mapping[str, Any]) -> GuardrailRule:
     try:
         return GuardrailRule.model_validate(dict(value))
     except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
-        raise ConfigError("guardrail_invalid", f"Guardrail {name!r}: {where}: {first['msg']}.") from e
+        loc, why = problem_of(e)
+        raise ConfigError(
+            "guardrail_invalid", f"Guardrail {name!r}: {'.'.join(map(str, loc))}: {why}."
+        ) from e

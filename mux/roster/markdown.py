@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from mux.agent import Budget
 from mux.errors import ConfigError
 from mux.llm.agent import LlmAgent
-from mux.settings import GuardrailRule, McpServer
+from mux.settings import GuardrailRule, McpServer, problem_of
 
 __all__ = ["NAME", "read_markdown"]
 
@@ -123,9 +123,8 @@ def _agent(front: dict[str, Any], body: str, path: Path) -> LlmAgent:
             source=str(path),
         )
     except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise _invalid(f"its front matter: {where}: {first['msg']}") from e
+        loc, why = problem_of(e)
+        raise _invalid(f"its front matter: {'.'.join(map(str, loc))}: {why}") from e
     except (TypeError, ValueError) as e:
         raise _invalid(f"its front matter: {e}") from e
 

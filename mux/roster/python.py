@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.machinery
 import importlib.util
+import inspect
 import sys
 import traceback
 from dataclasses import replace
@@ -18,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from mux.adapters import adapt
-from mux.agent import Agent
+from mux.agent import Agent, FunctionAgent
 from mux.errors import ConfigError, MuxError
 from mux.roster.markdown import NAME
 from mux.tools.base import Tool
@@ -107,8 +108,13 @@ def _checked(value: Any) -> Agent:
     name, run = getattr(agent, "name", None), getattr(agent, "run", None)
     if isinstance(agent, type) or not isinstance(name, str) or not callable(run):
         raise _invalid(
-            f"its value 'agent' is a {type(value).__name__}, not an agent: use mux.LlmAgent, @mux.agent, or"
-            " an object with name, description and run(ctx)"
+            f"its value 'agent' is of type {type(value).__name__}, not an agent: use mux.LlmAgent,"
+            " @mux.agent, or an object with name, description and run(ctx)"
+        )
+    if inspect.iscoroutinefunction(agent.function if isinstance(agent, FunctionAgent) else run):
+        raise _invalid(
+            "its agent is an async function that yields nothing: let it yield what it says, such as"
+            " yield mux.Token(content='…')"
         )
     if not NAME.fullmatch(name):
         raise _invalid(f"its name {name!r} may have only letters, digits and . _ - (64 at most)")

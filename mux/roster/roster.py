@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -141,9 +142,11 @@ class Roster:
 
     def _files(self) -> Iterator[Path]:
         for folder in self._dirs:
-            if not folder.is_dir():
+            try:
+                paths = sorted(folder.iterdir())
+            except OSError:  # not there, no folder, or not ours to read: `load` says which
                 continue
-            for path in sorted(folder.iterdir()):
+            for path in paths:
                 hidden = path.name.startswith(("_", ".")) or path.name.lower() in _IGNORED
                 if path.suffix in (".md", ".py") and not hidden and path.is_file():
                     yield path
@@ -152,8 +155,10 @@ class Roster:
         state = _Loaded()
         for folder in self._dirs:
             forget(folder)
-            if folder in self._asked and not folder.is_dir() and folder != Path.cwd() / "agents":
+            if folder in self._asked and not os.path.isdir(folder) and folder != Path.cwd() / "agents":
                 state.problems.append(Problem(folder, "there is no such folder"))
+            elif os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
+                state.problems.append(Problem(folder, "this folder may not be read"))
         found: list[tuple[Agent, Path]] = []
         for path in self._files():
             try:
@@ -166,7 +171,7 @@ class Roster:
         _log.info(
             "roster_loaded",
             agents=sorted(state.agents),
-            folders=[str(d) for d in self._dirs if d.is_dir()],
+            folders=[str(d) for d in self._dirs if os.path.isdir(d)],
             problems=[str(p) for p in state.problems],
             warnings=state.warnings,
         )

@@ -23,6 +23,7 @@ from mux.cli.run import request_from
 from mux.cli.serve import port_owner
 from mux.errors import BadRequest
 from mux.events import (
+    ApprovalRequested,
     Body,
     ChannelInfo,
     ChannelStarted,
@@ -124,6 +125,20 @@ async def test_lines_show_brackets_and_colons_as_they_were_said() -> None:
     events[3] = Event("r1", 4, "a", 2, 0, Token(content="[bold]x[/] [/b] :x: :warning:\n"))
     await show(stream(events), Lines(Console(file=out, width=200)))
     assert "a │ [bold]x[/] [/b] :x: :warning:\n" in out.getvalue()
+
+
+async def test_a_call_that_waits_for_a_person_says_where_it_is_answered() -> None:
+    out = io.StringIO()
+    events = recorded()
+    asked = ApprovalRequested(call_id="c", tool="send", arguments={"to": "ann"}, expires_at=1)
+    events[3] = Event("r1", 4, "a", 2, 0, asked)
+    await show(stream(events), Lines(Console(file=out, width=80), "http://127.0.0.1:8765"))
+    assert (
+        "a │ waits for a person: send(to=ann); answer at http://127.0.0.1:8765/#/run/r1\n" in out.getvalue()
+    )
+    out.truncate(0)
+    await show(stream(events), Lines(Console(file=out, width=80)))  # a replay: nobody can answer any more
+    assert "send(to=ann)\n" in out.getvalue()
 
 
 async def test_an_error_is_told_whole_with_its_code() -> None:

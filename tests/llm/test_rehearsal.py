@@ -335,6 +335,24 @@ def test_parameters_of_any_schema_are_filled() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tool", "parameter", "task", "value"),
+    [
+        ("sizes", "folder", "Measure the sizes of folder docs/a.", "docs/a"),
+        ("send", "to", "Send a mail to the postmaster, to: ann@example.org", "ann@example.org"),
+        ("get_weather", "city", "Get the weather: the city is Oslo", "Oslo"),
+        ("count_lines", "file_name", "count lines of file name a.txt", "a.txt"),
+        ("translate", "word", "translate lighthouse", "lighthouse"),
+        ("stop", "unit", "stop", "stop"),
+    ],
+)
+def test_a_parameter_that_the_task_names_takes_what_follows_its_name(
+    tool: str, parameter: str, task: str, value: str
+) -> None:
+    schema = {"type": "object", "properties": {parameter: {"type": "string"}}, "required": [parameter]}
+    assert fill(ToolSchema(tool, "", schema), task) == {parameter: value}
+
+
+@pytest.mark.parametrize(
     ("task", "code"),
     [
         ("```python\nprint(6 * 7)\n```", "print(6 * 7)"),

@@ -39,7 +39,7 @@ def _plain(s: Situation) -> str:
     about = f", mostly about **{', '.join(told)}**" if told else ""
     kind = "question" if "?" in s.task else "message"
     before = f" We have talked {s.turns} time{'s' if s.turns > 1 else ''} before." if s.turns else ""
-    return f"I read your {kind} of {len(words)} words{about}.{before}"
+    return f"I read your {kind} of {len(words)} word{'s' * (len(words) != 1)}{about}.{before}"
 
 
 def _calculations(s: Situation) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ def fill(tool: ToolSchema, task: str, /, **known: Any) -> dict[str, Any]:
     properties = tool.parameters.get("properties") or {}
     required = tool.parameters.get("required") or ()
     filled = {name: value for name, value in known.items() if name in properties}
-    pool = _Pool(task)
+    pool = _Pool(task, tool.name)
     for name in required:
         if name not in filled:
             filled[name] = _value(properties.get(name) or {}, name, pool, tool.parameters, 0)
@@ -35,9 +36,11 @@ def fill(tool: ToolSchema, task: str, /, **known: Any) -> dict[str, Any]:
 class _Pool:
     """Words and numbers of the task, each used once and then from the start again."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, tool: str) -> None:
         self.task = task
         self._words = keywords(task, 12) or task.split()[:1] or ["example"]
+        asked_for = tool.lower().split("_")  # the word that chose the tool is none of its arguments
+        self._words = [w for w in self._words if w.lower() not in asked_for] or self._words
         self._proper = [w for w in self._words if w[:1].isupper()] or self._words
         self._numbers = numbers(task) or [1.0]
         self._taken = {"word": 0, "number": 0}
@@ -62,7 +65,14 @@ class _Pool:
             part in low for part in ("message", "task", "question", "prompt", "text", "content", "instruct")
         ):
             return self.task
-        return self.word()
+        return self._named(low) or self.word()
+
+    def _named(self, name: str) -> str | None:
+        """What the task gives by the parameter's own name: ``folder docs``, ``to: Ann``."""
+        words = re.escape(name).replace("_", "[ _]")
+        given = rf"\b{words}(?:\s*[:=]\s*|\s+(?:is\s+)?)(?!(?:a|an|the)\s)([\w./@-]*\w)"
+        found = re.search(given, self.task, re.IGNORECASE)
+        return found[1] if found and len(name) > 1 else None
 
 
 def _value(schema: Mapping[str, Any], name: str, pool: _Pool, root: Mapping[str, Any], depth: int) -> Any:
