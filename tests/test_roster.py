@@ -191,7 +191,7 @@ async def test_roster_files_define_tools_that_markdown_agents_use_by_name(folder
         ),
         (
             "object.py",
-            "class A:\n    name = description = 'r'\n    async def run(self, ctx):\n        return 1\nagent = A()\n",
+            "class A:\n  name = description = 'r'\n  async def run(self, ctx): pass\nagent = A()",
             "yields nothing",
         ),
         ("mcp.md", "---\nname: x\nmcp: {a: {command: npx server}}\n---\nx\n", "should be a valid list"),
