@@ -41,7 +41,7 @@ class MuxClient:
         url: the server's address; default ``MUX_URL``, else ``http://127.0.0.1:8765``.
         key: an API key, for servers that ask for one; default ``MUX_KEY``.
         reconnect_s: how long a stream tries to come back after a connection was lost, in seconds, counted
-            anew from every event; then the last error is raised.
+            anew whenever one brought something; then the last error is raised.
         timeout_s: deadline of a single request that is no stream, in seconds.
 
     Raises:

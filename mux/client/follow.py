@@ -4,7 +4,8 @@ Pure reading: frames, cursor, proof of order, and the policy of coming back. Wha
 and what the client does about it:
 
 - it ends without a terminal frame, stays silent for two heartbeats, or refuses the connection: come back
-  after a growing, jittered delay with the last id, until ``reconnect_s`` have passed without an event;
+  after a growing, jittered delay with the last id, until ``reconnect_s`` have passed in which no connection
+  brought anything with an id: an event, or the heartbeat of a run in which nothing happens;
 - ``stream_rotate``: come back at once; 204 or ``run_finished``: the end;
 - a problem document: raise it; a seq that is not the next (under a channel filter, where seq keeps its gaps:
   a cseq that is not its channel's next): raise ``stream_broken``.
@@ -46,7 +47,7 @@ class Follower:
         on_gap: what to do where the beginning was trimmed: ``raise`` or ``skip``.
         proves: what tells that nothing is missing: the run's seqs, the channels' (under a filter by channel),
             or only the order (under one by type).
-        reconnect_s: seconds without an event after which it gives up.
+        reconnect_s: seconds after which it gives up, from the loss of a connection that brought something.
     """
 
     def __init__(
@@ -72,22 +73,25 @@ class Follower:
         self.cseq: dict[str | None, int] = {}
         self.from_start = self.seq == 0
         self.finished = False
+        self._heard = False  # the connection brought something
 
     async def events(self) -> AsyncGenerator[Event, None]:
         reconnect_s = self.reconnect_s
         delay, give_up = 0.0, time.monotonic() + reconnect_s
         while True:
             failure: Exception | None = None
+            self._heard = False
             try:
                 async with contextlib.aclosing(self._connection()) as connection:
                     async for event in connection:
-                        delay, give_up = 0.0, time.monotonic() + reconnect_s
                         yield event
                 if self.finished:
                     return
             except (aiohttp.ClientError, ConnectionError, TimeoutError, Unavailable) as e:
                 failure = e
-            if time.monotonic() > give_up:
+            if self._heard:
+                delay, give_up = 0.0, time.monotonic() + reconnect_s
+            elif time.monotonic() > give_up:
                 raise Unavailable(
                     "server_unreachable",
                     f"The stream {self.url} was lost and could not be resumed in {reconnect_s:g} s; "
@@ -113,6 +117,7 @@ class Follower:
                 raise await problem(response)
             async for frame_id, data in _frames(response.content):
                 obj = json.loads(data)
+                self._heard = self._heard or frame_id is not None
                 for event in self._accept(obj):
                     yield event
                 if frame_id:  # only now: a batch counts when all of it was handed out
@@ -196,9 +201,10 @@ async def _frames(content: aiohttp.StreamReader) -> AsyncGenerator[tuple[str | N
 async def problem(response: aiohttp.ClientResponse) -> MuxError:
     """The server's problem document as the error that it describes."""
     try:
-        problem = json.loads(await response.read())
+        told = json.loads(await response.read())
     except ValueError:
-        problem = {}
+        told = None
+    problem = told if isinstance(told, dict) else {}  # a proxy may say anything
     status = response.status
     retry_after = response.headers.get("Retry-After", "")
     return _BY_STATUS.get(status, MuxError)(

@@ -32,6 +32,10 @@ class _Portal:
         self._thread = threading.Thread(target=self._loop.run_forever, name="mux-client", daemon=True)
         self._thread.start()
 
+    @property
+    def closed(self) -> bool:
+        return self._loop.is_closed()
+
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
@@ -119,9 +123,10 @@ class SyncMuxClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and end the thread; runs go on without us."""
-        self._portal.call(self.aio.close())
-        self._portal.close()
+        """Close the connections and end the thread; runs go on without us. Idempotent."""
+        if not self._portal.closed:
+            self._portal.call(self.aio.close())
+            self._portal.close()
 
     def start(
         self,

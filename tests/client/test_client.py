@@ -214,6 +214,7 @@ async def test_without_asyncio_everything_works_too_and_leaves_no_thread(url: st
             again.delete()
             with pytest.raises(NotFound):
                 again.snapshot()
+            client.close()  # and once more when the block ends
 
     await asyncio.to_thread(work)
     await asyncio.sleep(0)

@@ -65,6 +65,9 @@ class Server:
             await response.prepare(request)
         await response.write(b'retry: 1000\ndata: {"type": "stream_open"}\n\n')
         for chunk in answer:
+            if isinstance(chunk, float):  # nothing comes for so long
+                await asyncio.sleep(chunk)
+                continue
             if chunk is None:
                 assert request.transport is not None
                 request.transport.abort()
@@ -196,6 +199,30 @@ async def test_a_server_that_stays_away_is_given_up_with_the_cursor_to_go_on_fro
     with pytest.raises(Unavailable, match=r"continue later from r1\.1\.1") as error:
         await read(await serve(Server(history(), once)), reconnect_s=0.2)
     assert error.value.code == "server_unreachable"
+
+
+async def test_a_run_in_which_nothing_happens_for_long_is_resumed_when_its_connection_is_lost(serve: Any) -> None:
+    events = history(3)
+    heartbeat = b'id: r1.1.2\ndata: {"type": "heartbeat"}\n\n'
+
+    async def quiet(_: web.StreamResponse, rest: list[Event], connection: int) -> Any:
+        if connection > 1:
+            return [frame(e) for e in rest]
+        return [frame(rest[0]), frame(rest[1]), 0.2, heartbeat, 0.2, heartbeat, None]
+
+    server = Server(events, quiet)
+    assert await read(await serve(server), reconnect_s=0.1) == events
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("body", ["[]", '"down"', "null", "<html>"])
+async def test_a_refusal_that_is_no_problem_document_is_an_error_all_the_same(serve: Any, body: str) -> None:
+    async def refuse(_: web.StreamResponse, __: list[Event], ___: int) -> Any:
+        return web.Response(status=502, text=body)
+
+    with pytest.raises(MuxError) as error:
+        await read(await serve(Server(history(), refuse)))
+    assert (error.value.code, error.value.status) == ("http_502", 502)
 
 
 async def test_a_silent_connection_is_left_and_resumed(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
