@@ -1,12 +1,14 @@
-"""Request bodies: JSON with the place of an error, models with the field's path and the nearest name."""
+"""Request bodies: lines, JSON with the place of an error, models with a field's path and the nearest name."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import inspect
 import json
 import typing
+from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 import pydantic_core
@@ -15,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from mux.errors import BadRequest
 
-__all__ = ["problem_of_validation", "read_model"]
+__all__ = ["problem_of_validation", "read_lines", "read_model"]
 
 M = TypeVar("M", bound=BaseModel)
 BODY_S = 60.0  # a body is on its way for so long at most: a client that stops in it must not be kept
@@ -34,17 +36,8 @@ async def read_model(request: web.Request, model: type[M], *, optional: bool = F
             ``json_invalid`` or ``request_invalid``.
         HTTPRequestEntityTooLarge: the body is over the limit.
     """
-    try:
-        async with asyncio.timeout(BODY_S):
-            data = await request.read()
-    except TimeoutError:
-        raise BadRequest(
-            "body_slow", f"The body did not arrive within {BODY_S:g} s; send it again.", status=408
-        ) from None
-    except web.RequestPayloadError:
-        raise BadRequest(
-            "body_broken", "The body is not what its headers say (encoding or length)."
-        ) from None
+    async with _arriving():
+        data = await request.read()
     if not data.strip():
         if optional:
             return model()
@@ -65,6 +58,52 @@ async def read_model(request: web.Request, model: type[M], *, optional: bool = F
         return model.model_validate(value)
     except ValidationError as e:
         raise problem_of_validation(e, model) from None
+
+
+async def read_lines(request: web.Request, *, longest: int) -> AsyncIterator[bytes]:
+    """The body's lines as they arrive, without the empty ones: such a body may be larger than others.
+
+    Args:
+        longest: bytes of one line.
+
+    Raises:
+        BadRequest: ``body_too_large`` (413), ``body_slow`` (408: nothing came for a minute), ``body_broken``.
+    """
+    begun: list[bytes] = []  # parts of a line: joined once, or a long one would be copied for each part
+    size = 0
+    while True:
+        async with _arriving():
+            data = await request.content.readany()
+        first, *lines = data.split(b"\n")
+        begun.append(first)
+        size += len(first)
+        if size > longest:
+            raise BadRequest("body_too_large", "A line of this file is longer than any event.", status=413)
+        if lines or not data:
+            lines.insert(0, b"".join(begun))
+            begun = [lines.pop()] if data else []
+            size = sum(map(len, begun))
+            for line in lines:
+                if line.strip():
+                    yield line
+        if not data:
+            return
+
+
+@contextlib.asynccontextmanager
+async def _arriving() -> AsyncIterator[None]:
+    """What is wrong with a body that is being read."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            yield
+    except TimeoutError:
+        raise BadRequest(
+            "body_slow", f"The body did not arrive within {BODY_S:g} s; send it again.", status=408
+        ) from None
+    except web.RequestPayloadError:
+        raise BadRequest(
+            "body_broken", "The body is not what its headers say (encoding or length)."
+        ) from None
 
 
 def problem_of_validation(error: ValidationError, model: type[BaseModel]) -> BadRequest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar, get_args
 
 from aiohttp import web
@@ -12,6 +12,7 @@ from aiohttp import web
 from mux.errors import BadRequest
 from mux.http import models
 from mux.http.accept import preference
+from mux.http.bodies import read_lines
 from mux.http.replies import reply
 from mux.http.routes import BODY, Answer, Param, Route, query
 from mux.http.state import API, Api, StartedLike
@@ -242,22 +243,8 @@ async def export(request: web.Request) -> web.StreamResponse:
 async def import_run(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs/import``."""
     api = request.app[API]
-    run = await api.engine.import_run(_lines(request))
+    run = await api.engine.import_run(read_lines(request, longest=MAX_LINE))
     return reply(await api.engine.snapshot(run), 201, {"Location": f"/api/runs/{run}"})
-
-
-async def _lines(request: web.Request) -> AsyncIterator[bytes]:
-    """The body's lines as they arrive: an exported run may be larger than other bodies."""
-    rest = b""
-    async for data in request.content.iter_any():
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            if line.strip():
-                yield line
-        if len(rest) > MAX_LINE:
-            raise BadRequest("body_too_large", "A line of this file is longer than any event.", status=413)
-    if rest.strip():
-        yield rest
 
 
 RUN = Param("run", "the run's id", place="path", required=True)
@@ -300,7 +287,7 @@ ROUTES = (
     ),
     Route(
         "POST", "/api/runs/import", import_run, "Keep a run that was exported.", "runs",
-        raw_body="application/x-ndjson", answers={201: _SNAPSHOT}, errors=(409, 413, 503),
+        raw_body="application/x-ndjson", answers={201: _SNAPSHOT}, errors=(408, 409, 413, 503),
     ),
     Route(
         "GET", "/api/runs/{run}", show, "A run's snapshot, and the cursor to continue from.", "runs",

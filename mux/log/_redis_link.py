@@ -162,28 +162,30 @@ class Link:
         count = min(len(self._calls), _GROUP)
         calls = [self._calls[i] for i in range(count)]
         now = asyncio.get_running_loop().time
-        async with asyncio.timeout(_ANSWER_S) as limit:
-            await connection.send_packed_command(
-                connection.pack_commands([call.args for call in calls]), check_health=False
-            )
-            again: list[_Call] = []
-            for call in calls:
-                try:
-                    value = await connection.read_response(disconnect_on_error=False)
-                except refusals.NoScriptError:
-                    again.append(call)
-                    value = None
-                except _AGAIN:  # also LOADING: Redis has just started
-                    self._calls.extendleft(reversed(again))
-                    raise
-                except refusals.ResponseError as e:
-                    value = refusal(e, self._target)
-                limit.reschedule(now() + _ANSWER_S)
-                self._calls.popleft()
-                if call not in again:
-                    call.answer(value)
-            if again:  # somebody flushed the scripts
-                self._calls.extendleft(reversed(again))
+        again: list[_Call] = []
+        try:
+            async with asyncio.timeout(_ANSWER_S) as limit:
+                await connection.send_packed_command(
+                    connection.pack_commands([call.args for call in calls]), check_health=False
+                )
+                for call in calls:
+                    try:
+                        value = await connection.read_response(disconnect_on_error=False)
+                    except refusals.NoScriptError:  # somebody flushed the scripts
+                        again.append(call)
+                        value = None
+                    except _AGAIN:  # also LOADING: Redis has just started
+                        raise
+                    except refusals.ResponseError as e:
+                        value = refusal(e, self._target)
+                    limit.reschedule(now() + _ANSWER_S)
+                    self._calls.popleft()
+                    if call not in again:
+                        call.answer(value)
+        finally:  # however it ended: a call that is in no queue is never answered
+            self._calls.extendleft(reversed(again))
+        if again:
+            async with asyncio.timeout(_ANSWER_S):
                 await self._load(connection)
 
     # --- outages --------------------------------------------------------------------------------------------

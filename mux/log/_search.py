@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
 from mux.log._common import page_token, parse_page_token, search_words
@@ -18,6 +19,7 @@ COLUMNS = (
 )
 MAX_TEXT = 1 << 18  # characters of one text that are made findable; more would hold appends up
 _MAX_SLOTS = 1 << SLOT_BITS
+_MANY = 2000  # hits: as dear, looked up, as to go through 100,000 runs
 
 # How a value of the metadata is written in a filter: strings as they are, everything else as JSON.
 # The look at the text alone spares most rows the parsing.
@@ -44,7 +46,11 @@ def find_runs(db: sqlite3.Connection, query: RunQuery) -> RunPage:
         match = _match(query.q)
         if match is None:
             return RunPage([])
-        where.append("r.id IN (SELECT rowid >> ? FROM found WHERE found MATCH ?)")
+        # Few hits are looked up by their number. With many, runs are gone through from the newest on instead
+        # (the plus keeps sqlite from the numbers): most are hits, and looking each up to sort them all took
+        # 470 ms for a word that 100,000 runs have, not 20.
+        plus = "+" if _many(db, match) else ""
+        where.append(f"{plus}r.id IN (SELECT rowid >> ? FROM found WHERE found MATCH ?)")  # noqa: S608
         values += (SLOT_BITS, match)
     # Every value is a parameter; only our own text is put together here.
     sql = (
@@ -57,8 +63,16 @@ def find_runs(db: sqlite3.Connection, query: RunQuery) -> RunPage:
     found = found[: query.limit]
     rows = [row_of(values[1:]) for values in found]
     token = page_token(rows[-1].created, found[-1][0]) if more else None
-    hits = {row.run: _excerpts(db, match, f[0]) for row, f in zip(rows, found, strict=True)} if match else {}
+    if match is None:
+        return RunPage(rows, token)
+    excerpts = _excerpts(db, match, [values[0] for values in found])
+    hits = {row.run: excerpts.get(values[0], {}) for row, values in zip(rows, found, strict=True)}
     return RunPage(rows, token, hits)
+
+
+def _many(db: sqlite3.Connection, match: str) -> bool:
+    some = "SELECT count(*) FROM (SELECT 1 FROM found WHERE found MATCH ? LIMIT ?)"
+    return bool(db.execute(some, (match, _MANY)).fetchone() == (_MANY,))
 
 
 def _filters(query: RunQuery) -> tuple[list[str], list[Any]]:
@@ -94,16 +108,24 @@ def _match(q: str) -> str | None:
     return " ".join(f'"{word}"' for word in words) + " *" if words else None
 
 
-def _excerpts(db: sqlite3.Connection, match: str, run: int) -> dict[str, str]:
-    first = run << SLOT_BITS
-    return dict(
-        db.execute(
-            "SELECT t.channel, snippet(found, 0, '', '', '…', 16) FROM found f "
-            "JOIN texts t ON t.run = ? AND t.slot = f.rowid - ? "
-            "WHERE f.rowid BETWEEN ? AND ? AND found MATCH ? ORDER BY f.rowid",
-            (run, first, first, first + _MAX_SLOTS - 1, match),
-        ).fetchall()
-    )
+def _excerpts(db: sqlite3.Connection, match: str, runs: Sequence[int]) -> dict[int, dict[str, str]]:
+    """Run → channel → excerpt. One search for all: each begins with all that its last word may stand for."""
+    found: dict[int, dict[str, str]] = {}
+    if not runs:
+        return found
+    rows = db.execute(
+        "SELECT f.rowid >> ?, t.channel, snippet(found, 0, '', '', '…', 16) FROM found f "  # noqa: S608
+        "CROSS JOIN texts t ON t.run = f.rowid >> ? AND t.slot = f.rowid & ? "
+        "WHERE found MATCH ? AND f.rowid BETWEEN ? AND ? "
+        f"AND f.rowid >> ? IN ({', '.join('?' * len(runs))}) ORDER BY f.rowid",
+        (
+            SLOT_BITS, SLOT_BITS, _MAX_SLOTS - 1, match, min(runs) << SLOT_BITS,
+            (max(runs) << SLOT_BITS) + _MAX_SLOTS - 1, SLOT_BITS, *runs,
+        ),
+    )  # fmt: skip
+    for run, channel, excerpt in rows:
+        found.setdefault(run, {})[channel] = excerpt
+    return found
 
 
 def index_text(db: sqlite3.Connection, run: int, channel: str | None, text: str) -> None:

@@ -47,6 +47,7 @@ _SHARE = 4  # commits on the caller's thread take at most a fifth of its time,
 _CREDIT_S = 0.002  # but for this much ahead: two words may come at once (a sixth of 800 appends a second did)
 _STALLED_S = 0.02  # one that took longer waited for the disk: leave the next ones to the thread
 _STALL_PAUSE_S = 1.0
+_HELD_S = 0.25  # the read lock is kept after the last append: another program's checkpoint waits no longer
 _RETRY_S = 0.005  # between two looks at a lock that another program holds
 
 
@@ -101,6 +102,8 @@ class Writer:
         self._lock = threading.Lock()  # who holds it has the session
         self._session: Session | None = None
         self._not_before = 0.0
+        self._appended = 0.0  # when the last one was committed on the caller's thread
+        self._letting_go: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped: asyncio.Future[None] | None = None
@@ -119,6 +122,9 @@ class Writer:
         thread, self._thread = self._thread, None
         if thread is None or self._stopped is None:
             return
+        if self._letting_go is not None:
+            self._letting_go.cancel()
+            self._letting_go = None
         self._jobs.put(None)
         await self._stopped
         await asyncio.to_thread(thread.join)
@@ -175,12 +181,29 @@ class Writer:
             raise
         finally:
             self._lock.release()
-            now = time.monotonic()
+            now = self._appended = time.monotonic()
+            if self._letting_go is None and self._loop is not None:
+                self._letting_go = self._loop.call_later(_HELD_S, self._let_go)
             if now - begun > _STALLED_S:
                 self._not_before = now + _STALL_PAUSE_S
             else:
                 self._not_before = max(self._not_before, begun - _CREDIT_S) + (1 + _SHARE) * (now - begun)
         return at
+
+    def _let_go(self) -> None:
+        """Nobody appends any more: another program may begin the WAL anew, or empty it. (While somebody does,
+        its checkpoint takes the write lock first, and the next append makes way.)"""
+        self._letting_go = None
+        assert self._loop is not None
+        left = self._appended + _HELD_S - time.monotonic()
+        if left > 0:
+            self._letting_go = self._loop.call_later(left, self._let_go)
+        elif self._lock.acquire(blocking=False):  # else the thread has let go to do its work
+            try:
+                if self._session is not None:
+                    self._session.let_go()
+            finally:
+                self._lock.release()
 
     # --- on the thread --------------------------------------------------------------------------------------
 

@@ -201,7 +201,7 @@ async def test_a_server_that_stays_away_is_given_up_with_the_cursor_to_go_on_fro
     assert error.value.code == "server_unreachable"
 
 
-async def test_a_run_in_which_nothing_happens_for_long_is_resumed_when_its_connection_is_lost(serve: Any) -> None:
+async def test_a_run_in_which_nothing_happens_for_long_is_resumed_after_a_cut(serve: Any) -> None:
     events = history(3)
     heartbeat = b'id: r1.1.2\ndata: {"type": "heartbeat"}\n\n'
 

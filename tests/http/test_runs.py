@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import aiohttp
 import pytest
+from aiohttp.streams import StreamReader
+from aiohttp.test_utils import make_mocked_request
 
-from mux.errors import StoreError
+from mux.errors import BadRequest, StoreError
 from mux.http import bodies
 from mux.http.service import Service
 from mux.log import Idempotency, Page, RunRow
@@ -314,12 +318,15 @@ async def test_what_is_not_http_is_refused_with_a_problem_document_too(
     assert (problem["status"], problem["code"], problem["fault"]) == (status, code, "client")
 
 
-async def test_a_body_that_stops_on_its_way_is_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", ["/api/runs", "/api/runs/import"])
+async def test_a_body_that_stops_on_its_way_is_given_up(
+    url: str, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
     monkeypatch.setattr(bodies, "BODY_S", 0.1)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
     writer.write(
-        b"POST /api/runs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        b"Content-Length: 50\r\n\r\n{"
+        b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 50\r\n\r\n{" % path.encode()
     )
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     writer.close()
@@ -370,10 +377,38 @@ async def test_a_misspelt_field_is_named_with_its_path_and_the_right_name(url: s
         assert "line 2" in (await r.json())["detail"]
 
 
-async def test_a_body_that_is_not_encoded_as_it_says_is_refused(url: str) -> None:
+@pytest.mark.parametrize("path", ["/api/runs", "/api/runs/import"])
+async def test_a_body_that_is_not_encoded_as_it_says_is_refused(url: str, path: str) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    async with http("POST", f"{url}/api/runs", body=b"{}", headers=headers) as response:
+    async with http("POST", url + path, body=b"{}", headers=headers) as response:
         assert (response.status, (await response.json())["code"]) == (400, "body_broken")
+
+
+async def lines_of(*pieces: bytes, longest: int = 1000) -> list[bytes]:
+    """What `read_lines` makes of a body that comes in these pieces."""
+    stream = StreamReader(mock.Mock(), 1 << 16)
+    request = make_mocked_request("POST", "/", payload=stream)
+    reading = asyncio.create_task(_all(bodies.read_lines(request, longest=longest)))
+    for piece in pieces:
+        stream.feed_data(piece)
+        await asyncio.sleep(0)
+    stream.feed_eof()
+    return await reading
+
+
+async def _all(lines: AsyncIterator[bytes]) -> list[bytes]:
+    return [line async for line in lines]
+
+
+async def test_a_bodys_lines_are_the_same_however_it_is_cut() -> None:
+    body = b"one\n\n  \ntwo two two\n3\nthe last"
+    whole = [b"one", b"two two two", b"3", b"the last"]
+    for size in range(1, len(body) + 1):
+        pieces = [body[i : i + size] for i in range(0, len(body), size)]
+        assert await lines_of(*pieces) == whole
+        assert await lines_of(*pieces, b"\n") == whole
+    with pytest.raises(BadRequest, match="longer than any event"):
+        await lines_of(b"ab\ncd", b"ef", b"gh", longest=5)
 
 
 async def test_a_form_is_not_json(url: str) -> None:

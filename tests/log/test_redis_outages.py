@@ -15,6 +15,7 @@ from redis import exceptions as refusals
 
 from mux.errors import StoreError
 from mux.log import Head, RunQuery
+from mux.log._redis_link import Link
 from mux.log.redis import RedisStore
 from tests.log.test_contract import read_all, started
 from tests.support.redis_server import LEASE, RedisServer, opened
@@ -165,6 +166,54 @@ async def test_flushed_scripts_are_loaded_again(redis: RedisServer) -> None:
                 store.append("r1", fence, records("r1", seq, 1)), store.update("r1", title=str(seq))
             )
         assert await read_all(store) == records("r1", 1, 3)
+
+
+class _Connection:
+    """To a Redis that has lost the scripts, and hangs after it has said so once; the next one works."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        type(self).made += 1
+        self.works = self.made > 1
+        self.refused = False
+        self.sent: list[tuple[Any, ...]] = []
+
+    async def connect(self) -> None: ...
+
+    async def disconnect(self, *, nowait: bool = False) -> None: ...
+
+    def pack_commands(self, commands: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        return commands
+
+    async def send_packed_command(self, commands: list[tuple[Any, ...]], *, check_health: bool) -> None:
+        self.sent += commands
+
+    async def read_response(self, *, disconnect_on_error: bool) -> Any:
+        command = self.sent.pop(0)
+        if command[0] == "EVALSHA" and not self.works:
+            if self.refused:
+                await asyncio.Event().wait()
+            self.refused = True
+            raise refusals.NoScriptError
+        return [command[-1]]
+
+
+class _Target:
+    shown = "redis://nowhere"
+    connection = _Connection
+
+
+async def test_no_call_is_forgotten_when_redis_hangs_after_its_scripts_were_flushed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mux.log._redis_link._ANSWER_S", 0.2)
+    monkeypatch.setattr(_Connection, "made", 0)
+    link = Link(_Target(), outage_s=10, what="writes")  # type: ignore[arg-type]
+    await link.start()
+    calls = [link.call("head", "key", n) for n in range(3)]
+    assert await asyncio.wait_for(asyncio.gather(*calls), 5) == [[0], [1], [2]]
+    await link.stop()
 
 
 async def test_a_master_that_became_a_replica_is_waited_for(own: RedisServer) -> None:

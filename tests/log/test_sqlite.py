@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import get_ident
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from mux.errors import Conflict, Fenced, StoreError
-from mux.log import Head, RunQuery, SqliteStore, _writer, store_holder
-from mux.log._schema import MIGRATIONS, SEQ_BITS
+from mux.log import Head, RunPage, RunQuery, SqliteStore, _search, _writer, store_holder
+from mux.log._schema import MIGRATIONS, SEQ_BITS, connect, migrate
 from tests.support.stores import records, row
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -388,6 +389,55 @@ async def test_appends_go_on_after_another_program_has_written(
     await store.close()
 
 
+_EMPTIES = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], timeout=float(sys.argv[2]), isolation_level=None)
+for _ in range(int(sys.argv[3])):
+    busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    print(busy)
+"""
+
+
+async def empties(path: Path, times: int = 1) -> list[str]:
+    """What another program is told that empties the WAL; it waits for a second each time."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _EMPTIES, str(path), "1", str(times), stdout=subprocess.PIPE
+    )
+    return (await process.communicate())[0].decode().split()
+
+
+async def test_another_program_can_empty_the_wal_a_moment_after_the_last_append(path: Path) -> None:
+    """A lone append keeps the read lock for the next one, and nobody empties a WAL that is being read."""
+    store = await opened(path)
+    await store.create(row("r1"))
+    fence = await store.claim("r1", "me")
+    await store.append("r1", fence, records("r1", 1, 1))
+    assert await empties(path) == ["0"]
+    wal = await asyncio.to_thread(path.with_name(path.name + "-wal").stat)
+    assert wal.st_size == 0
+    await store.append("r1", fence, records("r1", 2, 1))
+    assert await read_seqs(store) == [1, 2]
+    await store.close()
+
+
+async def test_another_program_that_empties_the_wal_while_appends_go_on_costs_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_writer, "_HELD_S", 60.0)  # the appends themselves make way
+    store = await opened(path)
+    await store.create(row("r1"))
+    fence = await store.claim("r1", "me")
+    emptying = asyncio.create_task(empties(path, 20))
+    seq = 0
+    while not emptying.done():
+        seq += 1
+        await store.append("r1", fence, records("r1", seq, 1))
+        await asyncio.sleep(0.001)
+    assert await emptying == ["0"] * 20
+    assert await read_seqs(store) == list(range(1, seq + 1))
+    await store.close()
+
+
 async def test_a_store_that_is_closed_after_lone_appends_is_all_in_its_file(path: Path) -> None:
     store = await opened(path)
     await store.create(row("r1"))
@@ -556,6 +606,42 @@ async def test_a_hundred_thousand_old_runs_are_no_work_at_start(path: Path) -> N
     # CPU time, so that a busy machine does not matter; a full scan of the file is many times this.
     assert took < 0.5
     await store.close()
+
+
+def test_a_word_that_many_runs_have_is_looked_for_from_the_newest_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.parent.mkdir()
+    db = connect(path, readonly=False, busy_s=1)
+    migrate(db, path)
+    _fill(path, 10_000)
+    db.execute("BEGIN")
+    for n in range(1, 10_001):
+        _search.index_text(db, n, None, f"common {n}")
+    db.execute("COMMIT")
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    def search(**more: Any) -> RunPage:
+        nonlocal steps
+        steps = 0
+        return _search.find_runs(db, RunQuery(q="common", limit=20, **more))
+
+    db.set_progress_handler(count, 100)
+    quick = search()
+    assert [row.run for row in quick.runs] == [f"old{n}" for n in range(10_000, 9_980, -1)]
+    assert quick.hits["old9999"] == {"": "common 9999"}
+    quick_steps = steps
+    further = search(after=quick.next)
+    assert further.runs[0].run == "old9980"
+    monkeypatch.setattr(_search, "_MANY", 10_001)
+    assert search(after=quick.next) == further
+    assert search() == quick
+    assert quick_steps < steps / 2
+    db.close()
 
 
 async def test_starting_reads_no_table_from_end_to_end(path: Path) -> None:
