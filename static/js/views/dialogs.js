@@ -33,19 +33,19 @@ const KINDS = {
 export function Dialogs(props) {
   const ref = useRef(/** @type {HTMLDialogElement|null} */ (null));
   const kind = KINDS[props.kind];
-  // Closed while it is still in the page, in the same task as the click that closes it: so the browser gives the focus
-  // back to where it was. A moment later somebody may be typing elsewhere already.
+  // Not `useEffect`, whose clean-up comes after the next frame: somebody may be typing elsewhere by then. As a microtask,
+  // because what had the focus may be gone when all that changed with the dialog is drawn.
   useLayoutEffect(() => {
-    const node = ref.current;
-    node?.showModal();
-    return () => node?.close();
+    const before = document.activeElement;
+    ref.current?.showModal();
+    return () => queueMicrotask(() => before instanceof HTMLElement && before.isConnected && before.focus());
   }, []);
   if (!kind) return null;
   const close = () => (dialog.value = null);
-  const own = (/** @type {Event} */ event) => event.target === ref.current && close();
+  const outside = (/** @type {MouseEvent} */ event) => event.target === ref.current && close();
   return html`
-    <dialog ref=${ref} class=${`dialog dialog-${props.kind}${kind.wide ? " is-wide" : ""}`} aria-labelledby="dialog-title" onClose=${own}
-      onCancel=${(/** @type {Event} */ e) => { e.preventDefault(); close(); }} onMouseDown=${own}>
+    <dialog ref=${ref} class=${`dialog dialog-${props.kind}${kind.wide ? " is-wide" : ""}`} aria-labelledby="dialog-title" onClose=${close}
+      onCancel=${(/** @type {Event} */ e) => { e.preventDefault(); close(); }} onMouseDown=${outside}>
       <div class="dialog-box">
         <header class="dialog-head"><h2 id="dialog-title">${props.title ?? t(kind.title)}</h2>
           <button class="btn icon-only quiet" aria-label=${t("close")} onClick=${close}>×</button></header>
