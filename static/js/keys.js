@@ -55,9 +55,10 @@ function region(step) {
 /** @param {EventTarget|null} target */
 const typing = (target) => target instanceof HTMLElement && (target.matches("input, textarea, select") || target.isContentEditable);
 
-/** Approve or deny the one call in the box that the focus is in, or the focused lane's. @param {string} key */
+/** Approve or deny the one call in the box that the focus is in, or the focused lane's; behind a dialog, none. @param {string} key */
 function answer(key) {
-  const box = document.activeElement?.closest(".approval") ?? document.querySelector("dialog .approval") ?? document.getElementById(`pane-${focus.value}`)?.querySelector(".approval");
+  const place = dialog.value ? document.querySelector("dialog") : document.getElementById(`pane-${focus.value}`);
+  const box = document.activeElement?.closest(".approval") ?? place?.querySelector(".approval");
   const button = box?.querySelector(`[data-key="${key}"]`);
   if (button instanceof HTMLElement) button.click();
   return Boolean(button);

@@ -38,6 +38,11 @@ export const maximised = signal(false);
 export const theme = signal("auto");
 export const railOpen = signal(true);
 export const dialog = signal(/** @type {null|{kind: string, [field: string]: any}} */ (null));
+/** Close the dialog, then act: behind an open one nothing can get the focus. @param {() => unknown} act */
+export function leaveDialog(act) {
+  dialog.value = null;
+  setTimeout(act); // by then it is drawn, and the focus is where it was before
+}
 export const toasts = signal(/** @type {{id: number, text: string, action?: {label: string, run: () => void}, bad?: boolean}[]} */ ([]));
 export const history = signal(/** @type {any[]} */ ([]));
 export const historyNext = signal(/** @type {string|null} */ (null));

@@ -52,6 +52,22 @@ async def test_a_closed_dialog_does_not_take_the_focus_from_where_one_went_on(ri
     assert later == "composer-text"
 
 
+async def test_what_a_dialog_leads_to_has_the_focus(start: Start) -> None:
+    page = await start("assistant", "analyst")
+    await expect(page.locator("[data-run-status=completed]")).to_be_visible()
+    composer = page.locator("#composer-text")
+    await page.locator(".cell").first.focus()
+    await page.keyboard.press("Control+k")
+    await expect(page.get_by_role("combobox", name="Commands")).to_be_focused()
+    await page.keyboard.type("prompt")
+    await page.keyboard.press("Enter")
+    await expect(composer).to_be_focused()
+    await page.get_by_label("More for assistant").click()
+    await page.locator("dialog").get_by_text("Use as next prompt").click()
+    await expect(composer).to_be_focused()
+    await expect(composer).not_to_have_value("")
+
+
 async def test_a_run_is_started_steered_by_lane_stopped_and_retried_without_a_mouse(rig: Rig) -> None:
     page = await rig.page()
     await page.locator("body").press("c")
@@ -93,6 +109,11 @@ async def test_y_approves_and_n_denies_the_call_of_the_focused_lane(rig: Rig, st
     page = await start("approver", "approver")
     await expect(page.locator(".approval")).to_have_count(2)
     await page.locator("body").press("1")
+    await page.keyboard.press("?")
+    await expect(page.locator("dialog")).to_be_visible()
+    await page.keyboard.press("n")  # meant for nothing behind the dialog
+    await page.keyboard.press("Escape")
+    await expect(page.locator("dialog")).to_have_count(0)
     await page.keyboard.press("y")
     await expect(page.locator("#pane-approver .state-chip")).to_contain_text("done")
     await page.keyboard.press("2")

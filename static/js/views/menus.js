@@ -1,7 +1,7 @@
 /** Small dialogs: what one can do with a lane or a run, another model, sharing and exports, a long text. */
 import { useState } from "preact/hooks";
 import { html } from "../html.js";
-import { attempts, dialog, focus, maximised, shown, toast } from "../state.js";
+import { attempts, dialog, focus, leaveDialog, maximised, shown, toast } from "../state.js";
 import { open } from "../session.js";
 import { attempt, currentRun, focusLane, go, laneAt, moveLane, paneEntries, removeLane, retryLane, setApart, shownEntries, steerLane, stopLane } from "../actions.js";
 import { baseOf, currentLane } from "../conversation.js";
@@ -22,7 +22,7 @@ const close = () => (dialog.value = null);
 /** @param {{items: [string, () => void, boolean?][]}} props */
 function Menu({ items }) {
   return html`<ul class="menu">
-    ${items.map(([label, act, off]) => html`<li key=${label}><button class="pick-row" disabled=${off} onClick=${() => { close(); act(); }}>${label}</button></li>`)}
+    ${items.map(([label, act, off]) => html`<li key=${label}><button class="pick-row" disabled=${off} onClick=${() => leaveDialog(act)}>${label}</button></li>`)}
   </ul>`;
 }
 

@@ -1,7 +1,7 @@
 /** Every command by name, and the sheet of keys. */
 import { useState } from "preact/hooks";
 import { html } from "../html.js";
-import { dialog } from "../state.js";
+import { leaveDialog } from "../state.js";
 import { focusLane, paneEntries } from "../actions.js";
 import { COMMANDS } from "../keys.js";
 import { t } from "../i18n.js";
@@ -13,10 +13,7 @@ export function Palette() {
   const all = [...COMMANDS.filter((c) => c.id !== "palette").map((c) => ({ ...c, label: t(`key.${c.id}`) })), ...lanes];
   const found = all.filter((c) => c.label.toLowerCase().includes(text.toLowerCase()));
   const chosen = Math.min(at, found.length - 1);
-  const run = (/** @type {typeof all[number]} */ command) => {
-    dialog.value = null;
-    command.run();
-  };
+  const run = (/** @type {typeof all[number]} */ command) => leaveDialog(command.run);
   const keys = (/** @type {KeyboardEvent} */ event) => {
     if (event.key === "ArrowDown") setAt(Math.min(found.length - 1, chosen + 1));
     else if (event.key === "ArrowUp") setAt(Math.max(0, chosen - 1));
