@@ -19,11 +19,14 @@ from rich.text import Text
 
 from mux.events import (
     ApprovalRequested,
+    Custom,
     Error,
     Event,
     Reasoning,
     Refusal,
     RunFinished,
+    StepFinished,
+    StepReset,
     Token,
     ToolProgress,
     ToolResult,
@@ -131,7 +134,7 @@ class Lines(_Base):
             return
         note = _note(event, self._server)
         if note or event.type in ("step_finished", "done"):
-            self._flush(channel)
+            self._flush(channel)  # also before a reset: what was said stands in the lines above already
         if note:
             self._print(channel, note, style="dim")
 
@@ -158,12 +161,29 @@ def _note(event: Event, server: str | None = None) -> str:
     elif isinstance(body, ApprovalRequested):
         note = f"waits for a person: {body.tool}({_short(body.arguments)})"
         note += f"; answer at {server}/#/run/{event.run}" if server else ""
+    elif isinstance(body, StepFinished) and body.finish_reason == "length":
+        note = "… cut here: the model's output limit is reached"
+    elif isinstance(body, StepReset):
+        note = "… what this step has said is taken back: it is done again"
+    elif isinstance(body, Custom):
+        note = _custom(body)
     elif isinstance(body, Error):
         note = f"error: {body.message} [{body.code}]"  # whole: what to do stands at its end
     elif event.type in ("retry", "guardrail", "done"):
         fields = body.model_dump(exclude_none=True, exclude={"type", "output", "usage"})
         note = f"{event.type}: {_short(fields)}"
     return clean(note.replace("\n", " "))
+
+
+def _custom(body: Custom) -> str:
+    """What our own agents report beside their answer; others' events are theirs to show."""
+    value = body.value
+    if not isinstance(value, dict):
+        return ""
+    if body.name == "history_trimmed":
+        left_out, cut = value.get("messages_dropped", 0), value.get("tool_outputs_shortened", 0)
+        return f"… to fit the model's context, {left_out} messages were left out and {cut} results shortened"
+    return f"… {value['message']}" if body.name == "progress" and value.get("message") else ""
 
 
 def _short(value: Mapping[str, Any]) -> str:
@@ -187,6 +207,7 @@ class Panes(_Base):
         self.state: RunState | None = None
         self._colours: dict[str, str] = {}
         self._notes: dict[str, str] = {}
+        self._cut: set[str] = set()  # channels whose last turn ended at the model's output limit
         self._live = Live(
             Text(""), console=console, refresh_per_second=_FRAMES_PER_S, get_renderable=self._render,
             screen=True,  # the alternate screen: a resize leaves no torn frames in the scroll-back
@@ -209,6 +230,9 @@ class Panes(_Base):
         self.state.apply(event)
         if event.channel is None:
             return
+        if isinstance(event.body, StepFinished):
+            cut = event.body.finish_reason == "length"
+            (self._cut.add if cut else self._cut.discard)(event.channel)
         if isinstance(event.body, _SAID) or event.type == "done":
             self._notes[event.channel] = ""  # the text goes on, or the frame says how it ended
         elif note := _note(event, self._server):
@@ -262,7 +286,8 @@ class Panes(_Base):
         title = Text.assemble((f"{_GLYPHS.get(status, '·')} {name}", colour), " ", model)
         return Panel(
             body, title=title, title_align="left", border_style=colour, height=height,
-            subtitle=Text(_numbers(channel, width - 6), style="dim"), subtitle_align="right",
+            subtitle=Text(_numbers(channel, width - 6, cut=name in self._cut), style="dim"),
+            subtitle_align="right",
         )  # fmt: skip
 
 
@@ -272,10 +297,10 @@ def clean(text: str) -> str:
     return text.translate(_PICTURES)
 
 
-def _numbers(channel: Mapping[str, Any], room: int) -> str:
+def _numbers(channel: Mapping[str, Any], room: int, *, cut: bool) -> str:
     """How a channel stands, and as many of its measures as fit into so many columns."""
     said: str = channel["status"]
-    measures = []
+    measures = ["cut at the output limit"] if cut else []
     if channel.get("ttft_ms") is not None:
         measures.append(f"first token {channel['ttft_ms']} ms")
     if channel.get("tokens_per_s"):

@@ -27,12 +27,14 @@ from mux.events import (
     Body,
     ChannelInfo,
     ChannelStarted,
+    Custom,
     Done,
     Error,
     Event,
     RunFinished,
     RunStarted,
     StepFinished,
+    StepReset,
     StepStarted,
     Token,
     ToolCall,
@@ -125,6 +127,40 @@ async def test_lines_show_brackets_and_colons_as_they_were_said() -> None:
     events[3] = Event("r1", 4, "a", 2, 0, Token(content="[bold]x[/] [/b] :x: :warning:\n"))
     await show(stream(events), Lines(Console(file=out, width=200)))
     assert "a │ [bold]x[/] [/b] :x: :warning:\n" in out.getvalue()
+
+
+async def test_what_was_left_out_of_an_answer_or_its_conversation_is_told() -> None:
+    trimmed = {"messages_dropped": 4, "tool_outputs_shortened": 1}
+    bodies: list[Body] = [
+        Custom(name="history_trimmed", value=trimmed), Custom(name="theirs", value={"message": "x"}),
+        Custom(name="progress", value={"message": "no server"}), Token(content="half"),
+        StepReset(step=1, from_cseq=2), StepStarted(step=1, model="m"), Token(content="one two"),
+        StepFinished(step=1, finish_reason="length"),
+    ]  # fmt: skip
+    info = ChannelInfo(id="a", agent="a")
+    events = [
+        Event("r1", 1, None, 1, 0, RunStarted(thread="t", channels=[info])),
+        Event("r1", 2, "a", 1, 0, ChannelStarted(agent="a", attempt=1)),
+        Event("r1", 3, "a", 2, 0, StepStarted(step=1, model="m")),
+        *(Event("r1", 3 + i, "a", 2 + i, 0, body) for i, body in enumerate(bodies, 1)),
+    ]
+    console = Console(file=io.StringIO(), width=80, height=24, color_system=None)
+    with console.capture() as seen:
+        await show(stream(events), Lines(console))
+    assert seen.get().splitlines() == [
+        "a │ … to fit the model's context, 4 messages were left out and 1 results shortened",
+        "a │ … no server",
+        "a │ half",
+        "a │ … what this step has said is taken back: it is done again",
+        "a │ one two",
+        "a │ … cut here: the model's output limit is reached",
+    ]
+    panes = Panes(console)
+    for event in events:
+        panes.event(event)
+    with console.capture() as seen:
+        console.print(panes._whole(panes._channels()[0]))
+    assert "running · cut at the output limit" in seen.get()
 
 
 async def test_a_call_that_waits_for_a_person_says_where_it_is_answered() -> None:
