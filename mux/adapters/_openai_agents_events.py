@@ -67,7 +67,7 @@ class OpenCall:
         """The arguments as an object; ``None`` if they are none."""
         try:
             value = json.loads("".join(self.raw) or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
 

@@ -324,7 +324,8 @@ async def _stopped(result: RunResultStreaming, stream: AsyncIterator[StreamEvent
             await close()
         except Exception as error:
             if task is None or task.cancelled() or task.exception() is None:
-                raise AgentError("agent_failed", f"The SDK's stream could not be closed: {error}") from error
+                name = type(error).__name__  # its own words can quote an endpoint
+                raise AgentError("agent_failed", f"The SDK's stream could not be closed: {name}.") from error
 
 
 def _like(draft: Draft, body: Body) -> Draft:

@@ -18,7 +18,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
+from typing import Any, Generic, TypeAlias, cast
 
 from mux.agent import Draft, Nested, Outcome, Said
 from mux.events import (
@@ -45,11 +45,9 @@ from mux.events import (
 from mux.guardrails.compiled import Rule, Stage
 from mux.guardrails.failure import clean_failure
 from mux.guardrails.held import Call, Path, Segment, TextBody, at, blocked_result, cut, is_of
+from mux.guardrails.judge import Judge
 from mux.guardrails.lane import Lane, clean_text, clean_value
 from mux.guardrails.scan import Blocked, Carried
-
-if TYPE_CHECKING:
-    from mux.guardrails.guard import RuleGuard
 
 __all__ = ["GuardedStream"]
 
@@ -74,7 +72,7 @@ class GuardedStream(Generic[Said]):
             way out.
     """
 
-    def __init__(self, guard: RuleGuard, drafts: AsyncIterator[Said]) -> None:
+    def __init__(self, guard: Judge, drafts: AsyncIterator[Said]) -> None:
         self._guard = guard
         self._drafts = drafts
         self._output = guard.for_stages("output")

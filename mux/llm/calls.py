@@ -286,8 +286,10 @@ class CallRunner:
 
 
 def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Once each: a second cancel would cut a task's waiting for its tool to clean up short."""
     for task in tasks:
-        task.cancel()
+        if not task.cancelling():
+            task.cancel()
 
 
 def _refused(call: Call, error: ToolErrorCode, output: str) -> ToolResult:

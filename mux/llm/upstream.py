@@ -75,7 +75,7 @@ class HttpModel:
         self._slots = asyncio.Semaphore(provider.max_concurrent) if provider.max_concurrent else None
         self._client: AsyncOpenAI | None = None
         self._opening = asyncio.Lock()
-        self._closed = False
+        self._closed = asyncio.Event()
         self._key = _clean(env.get(provider.api_key_env)) if provider.api_key_env else None
         self._extra_headers: dict[str, Any] = dict(_HEADERS)
         self._headers = {h: v for h, e in provider.headers_env.items() if (v := _clean(env.get(e)))}
@@ -96,7 +96,7 @@ class HttpModel:
 
     async def aclose(self) -> None:
         """Close its connections; streams that still run break off."""
-        self._closed = True
+        self._closed.set()
         client, self._client = self._client, None
         if client is not None:
             await client.close()
@@ -266,13 +266,17 @@ class HttpModel:
     # --- the client -----------------------------------------------------------------------------------------
 
     async def _opened(self) -> AsyncOpenAI:
-        if self._closed:
-            raise UpstreamError("upstream_unavailable", "The provider has been closed.", retryable=False)
         if self._client is None:
             async with self._opening:
-                if self._client is None:
+                if self._client is None and not self._closed.is_set():
                     # in a thread: importing the SDK and loading certificates block for a second
-                    self._client = await asyncio.to_thread(self._make_client)
+                    client = await asyncio.to_thread(self._make_client)
+                    if self._closed.is_set():  # meanwhile
+                        await client.close()
+                    else:
+                        self._client = client
+        if self._client is None:
+            raise UpstreamError("upstream_unavailable", "The provider has been closed.", retryable=False)
         return self._client
 
     def _make_client(self) -> AsyncOpenAI:

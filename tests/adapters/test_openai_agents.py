@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from agents.guardrail import GuardrailFunctionOutput
 from openai import AsyncOpenAI
 
 from mux.adapters import adapt
-from mux.adapters.openai_agents import OpenAIAgentsAgent
+from mux.adapters._openai_agents_events import OpenCall
+from mux.adapters.openai_agents import OpenAIAgentsAgent, _stopped
 from mux.agent import Draft, Message, MessageCall, Nested, Steering, Verdict
 from mux.errors import AgentError, ConfigError, MuxError, UpstreamError
 from mux.events import (
@@ -350,3 +352,24 @@ def test_without_the_sdk_the_error_says_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "agents", None)
     with pytest.raises(ConfigError, match=r'pip install "mux-agents\[openai-agents\]"'):
         import mux.adapters.openai_agents  # noqa: F401 - the import is what is tested
+
+
+def test_arguments_nested_without_end_are_no_object_and_no_failure_of_the_agent() -> None:
+    assert OpenCall("c", "t", (), raw=['{"a":' + "[" * 100_000]).arguments() is None
+
+
+async def test_a_stream_that_can_not_be_closed_is_told_without_the_endpoint_s_words() -> None:
+    class Broken:
+        def __aiter__(self) -> Broken:
+            return self
+
+        async def __anext__(self) -> Any:
+            raise StopAsyncIteration
+
+        async def aclose(self) -> None:
+            raise RuntimeError("Incorrect API key provided: sk-canary")
+
+    result: Any = SimpleNamespace(run_loop_task=None)
+    with pytest.raises(AgentError, match="RuntimeError") as error:
+        await _stopped(result, Broken())
+    assert "sk-canary" not in error.value.message

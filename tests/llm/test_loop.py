@@ -264,6 +264,45 @@ async def test_closing_the_agent_stops_its_tools() -> None:
     assert stopped.is_set()
 
 
+@pytest.mark.parametrize("how", ["closed", "cancelled", "interrupted"])
+async def test_a_stopped_tool_is_waited_for_until_it_has_cleaned_up(how: str) -> None:
+    cleaned: list[str] = []
+
+    @tool
+    async def careful(ctx: ToolContext) -> str:
+        """Never end, and clean up slowly."""
+        try:
+            await ctx.progress("working")
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.05)
+            cleaned.append("done")
+        return ""
+
+    host = FakeHost()
+    bound = agent(FakeModel(turn(call(0, "careful"), call(1, "careful")), says("ok")), careful)
+    working = asyncio.Event()
+
+    async def go() -> None:
+        async with aclosing(cast("Any", bound.run(context(host=host)))) as drafts:
+            async for draft in drafts:
+                if isinstance(draft, ToolResult):
+                    assert cleaned, "its result says that it was stopped"
+                if isinstance(draft, ToolProgress):
+                    working.set()
+                    if how == "closed":
+                        return
+                    if how == "interrupted" and not host.between:
+                        host.interrupt("Stop.")
+
+    task = asyncio.create_task(go())
+    await working.wait()
+    if how == "cancelled":
+        task.cancel()
+    await asyncio.wait({task})
+    assert cleaned
+
+
 async def test_cancelling_the_task_closes_the_model_stream() -> None:
     model = FakeModel([TextDelta("a"), asyncio.Event()])
     task = asyncio.create_task(drafts_of(agent(model)))

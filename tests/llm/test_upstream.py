@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -345,6 +346,26 @@ async def test_a_key_in_a_header_of_its_own_is_sent_alone(
     headers = {name.lower(): value for name, value in server.seen[0].headers.items()}
     assert headers[header.lower()] == f"Bearer {KEY}"
     assert other.lower() not in headers
+
+
+async def test_a_provider_that_is_closed_while_its_client_is_made_sends_nothing() -> None:
+    async with serving(hello) as server:
+        model = HttpModel("p", Provider(base_url=server.url), env={})
+        made, asked, closed = model._make_client, threading.Event(), threading.Event()
+
+        def make() -> Any:
+            asked.set()
+            closed.wait(10)
+            return made()
+
+        model._make_client = make  # type: ignore[method-assign]
+        reading = asyncio.create_task(read(model))
+        await asyncio.to_thread(asked.wait, 10)
+        await model.aclose()
+        closed.set()
+        with pytest.raises(UpstreamError, match="has been closed"):
+            await reading
+        assert not server.seen
 
 
 async def test_a_cut_in_mid_stream_is_truncated() -> None:
