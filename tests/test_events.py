@@ -191,4 +191,7 @@ def test_the_records_of_tokens_are_those_of_their_events(
 ) -> None:
     tokens = [ev.Token(content=text) for text in texts]
     slow = [ev.Event("r1", seq + n, channel, 7 + n, ts, token).record() for n, token in enumerate(tokens, 1)]
-    assert ev.token_records("r1", channel, seq, 7, ts, texts) == [r._replace(body=None) for r in slow]
+    bare = [r._replace(body=None) for r in slow]
+    assert ev.token_records("r1", channel, seq, 7, ts, texts) == bare
+    kept = ev.token_records("r1", channel, seq, 7, ts, texts, keep=True)
+    assert kept == [r._replace(body=ev.Tokens("r1", seq + 1, texts)) for r in bare]

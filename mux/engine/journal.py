@@ -108,7 +108,7 @@ class Journal:
             raise self.lost
         state = self.state
         ts = max(self._clock(), state.last_ts)
-        self._staged += token_records(self.run, channel.id, state.seq, channel.cseq, ts, texts)
+        self._staged += token_records(self.run, channel.id, state.seq, channel.cseq, ts, texts, keep=True)
         state.apply_tokens(channel, texts, ts)
 
     async def commit(self) -> Sequence[Record]:

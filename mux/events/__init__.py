@@ -55,7 +55,7 @@ from mux.events.bodies import (
 from mux.events.cursor import (
     Cursor,
 )
-from mux.events.envelope import Envelope, Event, Record, token_records
+from mux.events.envelope import Envelope, Event, Record, Tokens, token_records
 from mux.events.schema import (
     event_json_schema,
     logged_models,
@@ -96,6 +96,7 @@ __all__ = [
     "StepReset",
     "StepStarted",
     "Token",
+    "Tokens",
     "ToolArgs",
     "ToolCall",
     "ToolErrorCode",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
@@ -104,13 +104,27 @@ class Event(NamedTuple):
 _ENVELOPE_ONLY = frozenset(Envelope.model_fields) - {"type"}
 
 
+class Tokens(NamedTuple):
+    """What the records of tokens that came together were made from, but for what each of them says itself.
+
+    Attributes:
+        run: the run's id.
+        seq: of the first of them.
+        texts: of all of them, in order. Never changed.
+    """
+
+    run: str
+    seq: int
+    texts: Sequence[str]
+
+
 class Record(NamedTuple):
     """One event, encoded once. Log, viewers and faces share these bytes and never parse them to filter.
 
     Attributes:
         data: the event's flat JSON, UTF-8, one line.
-        body: the body that ``data`` was made from, where it is still at hand (not after a store's read,
-            and not a token's).
+        body: what ``data`` was made from, where it is still at hand (not after a store's read): a body, or
+            the tokens that this one came with, from which a store may make ``data`` again.
     """
 
     seq: int
@@ -119,17 +133,19 @@ class Record(NamedTuple):
     type: str
     ts: int
     data: bytes
-    body: Body | None = None
+    body: Body | Tokens | None = None
 
     def event(self) -> Event:
         """The event itself, parsed from ``data`` (so that ``path`` and unknown types survive)."""
         return Event.parse(self.data)
 
 
-def token_records(run: str, channel: str, seq: int, cseq: int, ts: int, texts: Iterable[str]) -> list[Record]:
+def token_records(
+    run: str, channel: str, seq: int, cseq: int, ts: int, texts: Sequence[str], *, keep: bool = False
+) -> list[Record]:
     """The records of tokens that follow each other on a channel of one agent's own, with ``seq`` and ``cseq``
-    the last ones before them; equal to those of their `Event` (property-tested), but without the body, which
-    nobody asks for and which would be kept alive by it.
+    the last ones before them; equal to those of their `Event` (property-tested), but with `Tokens` for their
+    body if these are to be kept, else none.
 
     Three of four events are tokens, and they come in bursts: 0.46 µs each, against 0.65 µs one by one and
     1.1 µs by way of the event.
@@ -137,10 +153,11 @@ def token_records(run: str, channel: str, seq: int, cseq: int, ts: int, texts: I
     head = f'{{"run":"{run}","seq":'
     middle = f',"channel":{_quoted(channel)},"cseq":'
     rest = f',"type":"token","ts":{ts},"content":'
+    body = Tokens(run, seq + 1, texts) if keep else None
     records = []
     for text in texts:
         seq += 1
         cseq += 1
         data = f"{head}{seq}{middle}{cseq}{rest}{quote(text)}}}".encode()
-        records.append(_tuple(Record, (seq, channel, cseq, "token", ts, data, None)))
+        records.append(_tuple(Record, (seq, channel, cseq, "token", ts, data, body)))
     return records

@@ -27,7 +27,7 @@ from typing import Final
 __all__ = ["FIELDS", "PREFIX", "SCRIPTS", "sha"]
 
 PREFIX: Final = "mux:{mux}:"
-FORMAT: Final = 1
+FORMAT: Final = 2  # since 2 chunks may hold tokens without their envelopes
 FIELDS: Final = (
     "thread", "owner", "status", "created", "updated", "request", "title", "starred", "metadata", "message",
     "agents", "finished", "summary",

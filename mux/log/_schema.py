@@ -68,7 +68,9 @@ _V2 = """
 CREATE INDEX runs_by_status ON runs (status, created, id);  -- a rare status among very many runs
 """
 
-MIGRATIONS: Final = (_V1, _V2)
+_V3 = ""  # chunks may hold tokens without their envelopes, which an older Mux could not read
+
+MIGRATIONS: Final = (_V1, _V2, _V3)
 """Scripts that lead from each version to the next; a file's version is how many of them it has seen."""
 
 

@@ -102,7 +102,7 @@ def test_tokens_that_come_together_are_logged_and_folded_as_one_by_one(
     clock = [times[0], *(times[n] for n, (_, drafts) in enumerate(bursts, 1) for _ in drafts)]
     records, expected = one_by_one(items, clock)
     bare = [[r._replace(body=None) for r in kept] for kept in (logged, published, records)]
-    assert bare[0] == bare[1] == bare[2]  # a token's record has no body where it came in a burst
+    assert bare[0] == bare[1] == bare[2]  # a token's is another where it came in a burst
     assert state.snapshot() == expected.snapshot()
     for channel in "ab":
         ours, theirs = state.channels[channel], expected.channels[channel]

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mux.errors import BadRequest, Conflict, Fenced, NotFound, StoreError
-from mux.events import Record
+from mux.events import Record, token_records
 from mux.log import Head, Idempotency, MemoryStore, RunQuery, SqliteStore, Store, open_store
 from tests.support.redis_server import RedisServer
 from tests.support.stores import records, row
@@ -76,6 +76,25 @@ async def test_what_was_appended_is_read_back_byte_for_byte(store: Store) -> Non
     await store.append("r1", fence, odd)
     assert await read_all(store) == batch + odd
     assert await store.head("r1") == Head(1, 1, 23)
+
+
+async def test_tokens_that_came_together_are_read_back_from_any_position_and_trimmed_at_any(
+    store: Store,
+) -> None:
+    fence = await started(store)
+    made: list[Record] = []
+    for length in (700, 1, 40):  # more than a chunk holds, a lone one, and one of several in its batch
+        at = len(made)
+        said = token_records("r1", "a", at, at, 5, [f"é{n} " for n in range(length)], keep=True)
+        batch = [*said, Record(at + length + 1, None, 1, "x", 6, b"{}")]
+        await store.append("r1", fence, batch)
+        made += batch
+    made = [r._replace(body=None) for r in made]
+    for after in (0, 1, 511, 512, 699, 700, 701, 702, 720):
+        got = await store.read("r1", after, limit=3)
+        assert [r._replace(body=None) for r in got.records] == made[after : after + 3]
+    await store.trim("r1", 300)
+    assert [r._replace(body=None) for r in await read_all(store, after=299)] == made[299:]
 
 
 @pytest.mark.parametrize("after", [0, 1, 499, 511, 512, 513, 1499, 1500, FAR])

@@ -19,6 +19,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mux.errors import Conflict, Fenced, StoreError
+from mux.events import token_records
 from mux.log import Head, RunPage, RunQuery, SqliteStore, _search, _writer, store_holder
 from mux.log._schema import MIGRATIONS, SEQ_BITS, connect, migrate
 from tests.support.stores import records, row
@@ -538,6 +539,26 @@ async def test_a_file_of_another_program_or_a_newer_version_is_left_alone(path: 
     db.close()
     with pytest.raises(StoreError, match="newer version"):
         await opened(path)
+
+
+async def test_a_file_of_an_older_version_is_read_and_brought_to_the_newest(path: Path) -> None:
+    store = await opened(path)
+    await store.create(row("r1"))
+    await store.append("r1", await store.claim("r1", "me"), records("r1", 1, 50))
+    await store.close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 2")  # whose chunks were what these are: no texts without envelopes
+    db.close()
+    store = await opened(path)
+    said = token_records("r1", "gpt", 50, 17, 5, ["on ", "and on"], keep=True)
+    await store.append("r1", await store.claim("r1", "me"), said)
+    assert (await store.read("r1", 0)).records == [
+        *records("r1", 1, 50), *(r._replace(body=None) for r in said)
+    ]  # fmt: skip
+    await store.close()
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+    db.close()
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
