@@ -277,9 +277,9 @@ class Hub:
         if group is None:
             return
         group.remove(viewer)
-        ring = viewer.legs[0].ring
-        if not group.members:
-            ring.groups.pop((group.encoder, group.selection), None)
+        key, groups = (group.encoder, group.selection), viewer.legs[0].ring.groups
+        if not group.members and groups.get(key) is group:
+            del groups[key]
 
     def position(self, viewer: Viewer, leg: Leg) -> int:
         """How far a viewer is (a live one is where its group is)."""
@@ -335,15 +335,17 @@ class Hub:
                 if last[0] != group.position:
                     last = (group.position, ring.after(group.position))
                 if last[1] is None:  # a gap: its members read the store
-                    self._disband(group)
+                    self._disband(ring, group)
                     continue
                 group.advance(last[1], now)
             if ring.final is not None:
-                self._disband(group)
+                self._disband(ring, group)
         for viewer in list(ring.pullers):
             viewer.wake()
 
-    def _disband(self, group: Group) -> None:
+    def _disband(self, ring: Ring, group: Group) -> None:
+        # Gone before its members notice: one that joined it now would begin again at its old position.
+        ring.groups.pop((group.encoder, group.selection), None)
         for viewer in list(group.members):
             group.remove(viewer)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -382,6 +383,23 @@ async def test_an_event_that_was_read_before_it_was_published_is_not_doubled() -
             await feed.tokens("a", "next")
             await sink.until(b"next")
         checked(sink, after=3).assert_equals(feed.records)
+
+
+async def test_a_viewer_that_joins_while_the_others_fall_out_of_the_ring_gets_nothing_twice() -> None:
+    async with hub_and_feed() as (hub, feed):
+        await feed.begin("a")
+        async with watching(hub) as (old, _):
+            await old.until(b"stream_live")
+            hub._not_before = time.monotonic() + 0.1  # as after a long flush: the next one waits
+            await feed.tokens("a", *(f"{n}" + "x" * 40_000 for n in range(20)))  # more than a ring keeps
+            async with watching(hub) as (new, _):
+                await new.until(b"stream_live")
+                await feed.tokens("a", "after")
+                await feed.done("a")
+                await feed.finish("a")
+                for sink in (old, new):
+                    await sink.until(b"stream_end")
+                    checked(sink).assert_equals(feed.records)
 
 
 async def test_many_runs_share_a_connection_with_a_vector_cursor() -> None:
