@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import mux
-from mux.cli.parser import settings_from
+from mux.cli.parser import missing_folders, settings_from
 from mux.cli.render import clean
 from mux.errors import ConfigError, MuxError
+from mux.guardrails import Rules
 from mux.http.service import load_roster
 from mux.llm.providers import Providers, probe_local_servers
 from mux.llm.rehearsal import RehearsalModel
 from mux.log import open_store
 from mux.settings import Settings
 from mux.telemetry import configure_logging
+from mux.tools.mcp_agents import mcp_problem
 
 __all__ = ["command"]
 
@@ -35,7 +37,8 @@ def command(args: argparse.Namespace) -> int:
     """Print one line per check; exit 1 if something is broken."""
     settings = settings_from(args)
     configure_logging(settings.log_format, "error")  # its lines are the checks; tracebacks could quote keys
-    lines = [*_installation(), *_roster(settings), *asyncio.run(_services(settings))]
+    lines = [*_installation(), *_roster(settings), *_rules(settings), *_tools(settings)]
+    lines += asyncio.run(_services(settings))
     for state, text in lines:
         print(f"{_MARK[state]} {clean(text)}")  # endpoints name their models as they like
     return 1 if any(state == "bad" for state, _ in lines) else 0
@@ -78,6 +81,28 @@ def _roster(settings: Settings) -> Iterator[Line]:
         yield "warn", str(warning)
     if unknown := [name for name in settings.default_agents if name not in roster.agents]:
         yield "bad", f"default_agents names {', '.join(map(repr, unknown))}, which the roster does not have"
+
+
+def _rules(settings: Settings) -> Iterator[Line]:
+    base = settings.config_path.parent if settings.config_path else Path()
+    for name, rule in settings.guardrails.items():
+        try:
+            rules = Rules.compile({name: rule}, base=base)
+        except ConfigError as e:
+            yield "bad", e.message
+            continue
+        yield from (("warn", warning) for warning in rules.warnings)
+
+
+def _tools(settings: Settings) -> Iterator[Line]:
+    """What tools are to work with, as far as that can be known without starting anything."""
+    yield from (("warn", text) for text in missing_folders(settings))
+    for name, server in settings.mcp.items():
+        if problem := mcp_problem(server):
+            yield "bad", f"MCP server {name!r}: {problem}"
+    search = settings.web_search.mcp
+    if search is not None and not any(search.startswith(f"{name}_") for name in settings.mcp):
+        yield "bad", f"web_search.mcp names {search!r}, which no [mcp.NAME] offers: it is called NAME_TOOL"
 
 
 async def _services(settings: Settings) -> list[Line]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import mux
 from mux.settings import Settings, load_settings
 
-__all__ = ["parse", "settings_from"]
+__all__ = ["missing_folders", "parse", "settings_from"]
 
 
 def _loader(module: str) -> Callable[[], Callable[[argparse.Namespace], int | None]]:
@@ -138,3 +139,10 @@ def settings_from(args: argparse.Namespace) -> Settings:
         "log_level",
     )
     return load_settings({n: getattr(args, n, None) for n in names}, config=args.config)
+
+
+def missing_folders(settings: Settings) -> list[str]:
+    """A sentence for each document folder that is not there; the tools look for it again on each use."""
+    return [
+        f"there is no document folder {root}" for root in settings.documents.roots if not os.path.isdir(root)
+    ]

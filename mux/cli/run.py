@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from mux.cli import batch
-from mux.cli.parser import settings_from
+from mux.cli.parser import missing_folders, settings_from
 from mux.cli.render import renderer, show
 from mux.client import MuxClient, Run
 from mux.errors import BadRequest, MuxError, StoreError
@@ -108,6 +108,8 @@ async def connected(
         try:
             await service.start()
             url = service.url
+            for text in missing_folders(settings):
+                print(f"mux: {text}", file=sys.stderr)
         except StoreError as e:
             await service.stop(grace_s=0)
             service = None

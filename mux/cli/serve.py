@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from mux.cli.parser import settings_from
+from mux.cli.parser import missing_folders, settings_from
 from mux.errors import ConfigError
 from mux.http.service import Service
 from mux.settings import Settings
@@ -81,7 +81,7 @@ def _spare_the_collector() -> None:
 
 def _greet(service: Service) -> None:
     """What was loaded from where, and the address: the last line, so that it stays in sight."""
-    for line in service.describe():
+    for line in [*service.describe(), *(f"warning: {text}" for text in missing_folders(service.settings))]:
         print(line)
     print(f"Mux is ready: {service.url}/", flush=True)
 

@@ -289,9 +289,16 @@ def test_config_shows_no_secret(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         ('model = "foo:bar"', "There is no model 'foo:bar'"),
         ('model = "p"\n[providers.p]\nbase_url = "http://127.0.0.1:9/v1"', "say p:MODEL"),
         ('default_agents = ["nosuch"]', "default_agents names 'nosuch'"),
+        ('[guardrails.g]\npattern = "("', "Guardrail 'g' can't be used: missing )"),
+        ('[mcp.m]\ncommand = ["no-such-program-anywhere"]', "MCP server 'm': there is no program"),
+        (
+            '[mcp.m]\nurl = "http://h"\nheaders_env = { A = "NOT_SET_ANYWHERE" }',
+            "NOT_SET_ANYWHERE is not set",
+        ),
+        ('[web_search]\nmcp = "search"', "web_search.mcp names 'search'"),
     ],
 )
-def test_doctor_finds_defaults_that_do_not_exist(
+def test_doctor_finds_what_can_not_work_in_the_settings(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, says: str
 ) -> None:
     file = tmp_path / "mux.toml"

@@ -160,6 +160,26 @@ def test_doctor_says_what_is_wrong_and_what_to_do(home: Path) -> None:
     assert "rehearsal" in out  # the other checks are done all the same
 
 
+def test_a_document_folder_that_is_not_there_is_said(home: Path) -> None:
+    flags = ("--store", "memory:", "--docs", "none")
+    assert "! there is no document folder none" in mux(home, "doctor", *flags)[0]
+    assert "mux: there is no document folder none" in mux(home, "run", *flags, "-a", "counter", "1")[1]
+    command = [*MUX, "serve", "--port", "0", *flags]
+    server = subprocess.Popen(
+        command, cwd=home, env=clean_env(home / "home"), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        lines: list[str] = []
+        while not any(line.startswith("Mux is ready") for line in lines):
+            lines.append(server.stdout.readline())
+            assert lines[-1], "it ended"
+        assert "warning: there is no document folder none\n" in lines
+    finally:
+        server.kill()
+        server.communicate()
+
+
 def test_doctor_finds_the_other_project_named_mux(home: Path) -> None:
     """`pip install mux` puts a package of another project where ours is imported from."""
     info = home / "site" / "mux-0.7.dist-info"
