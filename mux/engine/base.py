@@ -14,7 +14,9 @@ from mux.engine.task import HandOver
 from mux.errors import MuxError, NotFound, Unavailable
 from mux.log.base import RunRow
 
-__all__ = ["EngineBase", "Started"]
+__all__ = ["COME_BACK_S", "EngineBase", "Started"]
+
+COME_BACK_S = 15.0  # for viewers whose connection the server ended: a restart, a rotation
 
 _OPEN = ("queued", "running", "waiting")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from mux.engine.base import EngineBase, Started
+from mux.engine.base import COME_BACK_S, EngineBase, Started
 from mux.engine.host import MAX_STEERING, passed
 from mux.engine.live import LiveRun, lane
 from mux.engine.plan import Plan, PlannedChannel, new_id
@@ -179,12 +179,16 @@ class Controls(EngineBase, ABC):
         if (live := self._live.get(run)) is not None:
             live.presence.joined()
 
-    def viewer_left(self, run: str, *, observe: bool = False) -> None:
-        """The viewer is gone, however it went."""
+    def viewer_left(self, run: str, *, observe: bool = False, sent_away: bool = False) -> None:
+        """The viewer is gone, however it went.
+
+        Args:
+            sent_away: by the server, which told it to come back: it gets the time for that.
+        """
         if observe:
             return
         self._viewers[run] -= 1
         if not self._viewers[run]:
             del self._viewers[run]
         if (live := self._live.get(run)) is not None:
-            live.presence.left()
+            live.presence.left(COME_BACK_S if sent_away else 0.0)

@@ -14,7 +14,7 @@ from mux._failpoints import failpoint
 from mux.engine._tasks import kept, uncut
 from mux.engine.admission import Admission
 from mux.engine.archive import Archive
-from mux.engine.base import Started
+from mux.engine.base import COME_BACK_S, Started
 from mux.engine.control import Controls
 from mux.engine.driver import Driver, run_started
 from mux.engine.history import summary_of
@@ -34,7 +34,6 @@ __all__ = ["Engine"]
 
 _TAKE_OVER_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)  # the last is repeated while the store is broken
 _TOGETHER: Final = 16  # runs that are taken over at once
-_RECOVERY_GRACE_S: Final = 15.0  # a restart took every viewer's connection; they get this long to come back
 
 
 def now_ms() -> int:
@@ -71,6 +70,7 @@ class Engine(Controls, Archive):
         self._starting: dict[tuple[str, str], tuple[str, asyncio.Task[Started]]] = {}  # by owner and key
         self._background: set[asyncio.Task[Any]] = set()
         self.accepting = False
+        self._draining = False
 
     # --- lifecycle ----------------------------------------------------------------------------------------
 
@@ -102,7 +102,10 @@ class Engine(Controls, Archive):
             grace_s: seconds. Runs that wait for a slot are not started any more.
         """
         self.accepting = False
+        self._draining = True
         self._admission.pause()
+        for live in self._live.values():
+            live.presence.close()  # its viewers were told to come back; that nobody watches now is our doing
         tasks = [t for run, t in self._tasks.items() if self._admission.position(run) is None]
         if tasks and grace_s > 0:
             await asyncio.wait(tasks, timeout=grace_s)
@@ -351,7 +354,8 @@ class Engine(Controls, Archive):
         self._admission.enter(live.run)
         self._drive(live)
         live.presence.viewers = self._viewers[live.run]
-        live.presence.arm(_RECOVERY_GRACE_S)
+        if not self._draining:
+            live.presence.arm(COME_BACK_S)
 
     async def _give_up(self, row: RunRow) -> None:
         try:

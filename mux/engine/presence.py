@@ -31,11 +31,11 @@ class Presence:
         self.viewers += 1
         self.stop()
 
-    def left(self) -> None:
-        """A viewer went."""
+    def left(self, at_least_s: float = 0.0) -> None:
+        """A viewer went; one that was sent away has this long to come back, whatever the grace."""
         self.viewers = max(0, self.viewers - 1)
         if self.viewers == 0:
-            self.arm()
+            self.arm(at_least_s)
 
     def arm(self, at_least_s: float = 0.0) -> None:
         """Start the grace now; also after a restart of the server, which took everybody's connection."""

@@ -173,6 +173,7 @@ async def follow(
     observe = query(request, "observe", False)
     for run in runs:
         api.engine.viewer_joined(run, observe=observe)
+    viewer: Viewer | None = None
     try:
         async with api.hub.turns:  # opening, unlike being there, costs something
             viewer = await api.hub.open(runs, cursor, encoder, selection, vector=vector, observe=observe)
@@ -183,8 +184,9 @@ async def follow(
         finally:
             viewer.close()
     finally:
+        sent_away = viewer is not None and viewer.sent_away
         for run in runs:
-            api.engine.viewer_left(run, observe=observe)
+            api.engine.viewer_left(run, observe=observe, sent_away=sent_away)
 
 
 async def resume(request: web.Request, cursor: str) -> web.StreamResponse:

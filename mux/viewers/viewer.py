@@ -111,6 +111,11 @@ class Viewer:
         return all(leg.ended for leg in self.legs)
 
     @property
+    def sent_away(self) -> bool:
+        """Whether it was told to come back."""
+        return self._rotate is not None
+
+    @property
     def cursor(self) -> str:
         """The position reached."""
         return ",".join(leg.cursor for leg in self.legs)

@@ -138,6 +138,29 @@ async def test_runs_without_a_stream_go_on_when_their_viewers_leave(streaming: b
         await h.finished(started.row.run)
 
 
+async def test_viewers_that_the_server_sends_away_have_not_left_their_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mux.engine.control.COME_BACK_S", 0.3)
+    agent = waits("w")
+    async with harness(agent) as h:
+        run = (await h.engine.start_run(StartRequest(message="x", on_disconnect="cancel"))).row.run
+        h.engine.viewer_joined(run)
+        await agent.started.wait()
+        h.engine.viewer_left(run, sent_away=True)
+        await asyncio.sleep(0.1)
+        assert not agent.stopped.is_set()
+        h.engine.viewer_joined(run)
+        draining = asyncio.create_task(h.engine.drain(5))
+        await asyncio.sleep(0)
+        h.engine.viewer_left(run, sent_away=True)
+        await asyncio.sleep(0.5)  # nobody can come back while the server stops
+        assert not agent.stopped.is_set()
+        agent.release.set()
+        await draining
+        assert (await h.store.get(run)).status == "completed"
+
+
 async def test_drain_refuses_new_runs_lets_running_ones_end_and_leaves_the_rest_without_a_last_event() -> (
     None
 ):
@@ -210,7 +233,7 @@ async def test_viewers_that_stayed_while_their_run_was_taken_over_have_not_left_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("mux.engine.engine._TAKE_OVER_DELAYS_S", (0.01,))
-    monkeypatch.setattr("mux.engine.engine._RECOVERY_GRACE_S", 0.1)
+    monkeypatch.setattr("mux.engine.engine.COME_BACK_S", 0.1)
     agent, store = waits("w", resumable="restart"), Flaky()
     async with harness(agent, store=store) as h:
         request = StartRequest(message="x", on_disconnect=Grace(grace_s=0.1))

@@ -34,6 +34,18 @@ async def test_a_stream_is_the_log_in_order_and_ends_with_the_run(service: Servi
     assert checker.ended
 
 
+async def test_a_run_outlives_the_rotation_of_its_only_viewer(agents_dir: Path) -> None:
+    async with serving(agents=[agents_dir], http={"rotate_s": 0.2}) as service:
+        body = {"message": "x", "agents": ["hold"], "on_disconnect": "cancel"}
+        sse = {"Accept": "text/event-stream"}
+        async with http("POST", f"{service.url}/api/runs", json_body=body, headers=sse) as response:
+            run = response.headers["location"].rsplit("/", 1)[1]
+            blocks = [block async for block in response.blocks()]
+        assert blocks[-1].data == {"type": "stream_rotate", "reason": "age"}
+        await asyncio.sleep(0.2)
+        assert (await call("GET", f"{service.url}/api/runs/{run}"))[1]["status"] == "running"
+
+
 async def test_the_headers_keep_proxies_from_buffering(url: str) -> None:
     run = (await finished_run(url))["run"]
     async with http("GET", f"{url}/api/runs/{run}/events", headers={"Accept-Encoding": "gzip"}) as response:
