@@ -95,8 +95,11 @@ def _rules(settings: Settings) -> Iterator[Line]:
 
 
 def _tools(settings: Settings) -> Iterator[Line]:
-    """What tools are to work with, as far as that can be known without starting anything."""
+    """What tools and prices stand on, as far as that can be known without starting anything."""
     yield from (("warn", text) for text in missing_folders(settings))
+    for spec in settings.prices:
+        if spec.partition(":")[0] not in settings.providers:
+            yield "warn", f"prices names {spec!r}, of a provider that is not configured"
     for name, server in settings.mcp.items():
         if problem := mcp_problem(server):
             yield "bad", f"MCP server {name!r}: {problem}"

@@ -10,7 +10,7 @@ import errno
 import json
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -146,7 +146,13 @@ _CLASSES: dict[str, str] = {
 
 
 def rejected(
-    status: int, headers: Mapping[str, str], body: bytes, *, now: float, key_env: str | None = None
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    now: float,
+    key_env: str | None = None,
+    unset: Sequence[str] = (),
 ) -> UpstreamError:
     """The error for an answer with a status other than 2xx.
 
@@ -155,6 +161,7 @@ def rejected(
         body: its beginning; only well-known codes in it are looked at.
         now: the time, in seconds since the epoch, for dates in ``Retry-After``.
         key_env: the variable that holds the key, to name it where the key is refused.
+        unset: variables that should hold a key or a header, and are not set.
     """
     word = _class_of(body)
     because = f": {_CLASSES[word]}" if word else ""
@@ -176,6 +183,8 @@ def rejected(
         )
     elif status == 401:
         key = f"check the key in {key_env}" if key_env else "set api_key_env to the variable with its key"
+        if unset:
+            key = f"set {' and '.join(unset)} in the environment of this server"
         text = f"The endpoint refused the API key (HTTP 401): {key}."
     elif status == 403:
         text = f"The endpoint does not allow this with this key (HTTP 403){because}."

@@ -79,6 +79,8 @@ class HttpModel:
         self._key = _clean(env.get(provider.api_key_env)) if provider.api_key_env else None
         self._extra_headers: dict[str, Any] = dict(_HEADERS)
         self._headers = {h: v for h, e in provider.headers_env.items() if (v := _clean(env.get(e)))}
+        named = [provider.api_key_env, *provider.headers_env.values()]
+        self._unset = [name for name in named if name and not _clean(env.get(name))]
         address = urlsplit(provider.base_url)
         if self._key is None and address.username and "authorization" not in map(str.lower, self._headers):
             login = f"{unquote(address.username)}:{unquote(address.password or '')}"
@@ -336,7 +338,12 @@ class HttpModel:
                         break
         headers = {k.lower(): v for k, v in response.headers.items()}
         raise rejected(
-            response.status_code, headers, body, now=time.time(), key_env=self.provider.api_key_env
+            response.status_code,
+            headers,
+            body,
+            now=time.time(),
+            key_env=self.provider.api_key_env,
+            unset=self._unset,
         )
 
     async def models(self, deadline_s: float = 2.0) -> list[dict[str, Any]]:

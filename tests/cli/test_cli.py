@@ -307,6 +307,15 @@ def test_doctor_finds_what_can_not_work_in_the_settings(
     assert any(line.startswith("✗") and says in line for line in capsys.readouterr().out.splitlines())
 
 
+def test_doctor_warns_of_a_price_that_no_model_can_have(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mux.toml"
+    file.write_text('[prices."locla:m"]\ninput = 1\noutput = 2\n')
+    assert main(["doctor", "--config", str(file), "--store", "memory:"]) == 0
+    assert "! prices names 'locla:m', of a provider that is not configured" in capsys.readouterr().out
+
+
 def test_a_url_that_is_none_is_a_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
     for url in ("nonsense", "127.0.0.1:8765", "http://", "http://a:b/"):
         assert main(["run", "--url", url, "hello"]) == 2

@@ -348,6 +348,20 @@ async def test_a_key_in_a_header_of_its_own_is_sent_alone(
     assert other.lower() not in headers
 
 
+async def test_a_refused_key_that_is_not_set_at_all_says_so() -> None:
+    async def script(x: Exchange) -> None:
+        await x.answer(401, b"{}")
+
+    asked = {"api_key_env": "MY_KEY", "headers_env": {"X-Team": "MY_TEAM"}}
+    for env, says in (
+        ({}, "set MY_KEY and MY_TEAM in the environment"),
+        ({"MY_KEY": KEY}, "set MY_TEAM in the environment"),
+        ({"MY_KEY": KEY, "MY_TEAM": "blue"}, "check the key in MY_KEY"),
+    ):
+        async with endpoint(script, env=env, **asked) as (model, _):
+            assert says in (await failure(model)).message
+
+
 async def test_a_provider_that_is_closed_while_its_client_is_made_sends_nothing() -> None:
     async with serving(hello) as server:
         model = HttpModel("p", Provider(base_url=server.url), env={})
