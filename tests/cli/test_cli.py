@@ -311,9 +311,9 @@ def test_doctor_warns_of_a_price_that_no_model_can_have(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "mux.toml"
-    file.write_text('[prices."locla:m"]\ninput = 1\noutput = 2\n')
+    file.write_text('[prices."there:m"]\ninput = 1\noutput = 2\n')
     assert main(["doctor", "--config", str(file), "--store", "memory:"]) == 0
-    assert "! prices names 'locla:m', of a provider that is not configured" in capsys.readouterr().out
+    assert "! prices names 'there:m', of a provider that is not configured" in capsys.readouterr().out
 
 
 def test_a_url_that_is_none_is_a_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
