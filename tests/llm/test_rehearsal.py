@@ -29,6 +29,7 @@ from mux.llm.rehearsal.reading import (
     passages,
     percentages,
     programs,
+    quotes,
 )
 from mux.llm.rehearsal.situation import Situation
 from mux.llm.rehearsal.voices import claims, handed_over
@@ -296,6 +297,18 @@ def test_passages_claims_and_hand_overs_are_told_apart() -> None:
     assert claims("Check that 17 * 23 is 381.") == {"17 * 23": "381"}
     task, voices = handed_over('Go.\n\n<output channel="a" agent="b" status="failed">\nx\n</output>')
     assert (task, voices[0].status, voices[0].text) == ("Go.", "failed", "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "quote"),
+    [
+        ("- What is **17*23**, and `2 ** 40`?", "What is 17*23, and 2 ** 40?"),
+        ("> *Cursors* are **opaque**.", "Cursors are opaque."),
+        ("Multiply 3 * 4 cursors (**twice**)!", "Multiply 3 * 4 cursors (twice)!"),
+    ],
+)
+def test_a_quotation_loses_its_marks_and_none_of_its_operators(text: str, quote: str) -> None:
+    assert quotes(text, ["cursors", "what"]) == [quote]
 
 
 def test_parameters_of_any_schema_are_filled() -> None:

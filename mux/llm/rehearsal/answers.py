@@ -108,7 +108,9 @@ def _documents(s: Situation) -> str:
                     quotes[sentence] = number
                     sources[number] = f"{title} ({where})" if where else title
     if quotes:
-        said = "\n\n".join(f"> {sentence} [{number}]" for sentence, number in quotes.items())
+        # escaped, or two operators would make what stands between them italic
+        escaped = {sentence.replace("*", "\\*"): number for sentence, number in quotes.items()}
+        said = "\n\n".join(f"> {sentence} [{number}]" for sentence, number in escaped.items())
         listed = "\n".join(f"- [{n}] {name}" for n, name in sorted(sources.items()))
         return f"The documents say:\n\n{said}\n\nSources:\n{listed}"
     if opened := _opened(s):

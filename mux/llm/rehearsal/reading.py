@@ -78,7 +78,8 @@ _ERROR = re.compile(
 )
 _HEADER = re.compile(r"^\[(\d{1,4})\] (.*?)(?: \(([^()\n]+?)(?:, lines [^()\n]*)?\))?$", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n(?=[^\S\n]{0,80}(?:[-*#>|]|\d+\.|\n))")
-_MARKS = re.compile(r"^[#>\-*|\s]+|[*`|]+")
+# Markdown's marks, but no operator: emphasis touches a word on one side, and 17*23 or 2 ** 40 is none
+_MARKS = re.compile(r"^[#>\-*|\s]+|[`|]+|(?<![\w*])\*+(?=[^\s*])|(?<=[^\s*])\*+(?![\w*])")
 
 
 def keywords(text: str, limit: int = 6) -> list[str]:
