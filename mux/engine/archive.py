@@ -28,6 +28,7 @@ _AT_ONCE: Final = 200  # events of an import that are looked at in one turn of t
 _OPEN: Final[frozenset[RowStatus]] = frozenset({"queued", "running", "waiting"})
 _RETENTION_EVERY_S: Final = 600.0
 _DELETE_WAIT_S: Final = 5.0
+_FRESH_S: Final = 0.5  # that a list waits for runs whose appends hang; then it shows them as last kept
 
 
 class Archive(EngineBase):
@@ -65,18 +66,22 @@ class Archive(EngineBase):
         if not _OPEN.isdisjoint(wanted):  # rows tell the open states apart only now and then; live runs do
             query = replace(query, status=(*_OPEN, *(s for s in wanted if s not in _OPEN)))
         page = await self.store.list(query)
-        rows = [await self._fresh(row) for row in page.runs]
+        until = asyncio.get_running_loop().time() + _FRESH_S
+        rows = [await self._fresh(row, until) for row in page.runs]
         if wanted:
             rows = [row for row in rows if row.status in wanted]
         return RunPage(rows, page.next, page.hits)
 
-    async def _fresh(self, row: RunRow) -> RunRow:
+    async def _fresh(self, row: RunRow, until: float) -> RunRow:
         live = self._live.get(row.run)
         if live is None or live.state.started is None:
             return row
-        async with live.journal.lock:  # the cursor must not be ahead of the log
-            status = cast("RowStatus", live.state.status)
-            return replace(row, status=status, summary=summary_of(live.state, live.journal.epoch))
+        try:
+            async with asyncio.timeout_at(until), live.journal.lock:  # a cursor must not be ahead of the log
+                status = cast("RowStatus", live.state.status)
+                return replace(row, status=status, summary=summary_of(live.state, live.journal.epoch))
+        except TimeoutError:  # the store does not take what it has to say
+            return row
 
     def summary(self, row: RunRow) -> dict[str, Any]:
         """A row as JSON for lists."""

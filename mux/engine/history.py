@@ -9,7 +9,7 @@ from typing import Any
 
 from mux.engine.live import row_members
 from mux.engine.plan import Plan
-from mux.errors import MuxError
+from mux.errors import MuxError, StoreError
 from mux.events import Record
 from mux.log.base import Head, RunRow, Store
 from mux.run import IllegalEvent, RunState
@@ -64,24 +64,31 @@ class Folder:
 
         Raises:
             NotFound: ``run_not_found``.
+            StoreError: ``log_damaged``.
         """
         if (known := self._memo.get(run)) is not None:
             self._memo.move_to_end(run)
             return known
         state = RunState(run)
         epoch, size, count = (await self._store.head(run)).epoch, 0, 0
-        async for record, at in self.records(run):
-            epoch = at.epoch
-            try:
+        first = 1
+        try:
+            async for record, at in self.records(run):
+                epoch, first = at.epoch, at.first
                 state.apply(record.event())
-            except (IllegalEvent, ValueError):
-                if at.first > 1:
-                    return RunState(run), epoch  # trimmed: there is no beginning to fold from
-                raise
-            size += len(record.data)
-            count += 1
-            if count % 200 == 0:
-                await asyncio.sleep(0)  # a long log must not stop everybody else's stream
+                size += len(record.data)
+                count += 1
+                if count % 200 == 0:
+                    await asyncio.sleep(0)  # a long log must not stop everybody else's stream
+        except (IllegalEvent, ValueError) as e:
+            if first > 1:
+                return RunState(run), epoch  # trimmed: there is no beginning to fold from
+            raise StoreError(
+                "log_damaged",
+                f"The log of run {run} is damaged and can't be read. Restore a backup, or delete the run.",
+                status=500,
+                retryable=False,
+            ) from e
         if state.finished is not None and size <= _MEMO_BYTES:
             self._memo[run] = (state, epoch)
             while len(self._memo) > _MEMO_RUNS:

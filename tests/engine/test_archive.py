@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mux.errors import BadRequest, NotFound
+from mux.errors import BadRequest, NotFound, StoreError
 from mux.events import Record
-from mux.log import RunQuery, RunRow
+from mux.log import Page, RunQuery, RunRow
 from mux.log.memory import MemoryStore
 from mux.requests import PatchRun, StartRequest
 from mux.settings import Limits, Retention, Settings
@@ -64,6 +64,42 @@ async def test_lists_show_live_status_titles_and_are_searchable() -> None:
         assert "e" in found.hits[first]
         summary = h.engine.summary(page.runs[1])
         assert summary["channels"][0]["status"] == "completed"
+
+
+async def test_a_list_does_not_wait_for_runs_whose_store_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mux.engine.archive._FRESH_S", 0.05)
+    agent = waits("w")
+    async with harness(agent, says("a", "x")) as h:
+        over = await finished_run(h, agents=["a"])
+        run = (await h.engine.start_run(StartRequest(message="x", agents=["w"]))).row.run
+        await agent.started.wait()
+        async with h.engine._live[run].journal.lock:  # as it is while an append hangs
+            page = await asyncio.wait_for(h.engine.list_runs(RunQuery()), 1)
+            assert [(r.run, r.status) for r in page.runs] == [(run, "running"), (over, "completed")]
+
+
+class _Damaged(MemoryStore):
+    """Can't read what it has kept."""
+
+    damaged = False
+
+    async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
+        if self.damaged:
+            raise ValueError("bad chunk")
+        return await super().read(run, after, limit=limit, max_bytes=max_bytes)
+
+
+async def test_a_damaged_log_is_said_and_can_be_deleted() -> None:
+    store = _Damaged()
+    async with harness(says("a", "x"), store=store) as h:
+        run = await finished_run(h)
+    store.damaged = True
+    async with harness(says("a", "x"), store=store) as h:
+        with pytest.raises(StoreError, match="damaged") as e:
+            await h.engine.snapshot(run)
+        assert (e.value.code, e.value.status, e.value.retryable) == ("log_damaged", 500, False)
+        assert [r.run for r in (await h.engine.list_runs(RunQuery())).runs] == [run]
+        await h.engine.delete(run)
 
 
 async def test_edits_merge_metadata_and_remove_keys_that_are_null() -> None:
