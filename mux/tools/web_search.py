@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yarl import URL
 
-from mux.net import Net
+from mux.net import Net, NetError
 from mux.settings import WebSearch
 from mux.tools.base import Tool, ToolContext, ToolOutput, ToolProblem
 from mux.tools.decorator import tool
@@ -20,6 +21,7 @@ from mux.tools.sources import Sources
 __all__ = ["web_search_tool"]
 
 FindTool = Callable[[str], Tool | None]
+_ADDRESS = re.compile(r"https?://\S+")
 _SNIPPET = 500  # characters
 _MAX_OUTPUT = 50_000
 # what search tools of MCP servers call their one argument
@@ -79,12 +81,19 @@ def search_url(template: str, query: str) -> str:
 
 
 async def _ask(net: Net, template: str, query: str) -> list[_Result]:
-    page = await net.get(
-        search_url(template, query),
-        accept=lambda media_type: "json" in media_type or media_type in ("", "text/plain"),
-        accept_header="application/json",
-        configured=True,
-    )
+    try:
+        page = await net.get(
+            search_url(template, query),
+            accept=lambda media_type: "json" in media_type or media_type in ("", "text/plain"),
+            accept_header="application/json",
+            configured=True,
+        )
+    except NetError as e:
+        # the address is the operator's, and may hold a key
+        why = _ADDRESS.sub("it", e.message)
+        raise ToolProblem(
+            f"The search backend ({URL(template).host}) failed: {why} Go on without a search."
+        ) from None
     try:
         return _Answer.model_validate_json(page.body).results
     except ValidationError:

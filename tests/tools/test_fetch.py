@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import TestServer, unused_port
 
 from mux.net import Net
 from mux.settings import Fetch, WebSearch
@@ -131,6 +131,20 @@ async def test_a_backend_that_answers_no_json_says_what_to_check(base: str) -> N
     search = web_search_tool(WebSearch(url=f"{base}/long"), Net(Fetch()), Sources(), _nothing)
     assert search is not None
     assert "format=json" in (await call(search, query="x")).output
+
+
+@pytest.mark.parametrize("address", ["/broken", "/image", None])
+async def test_a_backend_that_fails_is_told_without_the_key_in_its_address(
+    base: str, address: str | None
+) -> None:
+    """The result goes to the model and into the log."""
+    place = f"{base}{address}" if address else f"http://127.0.0.1:{unused_port()}/search"
+    search = web_search_tool(WebSearch(url=f"{place}?key=sk-canary"), Net(Fetch()), Sources(), _nothing)
+    assert search is not None
+    progress, result = await collect(search, query="x")
+    assert result.is_error
+    assert result.output.startswith("The search backend (127.0.0.1)")
+    assert "sk-canary" not in repr((progress, result))
 
 
 def test_the_query_can_not_change_the_backends_url() -> None:
