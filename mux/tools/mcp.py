@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from mux.settings import McpServer
 from mux.telemetry import get_logger, register_secret
 from mux.tools.base import Tool, ToolContext, ToolOutput, ToolProblem
-from mux.tools.mcp_link import Unconfigured, alone, watched
+from mux.tools.mcp_link import Unconfigured, alone, watched, written_secrets
 from mux.tools.mcp_link import why as reason_of
 from mux.tools.mcp_values import mcp_tool_names, to_output
 from mux.tools.schema import schema_validator
@@ -271,6 +271,8 @@ class _Server:
         config = self.config
         if bool(config.command) == bool(config.url):
             raise Unconfigured("it needs exactly one of command and url")
+        for secret in written_secrets(config):
+            register_secret(secret)
         if config.url:
             from mcp.client.streamable_http import streamable_http_client
             from mcp.shared._httpx_utils import create_mcp_http_client

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from mux.settings import McpServer
 
 if TYPE_CHECKING:
     from mcp.client._transport import Transport, TransportStreams
 
-__all__ = ["Unconfigured", "alone", "watched", "why"]
+__all__ = ["Unconfigured", "alone", "watched", "why", "written_secrets"]
+
+# names of values that are secret; others ("production", "en") are words that a log may hold
+_SECRET = re.compile(r"key|token|secret|passw|auth|credential", re.IGNORECASE)
 
 
 class Unconfigured(Exception):
@@ -46,6 +53,15 @@ def alone(command: Sequence[str], env: Mapping[str, str]) -> list[str]:
     if os.sep not in command[0] and shutil.which(command[0], path=env.get("PATH")) is None:
         return list(command)  # so that the error names this program, and not `env`
     return [env_program, *(part for name in drop for part in ("-u", name)), *command]
+
+
+def written_secrets(server: McpServer) -> Iterator[str]:
+    """What of a server's settings must not get into a log: they may stand there by value."""
+    yield from (value for name, value in server.env.items() if _SECRET.search(name))
+    address = urlsplit(server.url or "")
+    if address.password:
+        yield address.password
+    yield from (value for name, value in parse_qsl(address.query) if _SECRET.search(name))
 
 
 class _WatchedRead:

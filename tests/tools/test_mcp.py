@@ -16,10 +16,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from mux.settings import McpServer, Settings
+from mux.telemetry import redact_secrets
 from mux.tools import ToolResources
 from mux.tools.base import Tool, ToolProblem
 from mux.tools.mcp import McpManager
 from mux.tools.mcp_agents import mcp_problem
+from mux.tools.mcp_link import written_secrets
 from mux.tools.mcp_values import mcp_tool_names
 from tests.support import mcp_server, npm_package, odd_mcp_server
 from tests.support.tools import call, collect, until
@@ -129,6 +131,16 @@ async def test_a_server_is_given_only_the_environment_that_is_configured(
     assert {"PLAIN", "MUX_TEST_SHARED", "PATH"} <= given
     assert "MUX_TEST_SECRET" not in given
     assert given <= {"PLAIN", "MUX_TEST_SHARED", "PATH", "LC_CTYPE"}  # LC_CTYPE: Python sets it for itself
+
+
+async def test_secrets_that_stand_in_a_server_s_settings_get_into_no_log(tmp_path: Path) -> None:
+    env = {"MY_TOKEN": "canary-of-the-env", "MODE": "production"}
+    async with connected(calc=stdio(tmp_path / "n", env=env)):
+        assert redact_secrets("canary-of-the-env in production") == "[secret] in production"
+    far = McpServer(
+        url="http://me:canary-password@127.0.0.1:9/mcp?api_key=canary-of-the-url&lang=some-language"
+    )
+    assert list(written_secrets(far)) == ["canary-password", "canary-of-the-url"]
 
 
 async def test_a_server_that_needs_home_is_given_it_by_name(
