@@ -13,7 +13,7 @@ import msgspec
 
 from mux.events import Record, Tokens, token_records
 
-__all__ = ["decode", "decode_all", "encode", "split"]
+__all__ = ["decode", "decode_all", "encode", "size_of", "split"]
 
 MAX_RECORDS = 512  # of a chunk: reading one event never decodes more
 MAX_BYTES = 1 << 20
@@ -23,11 +23,25 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[list[_Row]] = msgspec.msgpack.Decoder(list[_Row])
 
 
+def size_of(records: Sequence[Record]) -> int:
+    """Bytes of the records' data."""
+    return sum([len(record.data) for record in records])
+
+
 def split(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
     """Parts of a batch, each within a chunk's bounds (a single event may be larger)."""
+    for start in range(0, len(records), MAX_RECORDS):
+        part = records[start : start + MAX_RECORDS]
+        if size_of(part) <= MAX_BYTES:  # nearly always
+            yield part
+        else:
+            yield from _split_by_size(part)
+
+
+def _split_by_size(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
     start = size = 0
     for position, record in enumerate(records):
-        if position > start and (position - start >= MAX_RECORDS or size + len(record.data) > MAX_BYTES):
+        if position > start and size + len(record.data) > MAX_BYTES:
             yield records[start:position]
             start, size = position, 0
         size += len(record.data)

@@ -50,15 +50,15 @@ class Records:
         loose = self._loose
         loose.extend(records)
         self.head = records[-1].seq
-        added = _size(records)
+        added = _chunks.size_of(records)
         self.size += added
-        if len(loose) >= 2 * LOOSE:
-            self._pack(len(loose) - LOOSE)
+        while len(loose) >= 2 * LOOSE:
+            self._pack(LOOSE)
         return added
 
     def _pack(self, count: int) -> None:
         for part in _chunks.split(self._loose[:count]):
-            self._packed.append(_Packed(part[-1].seq, _size(part), _chunks.encode(part)))
+            self._packed.append(_Packed(part[-1].seq, _chunks.size_of(part), _chunks.encode(part)))
         del self._loose[:count]
 
     def after(self, seq: int) -> Iterator[Record]:
@@ -83,13 +83,13 @@ class Records:
         elif self._loose:
             gone = self._loose[: max(0, seq - self._loose[0].seq)]
             del self._loose[: len(gone)]
-            self.size -= _size(gone)
+            self.size -= _chunks.size_of(gone)
         self.first = seq
         return before - self.size
 
     def _cut(self, packed: _Packed, seq: int) -> None:
         kept = [r for r in _chunks.decode(packed.chunk, packed.last) if r.seq >= seq]
-        rest = _Packed(packed.last, _size(kept), _chunks.encode(kept))
+        rest = _Packed(packed.last, _chunks.size_of(kept), _chunks.encode(kept))
         self.size -= packed.size - rest.size
         self._packed[0] = rest
 
@@ -107,7 +107,3 @@ class Records:
             over -= len(record.data)
             before = record.seq + 1
         return self.forget_before(before)
-
-
-def _size(records: Sequence[Record]) -> int:
-    return sum([len(record.data) for record in records])
