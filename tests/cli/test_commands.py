@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -40,6 +41,25 @@ def mux(home: Path, *args: str, stdin: str = "", code: int = 0, **env: str) -> t
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout, done.stderr
+
+
+@contextlib.contextmanager
+def started(home: Path, *args: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A server as a process of its own, and the lines that it printed up to its address."""
+    process = subprocess.Popen(
+        [*MUX, "serve", "--port", "0", *args], cwd=home, env=clean_env(home / "home"),
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        while lines[-1] and not lines[-1].startswith("Mux is ready: "):
+            lines.append(process.stdout.readline())
+        assert lines[-1], "it ended"
+        yield process, lines
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -164,20 +184,8 @@ def test_a_document_folder_that_is_not_there_is_said(home: Path) -> None:
     flags = ("--store", "memory:", "--docs", "none")
     assert "! there is no document folder none" in mux(home, "doctor", *flags)[0]
     assert "mux: there is no document folder none" in mux(home, "run", *flags, "-a", "counter", "1")[1]
-    command = [*MUX, "serve", "--port", "0", *flags]
-    server = subprocess.Popen(
-        command, cwd=home, env=clean_env(home / "home"), stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert server.stdout is not None
-        lines: list[str] = []
-        while not any(line.startswith("Mux is ready") for line in lines):
-            lines.append(server.stdout.readline())
-            assert lines[-1], "it ended"
+    with started(home, *flags) as (_, lines):
         assert "warning: there is no document folder none\n" in lines
-    finally:
-        server.kill()
-        server.communicate()
 
 
 def test_doctor_finds_the_other_project_named_mux(home: Path) -> None:
@@ -305,19 +313,30 @@ def test_ctrl_c_cancels_the_runs_of_a_batch(home: Path) -> None:
         assert [r["status"] for r in client.runs()["runs"]] == ["cancelled", "cancelled"]
 
 
+def test_a_second_ctrl_c_ends_the_command_whatever_the_server_does(home: Path) -> None:
+    with started(home, "--store", "memory:") as (server, lines):
+        url = lines[-1].split(": ", 1)[1].strip()
+        command = [*MUX, "run", "--url", url, "-a", "hold", "--json", "x"]
+        process = subprocess.Popen(command, cwd=home, env=clean_env(home / "home"), stdout=subprocess.PIPE)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline()  # it is shown, so that Ctrl-C cancels the run
+            server.send_signal(signal.SIGSTOP)
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)  # for the server, which does not answer
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+        finally:
+            server.send_signal(signal.SIGCONT)
+            process.kill()
+            process.communicate()
+
+
 def test_a_server_ends_well_at_ctrl_c(home: Path) -> None:
-    process = subprocess.Popen(
-        [*MUX, "serve", "--port", "0", "--store", "memory:"], cwd=home, env=clean_env(home / "home"),
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        assert any(line.startswith("Mux is ready: ") for line in process.stdout)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-    finally:
-        process.kill()
-        process.communicate()
+    with started(home, "--store", "memory:") as (server, _):
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
 
 
 def test_help_and_versions_come_without_loading_anything(home: Path) -> None:
