@@ -67,8 +67,8 @@ class Buffer:
 
     def swap(self) -> tuple[list[tuple[str, Any]], int]:
         """Take everything, and how many items that is; let in who waited for room."""
-        for port in list(self.growing):
-            port.seal()
+        while self.growing:
+            next(iter(self.growing)).seal()
         taken, self.items = self.items, []
         held, self._held = self._held, 0
         self.swaps += 1
@@ -167,9 +167,11 @@ class Port(Generic[T]):
     def give(self, item: object) -> bool:
         """Into the buffer with it, whether there is room or not; whether the quota is used up now."""
         buffer = self._buffer
+        if self._swap != buffer.swaps:
+            self._swap, self._given = buffer.swaps, 0
         if type(item) is buffer.bundled:
             if self._burst is None:
-                self._room = buffer.quota - self._given_now()
+                self._room = buffer.quota - self._given
                 self._burst = Burst()
                 buffer.growing[self] = None
                 buffer.add(self.key, self._burst, 0)
@@ -179,7 +181,7 @@ class Port(Generic[T]):
             self.seal()  # what comes after it may not overtake it
         weight = len(item) if isinstance(item, Burst) else 1
         buffer.add(self.key, item, weight)
-        self._given = self._given_now() + weight
+        self._given += weight
         return self._given >= buffer.quota
 
     @property
@@ -188,11 +190,10 @@ class Port(Generic[T]):
         return 0 if self._burst is None else len(self._burst)
 
     def seal(self) -> None:
-        """Begin a new burst with the next item; idempotent."""
-        burst, self._burst = self._burst, None
-        if burst is not None:
-            self._given = self._given_now() + len(burst)
-            self._buffer.sealed(self, len(burst))
+        """Add nothing more to the burst that is growing."""
+        self._given += self.growing
+        self._buffer.sealed(self, self.growing)
+        self._burst = None
 
     def gate(self) -> asyncio.Future[None]:
         """What the pump waits for when the quota is used up."""
@@ -208,13 +209,10 @@ class Port(Generic[T]):
                 waiting.set_result(None)
         return gate is not None
 
-    def _given_now(self) -> int:
+    def _full(self) -> bool:
         if self._swap != self._buffer.swaps:
             self._swap, self._given = self._buffer.swaps, 0
-        return self._given
-
-    def _full(self) -> bool:
-        return self._given_now() + self.growing >= self._buffer.quota
+        return self._given + self.growing >= self._buffer.quota
 
     def _wait(self) -> asyncio.Future[None]:
         if not self.waiting:
