@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mux.agent import Agent, AgentContext, Draft, Guard, Nested, OpenGuard
-from mux.events import Phase, Reasoning, StepFinished, StepStarted, Token
+from mux.events import Phase, Reasoning, StepFinished, StepStarted, Token, Tokens
 from mux.guardrails import Rules
 from mux.requests import StartRequest
 from mux.settings import GuardrailRule
@@ -113,6 +113,8 @@ async def test_of_a_subclass_of_str_the_text_is_said() -> None:
     async with harness(Scripted("a", greets)) as h:
         run = (await h.engine.start_run(StartRequest(message="hi", agents=["a"]))).row.run
         assert (await h.finished(run))["channels"][0]["text"] == "hello" * 3
+        kept = [r.body.texts for r in h.published[run] if isinstance(r.body, Tokens)]
+        assert {type(text) for texts in kept for text in texts} == {str}  # stores encode no others
 
 
 async def test_bare_texts_count_into_the_reply_s_limit() -> None:
