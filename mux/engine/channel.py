@@ -76,8 +76,8 @@ _agents: set[asyncio.Task[None]] = set()
 
 
 def _bare(said: Said) -> Said | str:
-    """A token of the channel's own as its bare text, which is how it goes through the engine."""
-    return said.content if isinstance(said, Token) and type(said) is Token else said
+    """A token of the channel's own as its bare, plain text, which is how it goes through the engine."""
+    return str.__str__(said.content) if isinstance(said, Token) and type(said) is Token else said
 
 
 class _Cut(Exception):

@@ -109,10 +109,11 @@ async def test_of_a_subclass_of_str_the_text_is_said() -> None:
         yield Word.HELLO
         await ctx.emit(Word.HELLO)
         yield Nested(("sub",), Word.HELLO)
+        yield Token.of(Word.HELLO)
 
     async with harness(Scripted("a", greets)) as h:
         run = (await h.engine.start_run(StartRequest(message="hi", agents=["a"]))).row.run
-        assert (await h.finished(run))["channels"][0]["text"] == "hello" * 3
+        assert (await h.finished(run))["channels"][0]["text"] == "hello" * 4
         kept = [r.body.texts for r in h.published[run] if isinstance(r.body, Tokens)]
         assert {type(text) for texts in kept for text in texts} == {str}  # stores encode no others
 
