@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mux.agent import Agent, AgentContext, Draft, Guard, Nested, OpenGuard, Outcome, Said
+from mux.engine.barriers import Barrier, Barriers
 from mux.engine.host import ChannelHost
 from mux.engine.meter import Meter, stricter
 from mux.engine.outbox import Outbox
@@ -68,7 +69,6 @@ _RESERVED: Final = (
 )  # fmt: skip
 _COUNTED: Final = (Token, Reasoning, Refusal, ToolArgs)
 
-Barrier: TypeAlias = tuple[str, str]  # event type, call_id
 Outlet: TypeAlias = Outbox | Port[Draft | Burst[str]]
 
 
@@ -104,6 +104,7 @@ class Channel:
     Attributes:
         ending: how it ends, decided by somebody other than its agent; the first decision stands.
         outcome: what its agent yielded last.
+        barriers: drafts whose givers wait until the driver has appended them.
         outlet: where what its agent says goes, from `start` on.
         rejecting: it broke the rules; whatever still comes from it is dropped.
     """
@@ -114,6 +115,7 @@ class Channel:
         self.id = plan.id
         self.host = ChannelHost(self)
         self.meter = Meter(plan.budget, live.meter)
+        self.barriers = Barriers()
         self.outlet: Outlet
         self.conversation: tuple[Message, ...] = ()  # what it began with, once it runs
         self.ended = asyncio.Event()
@@ -125,7 +127,6 @@ class Channel:
         self.ttft_ms: int | None = None
         self._agent_task: asyncio.Task[None] | None = None
         self._guard: Guard | None = None
-        self._barriers: dict[Barrier, asyncio.Future[None]] = {}
         self._bytes = 0
         self._max_bytes = int(live.services.settings.limits.max_reply_mb * 1_048_576)
         self._begun = 0.0
@@ -169,9 +170,7 @@ class Channel:
 
     async def _stop_agent(self) -> None:
         self.outlet.finish()
-        for barrier in self._barriers.values():
-            barrier.cancel()
-        self._barriers.clear()
+        self.barriers.cancel()
         task = self._agent_task
         if task is None:
             return
@@ -361,7 +360,7 @@ class Channel:
         if isinstance(body, ToolCall) and self.ttft_ms is None:
             self.ttft_ms = self._since_begun()
         if isinstance(body, ToolStart | ApprovalRequested):
-            await self.put_logged(draft, (body.type, body.call_id))
+            await self._put_logged(draft, (body.type, body.call_id))
             return
         if isinstance(body, ToolProgress | ToolResult):
             self._count((body.content if isinstance(body, ToolProgress) else body.output) or "", text=False)
@@ -392,19 +391,8 @@ class Channel:
     def _since_begun(self) -> int:
         return round((time.monotonic() - self._begun) * 1000)
 
-    # --- barriers -------------------------------------------------------------------------------------------
-
-    async def put_logged(self, draft: Draft, key: Barrier) -> None:
+    async def _put_logged(self, draft: Draft, key: Barrier) -> None:
         """Put a draft and wait until it is in the log."""
-        barrier = self._barriers[key] = asyncio.get_running_loop().create_future()
-        try:
+        with self.barriers.raised(key) as logged:
             await self.outlet.put(draft)
-            await barrier
-        finally:
-            self._barriers.pop(key, None)
-
-    def logged(self, key: Barrier) -> None:
-        """The driver has appended it."""
-        barrier = self._barriers.get(key)
-        if barrier is not None and not barrier.done():
-            barrier.set_result(None)
+            await logged

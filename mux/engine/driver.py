@@ -225,7 +225,7 @@ class Driver:
 
     def _release_barrier(self, record: Record, body: ToolStart | ApprovalRequested) -> None:
         if record.channel is not None:
-            self.live.channels[record.channel].logged((body.type, body.call_id))
+            self.live.channels[record.channel].barriers.lift((body.type, body.call_id))
 
     # --- ends ---------------------------------------------------------------------------------------------
 

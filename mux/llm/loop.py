@@ -160,9 +160,9 @@ class Loop:
         while outcome is None:
             self.step += 1
             turn = Turn(self.ctx.new_call_id)
-            async with aclosing(self._turn(turn)) as bodies:
-                async for body in bodies:
-                    yield body
+            async with aclosing(self._turn(turn)) as drafts:
+                async for draft in drafts:
+                    yield draft
             if turn.interrupted or turn.end is None:
                 for body in self._cut_short(turn):
                     yield body
@@ -229,7 +229,7 @@ class Loop:
 
     # --- one turn ----------------------------------------------------------------------------------------
 
-    async def _turn(self, turn: Turn) -> AsyncGenerator[Body, None]:
+    async def _turn(self, turn: Turn) -> AsyncGenerator[str | Body, None]:
         """One step's model turn with its retries; fills ``turn``."""
         for body in self._opening():
             yield body
@@ -241,9 +241,9 @@ class Loop:
             while True:
                 turn.restart("thinking")
                 try:
-                    async with aclosing(turn.drafts(self.setup.model, request, interruption)) as bodies:
-                        async for body in bodies:
-                            yield body
+                    async with aclosing(turn.drafts(self.setup.model, request, interruption)) as drafts:
+                        async for draft in drafts:
+                            yield draft
                     for body in self._closing(turn):
                         yield body
                     return

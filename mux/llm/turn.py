@@ -57,8 +57,8 @@ class Turn:
 
     async def drafts(
         self, model: Model, request: ModelRequest, interruption: Interruption
-    ) -> AsyncGenerator[Body, None]:
-        """Ask the model and pass on what it says; closing this closes the provider's stream.
+    ) -> AsyncGenerator[str | Body, None]:
+        """Ask the model and pass on what it says, text as `str`; closing this closes the provider's stream.
 
         Raises:
             UpstreamError: the model failed (open calls are still open: see `close_calls`).
@@ -75,7 +75,7 @@ class Turn:
                     return
                 if type(delta) is TextDelta and self.phase == "responding":  # three of four deltas
                     self.text.append(delta.text)
-                    yield Token.of(delta.text)
+                    yield delta.text
                     continue
                 if isinstance(delta, TurnEnd):
                     self.end = delta

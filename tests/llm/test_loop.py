@@ -35,7 +35,7 @@ from mux.llm.model import CallArgs, CallBegan, ReasoningDelta, RefusalDelta, Tex
 from mux.settings import Price, Provider
 from mux.tools.base import Tool, ToolContext
 from mux.tools.decorator import tool
-from tests.support.fake_host import FakeHost, bodies_of, collect, context, outcome_of, runtime
+from tests.support.fake_host import FakeHost, as_event, bodies_of, collect, context, outcome_of, runtime
 from tests.support.fake_model import FakeModel, call, says, turn
 from tests.support.legal import play
 
@@ -83,7 +83,7 @@ async def until_failure(bound: LlmAgent, **fields: Any) -> tuple[list[Draft], Up
     seen: list[Draft] = []
     try:
         async for draft in bound.run(context(**fields)):
-            seen.append(draft)  # noqa: PERF401 - what came before the failure counts
+            seen.append(as_event(draft))  # noqa: PERF401 - what came before the failure counts
     except UpstreamError as error:
         play(seen, failed=True)
         return seen, error

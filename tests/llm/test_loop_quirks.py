@@ -29,7 +29,7 @@ from mux.settings import Provider, Settings, Timeouts
 from mux.tools.base import Tool
 from mux.tools.decorator import tool
 from mux.tools.runtime import Toolbox
-from tests.support.fake_host import context
+from tests.support.fake_host import as_event, context
 from tests.support.legal import play
 from tests.support.player import Case, load_cases, needs_quirks, playing
 
@@ -66,7 +66,7 @@ class Heard:
     async def listen(self, drafts: AsyncIterator[Draft]) -> None:
         try:
             async for draft in drafts:
-                self.drafts.append(draft)
+                self.drafts.append(as_event(draft))
         except UpstreamError as error:
             self.error = error
 

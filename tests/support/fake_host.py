@@ -17,14 +17,14 @@ from mux.agent import (
     Steering,
 )
 from mux.errors import ConfigError
-from mux.events import Body
+from mux.events import Body, Token
 from mux.llm.model import Model
 from mux.llm.setup import LlmRuntime
 from mux.settings import Price, Provider, Settings
 from mux.tools.base import Tool
 from mux.tools.runtime import Toolbox
 
-__all__ = ["FakeHost", "FakeProviders", "bodies_of", "collect", "context", "runtime"]
+__all__ = ["FakeHost", "FakeProviders", "as_event", "bodies_of", "collect", "context", "runtime"]
 
 
 class FakeHost:
@@ -141,9 +141,14 @@ def runtime(model: Model, *tools: Tool, **options: Any) -> LlmRuntime:
     )
 
 
+def as_event(draft: Draft) -> Draft:
+    """A piece of text as the token that it is."""
+    return Token.of(draft) if isinstance(draft, str) else draft
+
+
 async def collect(drafts: AsyncIterator[Draft]) -> list[Draft]:
-    """All of an agent's drafts."""
-    return [d async for d in drafts]
+    """All of an agent's drafts, text as tokens."""
+    return [as_event(d) async for d in drafts]
 
 
 def bodies_of(drafts: Sequence[Draft]) -> list[Body]:
