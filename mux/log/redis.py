@@ -185,7 +185,7 @@ class RedisStore:
             newest = int(answer[1])
             check_append(run, newest, 0, fence, ())
         if answer[0] == b"seq":
-            await self._check_loss(run, int(answer[1]))
+            await self._check_loss(run, self._heads.get(run), int(answer[1]))
             if run in self._lost:
                 raise StoreError(
                     "store_failed", f"{self._target.shown} lost the end of run {run!r}.", retryable=False
@@ -196,10 +196,9 @@ class RedisStore:
             )
         failpoint("append.after")
 
-    async def _check_loss(self, run: str, head: int) -> None:
-        """If Redis has less than what it acknowledged, give the run a new epoch, and refuse its appends until
-        it is claimed again."""
-        known = self._heads.get(run)
+    async def _check_loss(self, run: str, known: Head | None, head: int) -> None:
+        """If Redis has less than what it had acknowledged when it was asked (``known``), give the run a new
+        epoch, and refuse its appends until it is claimed again."""
         if known is None or known.head <= head or run in self._lost:
             return
         self._lost.add(run)
@@ -215,9 +214,12 @@ class RedisStore:
 
     async def _verify(self) -> None:
         """After an outage: what was acknowledged must be there, also of runs that write nothing just now."""
-        for run, _ in self._heads.known():
+        for run, known in self._heads.known():
             try:
-                await self._check_loss(run, int((await self._read("head", run))[3]))
+                head = int((await self._read("head", run))[3])
+                # Not against what is known now: appends may have been acknowledged since the answer was made.
+                if (now := self._heads.get(run)) is not None and now.epoch == known.epoch:
+                    await self._check_loss(run, known, head)
             except NotFound:
                 self._heads.forget(run)
             except StoreError as e:  # down again; the next append finds out, or the next reconnection

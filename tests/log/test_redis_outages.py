@@ -302,6 +302,27 @@ async def test_a_tail_lost_of_a_run_that_writes_nothing_is_noticed_at_the_reconn
         assert await store.head("r1") == Head(2, 1, 6)
 
 
+async def test_what_is_appended_while_a_run_is_checked_is_not_taken_for_lost(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(redis.url) as store:
+        fence = await started(store, events=2)
+        read = store._read
+
+        async def overtaken(script: str, run: str, *args: Any) -> list[Any]:
+            answer = await read(script, run, *args)
+            if script == "head":
+                await store.append(run, fence, records(run, 3, 2))
+            return answer
+
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "_read", overtaken)
+            await store._verify()
+        await store.append("r1", fence, records("r1", 5, 1))
+        assert await read_all(store) == records("r1", 1, 5)
+        assert (await store.head("r1")).epoch == 1
+
+
 async def test_a_connection_that_redis_closed_is_made_anew_and_worth_no_line(redis: RedisServer) -> None:
     async with opened(redis.url) as store:
         fence = await started(store, events=2)
