@@ -15,7 +15,7 @@ from mux.engine.intake import guards, shown
 from mux.engine.plan import check_metadata, new_id
 from mux.errors import BadRequest, MuxError
 from mux.events import Event, Record
-from mux.log.base import RowStatus, RunPage, RunQuery, RunRow
+from mux.log.protocols import RowStatus, RunPage, RunQuery, RunRow
 from mux.requests import PatchRun
 from mux.run import IllegalEvent, RunState
 

@@ -12,7 +12,7 @@ from mux.engine.live import LiveRun, run_finished
 from mux.engine.services import Services
 from mux.engine.task import HandOver
 from mux.errors import MuxError, NotFound, Unavailable
-from mux.log.base import RunRow
+from mux.log.protocols import RunRow
 
 __all__ = ["COME_BACK_S", "EngineBase", "Started"]
 

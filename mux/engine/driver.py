@@ -38,7 +38,7 @@ from mux.run import SUCCESS, IllegalEvent, conversation, dump_messages, run_stat
 
 if TYPE_CHECKING:
     from mux.agent import Draft
-    from mux.log.base import RowStatus
+    from mux.log.protocols import RowStatus
 
 __all__ = ["Driver", "closing", "run_started"]
 

@@ -25,7 +25,7 @@ from mux.engine.plan import Plan, RosterLike, make_plan, new_id, title_of
 from mux.engine.recovery import restore
 from mux.engine.services import GuardFor, Services
 from mux.errors import BadRequest, Conflict, Fenced, MuxError, NotFound, StoreError, Unavailable
-from mux.log.base import Idempotency, RunQuery, RunRow, Store
+from mux.log.protocols import Idempotency, RunQuery, RunRow, Store
 from mux.requests import StartRequest
 from mux.settings import Settings
 from mux.telemetry import get_logger

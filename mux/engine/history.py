@@ -11,7 +11,7 @@ from mux.engine.live import row_members
 from mux.engine.plan import Plan
 from mux.errors import MuxError, StoreError
 from mux.events import Record
-from mux.log.base import Head, RunRow, Store
+from mux.log.protocols import Head, RunRow, Store
 from mux.run import IllegalEvent, RunState
 
 __all__ = ["Folder", "row_summary"]

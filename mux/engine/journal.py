@@ -15,7 +15,7 @@ from mux.agent import Nested
 from mux.engine._tasks import uncut
 from mux.errors import Fenced, StoreError
 from mux.events import Body, Event, Record, Token, token_records
-from mux.log.base import Head, Store
+from mux.log.protocols import Head, Store
 from mux.run import ChannelState, RunState
 
 __all__ = ["Clock", "Item", "Journal", "Publish"]

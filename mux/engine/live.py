@@ -18,7 +18,7 @@ from mux.engine.services import Services
 from mux.engine.task import HandOver, Task, make_task
 from mux.errors import AgentError, Conflict, MuxError, NotFound
 from mux.events import ApprovalResolved, MessageReceived
-from mux.log.base import RunRow
+from mux.log.protocols import RunRow
 from mux.merge import Burst, Merger
 from mux.requests import CancelMode, ChannelSpec
 from mux.run import SUCCESS, IllegalEvent, RunState, load_messages

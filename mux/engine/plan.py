@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from mux.agent import Agent, Budget, ChannelRequest
 from mux.errors import BadRequest
 from mux.events import ChannelAdded, ChannelInfo
-from mux.log.base import RunRow
+from mux.log.protocols import RunRow
 from mux.requests import ChannelSpec, ChatMessage, Grace, StartRequest
 
 __all__ = [

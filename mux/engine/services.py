@@ -11,7 +11,7 @@ import structlog
 from mux.agent import Agent, Guard
 from mux.engine.journal import Clock, Publish
 from mux.engine.plan import RosterLike
-from mux.log.base import Store
+from mux.log.protocols import Store
 from mux.settings import Settings
 
 __all__ = ["GuardFor", "Services"]

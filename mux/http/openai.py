@@ -31,7 +31,7 @@ from mux.http.routes import BODY, Answer, Param, Route
 from mux.http.runs import idempotency_key, start_watched
 from mux.http.state import API, Api
 from mux.http.streams import SSE, follow
-from mux.log.base import RunRow
+from mux.log.protocols import RunRow
 from mux.requests import ChannelSpec, StartRequest
 
 __all__ = ["ROUTES", "ChatEncoder", "in_openais_form"]

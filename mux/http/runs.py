@@ -27,7 +27,7 @@ from mux.http.streams import (
     selection_of,
     wants,
 )
-from mux.log.base import RowStatus, RunQuery
+from mux.log.protocols import RowStatus, RunQuery
 from mux.requests import (
     AddChannel,
     ApprovalAnswer,

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from mux.log.base import RunPage, RunQuery, RunRow
+from mux.log.protocols import RunPage, RunQuery, RunRow
 from mux.requests import AddChannel, ApprovalAnswer, CancelMode, PatchRun, StartRequest, SteerRequest
 from mux.settings import Settings
 from mux.viewers import Hub

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal, TypeGuard
 
 from mux.errors import ConfigError
-from mux.log._lock import Holder, read_holder
-from mux.log._redis_url import SCHEMES, target_of
-from mux.log.base import (
+from mux.log.memory import MemoryStore
+from mux.log.protocols import (
     EventLog,
     Head,
+    Holder,
     Idempotency,
     Page,
     RunPage,
@@ -22,8 +22,9 @@ from mux.log.base import (
     Store,
     StoreInfo,
 )
-from mux.log.memory import MemoryStore
-from mux.log.sqlite import SqliteStore
+from mux.log.redis.url import SCHEMES, target_of
+from mux.log.sqlite.lock import read_holder
+from mux.log.sqlite.store import SqliteStore
 
 __all__ = [
     "EventLog",
@@ -59,7 +60,7 @@ def open_store(url: str | None = None, *, durability: Literal["normal", "full"] 
     if url is not None and url.rstrip("/") == "memory:":
         return MemoryStore()
     if _is_redis(url):
-        from mux.log.redis import RedisStore
+        from mux.log.redis.store import RedisStore
 
         return RedisStore(url)
     return SqliteStore(_sqlite_path(url), durability=durability)
@@ -74,7 +75,7 @@ def store_holder(url: str | None = None) -> Holder | None:
     if url is not None and url.rstrip("/") == "memory:":
         return None
     if _is_redis(url):
-        from mux.log._redis_lease import holder_of
+        from mux.log.redis.lease import holder_of
 
         return holder_of(target_of(url))
     return read_holder(_sqlite_path(url))

@@ -12,25 +12,28 @@ from itertools import count
 from typing import Any
 
 from mux._failpoints import failpoint
+from mux.clock import now_ms
 from mux.events import Record
-from mux.log._common import (
+from mux.log.heads import Heads
+from mux.log.paging import page_of, page_token, parse_page_token
+from mux.log.protocols import (
     FINAL,
     OPEN,
-    Heads,
+    Head,
+    Idempotency,
+    Page,
+    RunPage,
+    RunQuery,
+    RunRow,
+    StoreInfo,
     check_append,
     check_changes,
     idempotency_conflict,
-    now_ms,
-    page_of,
-    page_token,
-    parse_page_token,
     run_exists,
     run_not_found,
-    search_words,
 )
-from mux.log._match import find, matches
-from mux.log._records import Records
-from mux.log.base import Head, Idempotency, Page, RunPage, RunQuery, RunRow, StoreInfo
+from mux.log.records import Records
+from mux.log.search import find, matches, search_words
 
 __all__ = ["MemoryStore"]
 
@@ -95,7 +98,7 @@ class MemoryStore:
     # --- the log --------------------------------------------------------------------------------------------
 
     async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
-        """See `mux.log.base.EventLog.append`."""
+        """See `EventLog.append`."""
         entry = self._get(run)
         check_append(run, entry.fence, entry.records.head, fence, records)
         if not records:
@@ -108,20 +111,20 @@ class MemoryStore:
         self._heads.wake(run)
 
     async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
-        """See `mux.log.base.EventLog.read`."""
+        """See `EventLog.read`."""
         entry = self._get(run)
         return page_of(entry.records.after(after), entry.at(), after, limit, max_bytes)
 
     async def head(self, run: str) -> Head:
-        """See `mux.log.base.EventLog.head`."""
+        """See `EventLog.head`."""
         return self._get(run).at()
 
     async def wait(self, run: str, after: int, timeout_s: float) -> Head:
-        """See `mux.log.base.EventLog.wait`."""
+        """See `EventLog.wait`."""
         return await self._heads.wait(run, after, timeout_s, lambda: self.head(run))
 
     async def trim(self, run: str, before: int) -> Head:
-        """See `mux.log.base.EventLog.trim`."""
+        """See `EventLog.trim`."""
         entry = self._get(run)
         self._size -= entry.records.forget_before(before)
         return entry.at()
@@ -129,7 +132,7 @@ class MemoryStore:
     # --- runs -----------------------------------------------------------------------------------------------
 
     async def create(self, row: RunRow, idempotency: Idempotency | None = None) -> RunRow:
-        """See `mux.log.base.RunStore.create`."""
+        """See `RunStore.create`."""
         if idempotency is not None:
             key = (idempotency.owner, idempotency.key)
             known, first = self._keys.get(key, (None, ""))
@@ -160,11 +163,11 @@ class MemoryStore:
         return [e.row.run for e in done]
 
     async def get(self, run: str) -> RunRow:
-        """See `mux.log.base.RunStore.get`."""
+        """See `RunStore.get`."""
         return self._get(run).row
 
     async def update(self, run: str, **changes: Any) -> RunRow:
-        """See `mux.log.base.RunStore.update`."""
+        """See `RunStore.update`."""
         check_changes(changes)
         entry = self._get(run)
         entry.row = replace(entry.row, **{**changes, "updated": now_ms()})
@@ -176,7 +179,7 @@ class MemoryStore:
         entry.texts[""] = "\n".join(t for t in (entry.row.title, entry.row.message) if t)
 
     async def list(self, query: RunQuery) -> RunPage:
-        """See `mux.log.base.RunStore.list`."""
+        """See `RunStore.list`."""
         after = parse_page_token(query.after) if query.after is not None else None
         words = search_words(query.q) if query.q is not None else None
         rows: list[_Run] = []
@@ -201,7 +204,7 @@ class MemoryStore:
         return RunPage([e.row for e in rows], token, hits)
 
     async def delete(self, run: str) -> None:
-        """See `mux.log.base.RunStore.delete`."""
+        """See `RunStore.delete`."""
         self._get(run)
         self._forget(run)
 
@@ -214,27 +217,27 @@ class MemoryStore:
         self._heads.wake(run)
 
     async def unfinished(self) -> Sequence[RunRow]:
-        """See `mux.log.base.RunStore.unfinished`."""
+        """See `RunStore.unfinished`."""
         rows = [(e.row.created, e.number, e.row) for e in self._runs.values() if e.row.status in OPEN]
         return [row for _, _, row in sorted(rows, key=lambda r: r[:2])]
 
     async def claim(self, run: str, owner: str) -> int:
-        """See `mux.log.base.RunStore.claim`."""
+        """See `RunStore.claim`."""
         entry = self._get(run)
         entry.fence += 1
         return entry.fence
 
     async def index_text(self, run: str, channel: str | None, text: str) -> None:
-        """See `mux.log.base.RunStore.index_text`."""
+        """See `RunStore.index_text`."""
         self._get(run).texts[channel or ""] = text
 
     async def put_conversation(self, thread: str, channel: str, run: str, data: bytes) -> None:
-        """See `mux.log.base.RunStore.put_conversation`."""
+        """See `RunStore.put_conversation`."""
         self._get(run)
         self._conversations.setdefault((thread, channel), {})[run] = data
 
     async def conversation(self, thread: str, channel: str, before: str | None = None) -> bytes | None:
-        """See `mux.log.base.RunStore.conversation`."""
+        """See `RunStore.conversation`."""
         bound = self._get(before).number if before is not None else None
         kept = self._conversations.get((thread, channel), {})
         numbers = {self._runs[run].number: data for run, data in kept.items()}
@@ -244,7 +247,7 @@ class MemoryStore:
     async def expire(
         self, *, older_than_ms: int | None, keep_runs: int | None, max_bytes: int | None
     ) -> Sequence[str]:
-        """See `mux.log.base.RunStore.expire`."""
+        """See `RunStore.expire`."""
         oldest = self._oldest_finished()
         gone: list[str] = []
         limit = now_ms() - older_than_ms if older_than_ms is not None else None

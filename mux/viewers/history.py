@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from mux.errors import Conflict
 from mux.events import ChannelAdded, Record, RunStarted
-from mux.log.base import EventLog, Head, Page
+from mux.log.protocols import EventLog, Head, Page
 
 __all__ = ["History"]
 

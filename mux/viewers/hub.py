@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from mux.errors import Overloaded, Unavailable
 from mux.events import Record, RunFinished
-from mux.log.base import EventLog, Head
+from mux.log.protocols import EventLog, Head
 from mux.telemetry import get_logger
 from mux.viewers.encoder import Encoder
 from mux.viewers.group import Group

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mux.errors import CursorError
 from mux.events import Cursor
-from mux.log.base import Head
+from mux.log.protocols import Head
 
 __all__ = ["check", "parse_vector", "resolve"]
 

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from mux.events import Event, Record, Token
 from mux.log import open_store
-from mux.log.base import RunRow, Store
+from mux.log.protocols import RunRow, Store
 from tests.bench.harness import Report, Side, interleaved
 from tests.bench.redis_log import servers
 from tests.support.redis_server import RedisServer

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mux.log import open_store
-from mux.log.base import RunRow
+from mux.log.protocols import RunRow
 from tests.bench.harness import Figure, Report
 from tests.bench.servers import Load, Server, events_request, get_json, mux_server, post_run, stream_request
 

@@ -24,8 +24,8 @@ from mux.events import (
     Token,
     ToolCall,
 )
-from mux.log.base import Head
 from mux.log.memory import MemoryStore
+from mux.log.protocols import Head
 from mux.run import IllegalEvent, RunState
 from tests.support.stores import row
 

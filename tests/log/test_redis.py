@@ -19,10 +19,10 @@ from redis import exceptions as refusals
 
 from mux.errors import Fenced, StoreError
 from mux.log import RunQuery, store_holder
-from mux.log._redis_link import refusal
-from mux.log._redis_scripts import PREFIX
-from mux.log._redis_url import target_of
-from mux.log.redis import RedisStore
+from mux.log.redis.link import refusal
+from mux.log.redis.scripts import PREFIX
+from mux.log.redis.store import RedisStore
+from mux.log.redis.url import target_of
 from tests.log.test_contract import read_all, started
 from tests.support.redis_server import LEASE, RedisServer, free_port, opened, redis_server
 from tests.support.stores import records, row

@@ -15,8 +15,8 @@ from redis import exceptions as refusals
 
 from mux.errors import StoreError
 from mux.log import Head, RunQuery
-from mux.log._redis_link import Link
-from mux.log.redis import RedisStore
+from mux.log.redis.link import Link
+from mux.log.redis.store import RedisStore
 from tests.log.test_contract import read_all, started
 from tests.support.redis_server import LEASE, RedisServer, opened
 from tests.support.stores import records, row
@@ -123,8 +123,8 @@ async def test_a_delete_whose_answer_was_lost_is_no_error(
 async def test_a_redis_that_hangs_is_given_up_and_connected_to_again(
     own: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mux.log._redis_link._ANSWER_S", 0.3)
-    monkeypatch.setattr("mux.log._redis_link.CONNECT_S", 0.3)
+    monkeypatch.setattr("mux.log.redis.link._ANSWER_S", 0.3)
+    monkeypatch.setattr("mux.log.redis.link.CONNECT_S", 0.3)
     async with opened(own.url, outage_s=20) as store:
         fence = await started(store, events=2)
         own.signal(signal.SIGSTOP)
@@ -207,7 +207,7 @@ class _Target:
 async def test_no_call_is_forgotten_when_redis_hangs_after_its_scripts_were_flushed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mux.log._redis_link._ANSWER_S", 0.2)
+    monkeypatch.setattr("mux.log.redis.link._ANSWER_S", 0.2)
     monkeypatch.setattr(_Connection, "made", 0)
     link = Link(_Target(), outage_s=10, what="writes")  # type: ignore[arg-type]
     await link.start()

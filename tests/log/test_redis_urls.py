@@ -13,8 +13,8 @@ import structlog
 
 from mux.errors import ConfigError, StoreError
 from mux.log import open_store, store_holder
-from mux.log._redis_info import durability
-from mux.log.redis import RedisStore
+from mux.log.redis.info import durability
+from mux.log.redis.store import RedisStore
 from tests.log.test_contract import read_all, started
 from tests.support.redis_server import RedisServer, opened, redis_server
 from tests.support.stores import records

@@ -20,8 +20,10 @@ from structlog.testing import capture_logs
 
 from mux.errors import Conflict, Fenced, StoreError
 from mux.events import token_records
-from mux.log import Head, RunPage, RunQuery, SqliteStore, _search, _writer, store_holder
-from mux.log._schema import MIGRATIONS, SEQ_BITS, connect, migrate
+from mux.log import Head, RunPage, RunQuery, SqliteStore, store_holder
+from mux.log.sqlite import search as _search
+from mux.log.sqlite import writer as _writer
+from mux.log.sqlite.schema import MIGRATIONS, SEQ_BITS, connect, migrate
 from tests.support.stores import records, row
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -22,8 +22,8 @@ from mux.events import (
     ToolResult,
     ToolStart,
 )
-from mux.log.base import Head, Store
 from mux.log.memory import MemoryStore
+from mux.log.protocols import Head, Store
 from mux.run import RunState
 from mux.settings import Limits, Settings
 

@@ -17,7 +17,7 @@ from mux.events import (
     Token,
 )
 from mux.log import MemoryStore
-from mux.log.base import RunRow
+from mux.log.protocols import RunRow
 from mux.viewers import Hub
 
 __all__ = ["Feed", "MemorySink"]

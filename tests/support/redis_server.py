@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-from mux.log._redis_scripts import PREFIX
-from mux.log.redis import RedisStore
+from mux.log.redis.scripts import PREFIX
+from mux.log.redis.store import RedisStore
 
 LEASE = PREFIX + "lease"
 

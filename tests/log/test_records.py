@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mux.events import Record
-from mux.log._records import LOOSE, Records
+from mux.log.records import LOOSE, Records
 from tests.support.stores import records
 
 

@@ -21,10 +21,10 @@ from typing import Any
 from redis import exceptions as refusals
 
 from mux.errors import StoreError
-from mux.log._lock import Holder
-from mux.log._redis_link import Link
-from mux.log._redis_scripts import PREFIX, SCRIPTS
-from mux.log._redis_url import Target
+from mux.log.protocols import Holder
+from mux.log.redis.link import Link
+from mux.log.redis.scripts import PREFIX, SCRIPTS
+from mux.log.redis.url import Target
 from mux.telemetry import get_logger
 
 __all__ = ["KEY", "Lease", "holder_of"]

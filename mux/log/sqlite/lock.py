@@ -13,23 +13,15 @@ import json
 import os
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from mux.errors import StoreError
+from mux.log.protocols import Holder
 
-__all__ = ["FileLock", "Holder", "lock_path", "read_holder"]
+__all__ = ["FileLock", "lock_path", "read_holder"]
 
 _held: dict[Path, FileLock] = {}
 _guard = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who has the lock, as far as it said so."""
-
-    pid: int | None
-    url: str | None
 
 
 def lock_path(path: Path) -> Path:

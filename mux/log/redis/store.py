@@ -23,28 +23,34 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, cast
 
 from mux._failpoints import failpoint
+from mux.clock import now_ms
 from mux.errors import Conflict, Fenced, NotFound, StoreError
 from mux.events import Record
-from mux.log import _chunks
-from mux.log._common import (
+from mux.log import chunks
+from mux.log.heads import Heads
+from mux.log.paging import page_of
+from mux.log.protocols import (
     FINAL,
     OPEN,
-    Heads,
+    Head,
+    Idempotency,
+    Page,
+    RunPage,
+    RunQuery,
+    RunRow,
+    StoreInfo,
     check_append,
     check_changes,
     idempotency_conflict,
-    now_ms,
-    page_of,
     run_exists,
     run_not_found,
 )
-from mux.log._redis_info import Server, ask_server
-from mux.log._redis_lease import KEY, TTL_S, Lease
-from mux.log._redis_link import Link
-from mux.log._redis_rows import MAX_TEXT, digest, fields_of, find_runs, place, row_of
-from mux.log._redis_scripts import FIELDS, FORMAT
-from mux.log._redis_url import target_of
-from mux.log.base import Head, Idempotency, Page, RunPage, RunQuery, RunRow, StoreInfo
+from mux.log.redis.info import Server, ask_server
+from mux.log.redis.lease import KEY, TTL_S, Lease
+from mux.log.redis.link import Link
+from mux.log.redis.rows import MAX_TEXT, digest, fields_of, find_runs, place, row_of
+from mux.log.redis.scripts import FIELDS, FORMAT
+from mux.log.redis.url import target_of
 from mux.telemetry import get_logger
 
 __all__ = ["RedisStore"]
@@ -78,7 +84,7 @@ class RedisStore:
         self._reader = Link(self._target, outage_s=min(_READ_S, outage_s), what="reads")
 
     async def open(self, *, url: str | None = None) -> None:
-        """See `mux.log.base.Store.open`. Waits for the lease of a server that may be dead to end."""
+        """See `Store.open`. Waits for the lease of a server that may be dead to end."""
         self._lease = Lease(self._target, ttl_s=self._lease_s)
         try:
             await self._writer.start()
@@ -115,7 +121,7 @@ class RedisStore:
         await self._lease.announce(url)
 
     async def close(self) -> None:
-        """See `mux.log.base.Store.close`."""
+        """See `Store.close`."""
         self._heads.clear()
         if self._verifying is not None:
             self._verifying.cancel()
@@ -159,7 +165,7 @@ class RedisStore:
     # --- the log --------------------------------------------------------------------------------------------
 
     async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
-        """See `mux.log.base.EventLog.append`. Cancelling it does not undo it: it may still be sent.
+        """See `EventLog.append`. Cancelling it does not undo it: it may still be sent.
 
         The same batch again, after an answer that was lost, is known and not appended twice.
         """
@@ -167,8 +173,8 @@ class RedisStore:
         if records:
             check_append(run, fence, records[0].seq - 1, fence, records)  # that it has no gap within
             bounds = [records[0].seq, records[-1].seq, sum([len(r.data) for r in records])]
-            for part in _chunks.split(records):
-                bounds += (part[-1].seq, _chunks.encode(part))
+            for part in chunks.split(records):
+                bounds += (part[-1].seq, chunks.encode(part))
         failpoint("append.before")
 
         def done(answer: list[Any]) -> None:
@@ -227,31 +233,31 @@ class RedisStore:
                 return
 
     async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
-        """See `mux.log.base.EventLog.read`."""
+        """See `EventLog.read`."""
         limit = max(1, limit)
         _, epoch, first, head, entries = await self._read("read", run, after, limit, max_bytes)
         at = _head_of((epoch, first, head))
-        chunks = ((fields[1], int(key.partition(b"-")[0])) for key, fields in entries)
-        return page_of(_chunks.decode_all(chunks), at, after, limit, max_bytes)
+        parts = ((fields[1], int(key.partition(b"-")[0])) for key, fields in entries)
+        return page_of(chunks.decode_all(parts), at, after, limit, max_bytes)
 
     async def head(self, run: str) -> Head:
-        """See `mux.log.base.EventLog.head`."""
+        """See `EventLog.head`."""
         known = self._heads.get(run)
         return known if known is not None else _head_of((await self._read("head", run))[1:])
 
     async def wait(self, run: str, after: int, timeout_s: float) -> Head:
-        """See `mux.log.base.EventLog.wait`."""
+        """See `EventLog.wait`."""
         return await self._heads.wait(run, after, timeout_s, lambda: self.head(run))
 
     async def trim(self, run: str, before: int) -> Head:
-        """See `mux.log.base.EventLog.trim`."""
+        """See `EventLog.trim`."""
         answer = await self._write("trim", run, before, done=lambda _: self._heads.forget(run))
         return _head_of(answer[1:])
 
     # --- runs -----------------------------------------------------------------------------------------------
 
     async def create(self, row: RunRow, idempotency: Idempotency | None = None) -> RunRow:
-        """See `mux.log.base.RunStore.create`."""
+        """See `RunStore.create`."""
         key = ("", "", 0)
         if idempotency is not None:
             name = digest(idempotency.owner, idempotency.key)
@@ -266,11 +272,11 @@ class RedisStore:
         return row if made == row.run else row_of(made, answer[1])
 
     async def get(self, run: str) -> RunRow:
-        """See `mux.log.base.RunStore.get`."""
+        """See `RunStore.get`."""
         return row_of(run, (await self._read("get", run))[1])
 
     async def update(self, run: str, **changes: Any) -> RunRow:
-        """See `mux.log.base.RunStore.update`."""
+        """See `RunStore.update`."""
         check_changes(changes)
         final = changes.get("status") in FINAL
         answer = await self._write(
@@ -281,11 +287,11 @@ class RedisStore:
         return row_of(run, answer[1])
 
     async def list(self, query: RunQuery) -> RunPage:
-        """See `mux.log.base.RunStore.list`. A search reads the texts of the runs that it looks through."""
+        """See `RunStore.list`. A search reads the texts of the runs that it looks through."""
         return await find_runs(self._reader, query)
 
     async def delete(self, run: str) -> None:
-        """See `mux.log.base.RunStore.delete`."""
+        """See `RunStore.delete`."""
         await self._forget(run, only_if_forgettable=False)
 
     async def _forget(self, run: str, *, only_if_forgettable: bool) -> bool:
@@ -301,7 +307,7 @@ class RedisStore:
         return bool(answer[0] == b"ok")
 
     async def unfinished(self) -> Sequence[RunRow]:
-        """See `mux.log.base.RunStore.unfinished`."""
+        """See `RunStore.unfinished`."""
         if self._lease.lost:
             raise self._lease.why_lost()
         rows: list[RunRow] = []
@@ -314,21 +320,21 @@ class RedisStore:
                 return rows[::-1]
 
     async def claim(self, run: str, owner: str) -> int:
-        """See `mux.log.base.RunStore.claim`."""
+        """See `RunStore.claim`."""
         fence = int((await self._write("claim", run, owner))[1])
         self._lost.discard(run)
         return fence
 
     async def index_text(self, run: str, channel: str | None, text: str) -> None:
-        """See `mux.log.base.RunStore.index_text`."""
+        """See `RunStore.index_text`."""
         await self._write("text", run, channel or "", text[:MAX_TEXT].encode("utf-8", "replace"))
 
     async def put_conversation(self, thread: str, channel: str, run: str, data: bytes) -> None:
-        """See `mux.log.base.RunStore.put_conversation`."""
+        """See `RunStore.put_conversation`."""
         await self._write("remember", run, digest(thread, channel), data)
 
     async def conversation(self, thread: str, channel: str, before: str | None = None) -> bytes | None:
-        """See `mux.log.base.RunStore.conversation`."""
+        """See `RunStore.conversation`."""
         answer = await self._reader.call("recall", KEY, digest(thread, channel), before or "")
         if answer[0] == b"missing":
             raise run_not_found(before or "")
@@ -337,7 +343,7 @@ class RedisStore:
     async def expire(
         self, *, older_than_ms: int | None, keep_runs: int | None, max_bytes: int | None
     ) -> Sequence[str]:
-        """See `mux.log.base.RunStore.expire`."""
+        """See `RunStore.expire`."""
         done, total = await self._done()
         limit = now_ms() - older_than_ms if older_than_ms is not None else None
         gone: list[str] = []

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mux.errors import StoreError
-from mux.log._redis_link import Link
-from mux.log._redis_url import Target
-from mux.log.base import StoreInfo
+from mux.log.protocols import StoreInfo
+from mux.log.redis.link import Link
+from mux.log.redis.url import Target
 
 __all__ = ["Server", "ask_server", "durability"]
 

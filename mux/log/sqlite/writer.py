@@ -29,9 +29,9 @@ from typing import Any, Generic, TypeVar
 from mux._failpoints import failpoint
 from mux.errors import MuxError, StoreError
 from mux.events import Record
-from mux.log._schema import store_error
-from mux.log._session import Session
-from mux.log.base import Head
+from mux.log.protocols import Head
+from mux.log.sqlite.schema import store_error
+from mux.log.sqlite.session import Session
 from mux.telemetry import get_logger
 
 __all__ = ["Writer"]

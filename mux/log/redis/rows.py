@@ -8,12 +8,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mux.log._common import page_token, parse_page_token, search_words
-from mux.log._match import find, matches
-from mux.log._redis_lease import KEY
-from mux.log._redis_link import Link
-from mux.log._redis_scripts import FIELDS
-from mux.log.base import RunPage, RunQuery, RunRow
+from mux.log.paging import page_token, parse_page_token
+from mux.log.protocols import RunPage, RunQuery, RunRow
+from mux.log.redis.lease import KEY
+from mux.log.redis.link import Link
+from mux.log.redis.scripts import FIELDS
+from mux.log.search import find, matches, search_words
 
 __all__ = ["MAX_TEXT", "digest", "dump", "fields_of", "find_runs", "member", "place", "row_of"]
 
@@ -57,7 +57,7 @@ def member(number: int) -> str:
 
 
 async def find_runs(link: Link, query: RunQuery) -> RunPage:
-    """See `mux.log.base.RunStore.list`. Without a search the narrowest index is read; filters and a search
+    """See `RunStore.list`. Without a search the narrowest index is read; filters and a search
     look through it, newest first, a block at a time."""
     most, before = "+inf", ""
     if query.after is not None:

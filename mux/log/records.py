@@ -13,7 +13,7 @@ from itertools import islice
 from operator import attrgetter
 
 from mux.events import Record
-from mux.log import _chunks
+from mux.log import chunks
 
 __all__ = ["Records"]
 
@@ -50,21 +50,21 @@ class Records:
         loose = self._loose
         loose.extend(records)
         self.head = records[-1].seq
-        added = _chunks.size_of(records)
+        added = chunks.size_of(records)
         self.size += added
         while len(loose) >= 2 * LOOSE:
             self._pack(LOOSE)
         return added
 
     def _pack(self, count: int) -> None:
-        for part in _chunks.split(self._loose[:count]):
-            self._packed.append(_Packed(part[-1].seq, _chunks.size_of(part), _chunks.encode(part)))
+        for part in chunks.split(self._loose[:count]):
+            self._packed.append(_Packed(part[-1].seq, chunks.size_of(part), chunks.encode(part)))
         del self._loose[:count]
 
     def after(self, seq: int) -> Iterator[Record]:
         """The records with a higher seq. Nothing may be added or forgotten before the iterator is dropped."""
         for packed in self._packed[bisect_left(self._packed, seq + 1, key=attrgetter("last")) :]:
-            records = _chunks.decode(packed.chunk, packed.last)
+            records = chunks.decode(packed.chunk, packed.last)
             yield from islice(records, max(0, seq + 1 - records[0].seq), None)
         if self._loose:
             yield from islice(self._loose, max(0, seq + 1 - self._loose[0].seq), None)
@@ -83,13 +83,13 @@ class Records:
         elif self._loose:
             gone = self._loose[: max(0, seq - self._loose[0].seq)]
             del self._loose[: len(gone)]
-            self.size -= _chunks.size_of(gone)
+            self.size -= chunks.size_of(gone)
         self.first = seq
         return before - self.size
 
     def _cut(self, packed: _Packed, seq: int) -> None:
-        kept = [r for r in _chunks.decode(packed.chunk, packed.last) if r.seq >= seq]
-        rest = _Packed(packed.last, _chunks.size_of(kept), _chunks.encode(kept))
+        kept = [r for r in chunks.decode(packed.chunk, packed.last) if r.seq >= seq]
+        rest = _Packed(packed.last, chunks.size_of(kept), chunks.encode(kept))
         self.size -= packed.size - rest.size
         self._packed[0] = rest
 

@@ -14,14 +14,18 @@ seq is not ``head + 1`` is refused. What `append` acknowledged survives as the b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
+from mux.errors import Conflict, Fenced, NotFound
 from mux.events import Record
 
 __all__ = [
+    "FINAL",
+    "OPEN",
     "EventLog",
     "Head",
+    "Holder",
     "Idempotency",
     "Page",
     "RunPage",
@@ -30,9 +34,16 @@ __all__ = [
     "RunStore",
     "Store",
     "StoreInfo",
+    "check_append",
+    "check_changes",
+    "idempotency_conflict",
+    "run_exists",
+    "run_not_found",
 ]
 
 RowStatus: TypeAlias = Literal["queued", "running", "waiting", "completed", "partial", "failed", "cancelled"]
+OPEN: Final[tuple[RowStatus, ...]] = ("queued", "running", "waiting")
+FINAL: Final[tuple[RowStatus, ...]] = ("completed", "partial", "failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,14 @@ class StoreInfo:
     url: str
     durable: Literal["no", "process", "power"]  # survives: nothing, kill -9, power loss
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who uses a store, as far as it is known."""
+
+    pid: int | None
+    url: str | None
 
 
 class EventLog(Protocol):
@@ -220,3 +239,58 @@ class Store(EventLog, RunStore, Protocol):
 
     async def close(self) -> None:
         """Flush and close; idempotent."""
+
+
+# --- what every backend refuses, and how it answers ---------------------------------------------------------
+
+_CHANGEABLE = frozenset(f.name for f in fields(RunRow)) - {"run", "updated"}
+
+
+def run_not_found(run: str) -> NotFound:
+    """The one answer for a run that is not (or no longer) kept."""
+    return NotFound("run_not_found", f"There is no run {run!r}: it was deleted, or the id is wrong.")
+
+
+def run_exists(run: str) -> Conflict:
+    """The answer to a second run with the same id."""
+    return Conflict("run_exists", f"There is a run {run!r} already.")
+
+
+def idempotency_conflict(key: str) -> Conflict:
+    """The answer to a known key with another body."""
+    return Conflict(
+        "idempotency_conflict",
+        f"The idempotency key {key!r} was used with another body. Use a new key for a new request.",
+    )
+
+
+def check_append(run: str, newest_fence: int, head: int, fence: int, records: Sequence[Record]) -> None:
+    """Refuse a batch of a former owner, and one that would leave a gap or overwrite.
+
+    Raises:
+        Fenced: the fence is not the newest.
+        Conflict: ``seq_conflict``.
+    """
+    if fence != newest_fence:
+        raise Fenced(
+            "fenced",
+            f"Another owner took run {run!r} over (fence {newest_fence}, not {fence}): stop writing to it.",
+            retryable=False,
+        )
+    expected = head + 1
+    for record in records:
+        if record.seq != expected:
+            raise Conflict(
+                "seq_conflict", f"Run {run!r} expects seq {expected} next, and was given {record.seq}."
+            )
+        expected += 1
+
+
+def check_changes(changes: Mapping[str, Any]) -> None:
+    """Refuse a field that a row does not have.
+
+    Raises:
+        TypeError: it is a mistake of the calling code.
+    """
+    if unknown := set(changes) - _CHANGEABLE:
+        raise TypeError(f"a run's row has no field that can be changed called {sorted(unknown)}")

@@ -7,9 +7,10 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from mux.log._common import page_token, parse_page_token, search_words
-from mux.log._schema import SLOT_BITS
-from mux.log.base import RunPage, RunQuery, RunRow
+from mux.log.paging import page_token, parse_page_token
+from mux.log.protocols import RunPage, RunQuery, RunRow
+from mux.log.search import search_words
+from mux.log.sqlite.schema import SLOT_BITS
 
 __all__ = ["COLUMNS", "find_runs", "index_text", "row_of", "unindex"]
 
@@ -39,7 +40,7 @@ def row_of(values: tuple[Any, ...]) -> RunRow:
 
 
 def find_runs(db: sqlite3.Connection, query: RunQuery) -> RunPage:
-    """See `mux.log.base.RunStore.list`."""
+    """See `RunStore.list`."""
     where, values = _filters(query)
     match = None
     if query.q is not None:

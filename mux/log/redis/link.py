@@ -17,8 +17,8 @@ from typing import Any
 from redis import exceptions as refusals
 
 from mux.errors import StoreError
-from mux.log._redis_scripts import SCRIPTS, sha
-from mux.log._redis_url import CONNECT_S, Target
+from mux.log.redis.scripts import SCRIPTS, sha
+from mux.log.redis.url import CONNECT_S, Target
 from mux.telemetry import get_logger
 
 __all__ = ["Link", "refusal"]

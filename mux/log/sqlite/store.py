@@ -2,7 +2,7 @@
 
 What it promises: with durability ``normal`` an acknowledged append survives ``kill -9`` of the process (it is
 in the file; WAL with ``synchronous=NORMAL``), with ``full`` also power loss (fsync before the
-acknowledgement). One server at a time has the file: `mux.log._lock`.
+acknowledgement). One server at a time has the file: `mux.log.sqlite.lock`.
 
 Epoch: after power loss, ``normal`` may have lost a tail that viewers saw. So the file remembers the boot of
 the machine and whether it was closed in order. A killed process on the same boot lost nothing; otherwise, and
@@ -23,13 +23,27 @@ from typing import Any, Literal, TypeVar
 
 from mux.errors import NotFound, StoreError
 from mux.events import Record
-from mux.log import _chunks, _rows, _search
-from mux.log._common import FINAL, Heads, check_changes, page_of, run_not_found
-from mux.log._lock import FileLock
-from mux.log._schema import SEQ_BITS, SEQ_MASK, connect, migrate, store_error
-from mux.log._session import Session, newest
-from mux.log._writer import Writer
-from mux.log.base import Head, Idempotency, Page, RunPage, RunQuery, RunRow, StoreInfo
+from mux.log import chunks
+from mux.log.heads import Heads
+from mux.log.paging import page_of
+from mux.log.protocols import (
+    FINAL,
+    Head,
+    Idempotency,
+    Page,
+    RunPage,
+    RunQuery,
+    RunRow,
+    StoreInfo,
+    check_changes,
+    run_not_found,
+)
+from mux.log.sqlite import rows as _rows
+from mux.log.sqlite import search as _search
+from mux.log.sqlite.lock import FileLock
+from mux.log.sqlite.schema import SEQ_BITS, SEQ_MASK, connect, migrate, store_error
+from mux.log.sqlite.session import Session, newest
+from mux.log.sqlite.writer import Writer
 
 __all__ = ["SqliteStore"]
 
@@ -75,7 +89,7 @@ class SqliteStore:
         self._readers: list[sqlite3.Connection] = []
 
     async def open(self, *, url: str | None = None) -> None:
-        """See `mux.log.base.Store.open`."""
+        """See `Store.open`."""
         try:
             await asyncio.to_thread(self._take_lock, url)
         except OSError as e:
@@ -96,7 +110,7 @@ class SqliteStore:
         await asyncio.to_thread(self._lock.announce, url)
 
     async def close(self) -> None:
-        """See `mux.log.base.Store.close`."""
+        """See `Store.close`."""
         pool, self._pool = self._pool, None
         self._heads.clear()
         if pool is not None:
@@ -176,7 +190,7 @@ class SqliteStore:
     # --- the log --------------------------------------------------------------------------------------------
 
     async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
-        """See `mux.log.base.EventLog.append`. Cancelling it does not undo it: it may still be committed."""
+        """See `EventLog.append`. Cancelling it does not undo it: it may still be committed."""
 
         small = len(records) <= _NOW and sum([len(r.data) for r in records]) <= _NOW_BYTES
         at = self._writer.append_now(run, fence, records) if small else None
@@ -188,20 +202,20 @@ class SqliteStore:
         )
 
     async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
-        """See `mux.log.base.EventLog.read`."""
+        """See `EventLog.read`."""
         return await self._query(lambda db: _read(db, run, after, max(1, limit), max_bytes))
 
     async def head(self, run: str) -> Head:
-        """See `mux.log.base.EventLog.head`."""
+        """See `EventLog.head`."""
         known = self._heads.get(run)
         return known if known is not None else (await self._query(lambda db: _head(db, run)))[1]
 
     async def wait(self, run: str, after: int, timeout_s: float) -> Head:
-        """See `mux.log.base.EventLog.wait`."""
+        """See `EventLog.wait`."""
         return await self._heads.wait(run, after, timeout_s, lambda: self.head(run))
 
     async def trim(self, run: str, before: int) -> Head:
-        """See `mux.log.base.EventLog.trim`. Little by little: there may be a million, and appends wait."""
+        """See `EventLog.trim`. Little by little: there may be a million, and appends wait."""
         at = await self._writer.submit(
             lambda session: _rows.trim(session, run, before), lambda _: self._heads.forget(run)
         )
@@ -213,15 +227,15 @@ class SqliteStore:
     # --- runs -----------------------------------------------------------------------------------------------
 
     async def create(self, row: RunRow, idempotency: Idempotency | None = None) -> RunRow:
-        """See `mux.log.base.RunStore.create`."""
+        """See `RunStore.create`."""
         return await self._writer.submit(lambda session: _rows.create(session, row, idempotency))
 
     async def get(self, run: str) -> RunRow:
-        """See `mux.log.base.RunStore.get`."""
+        """See `RunStore.get`."""
         return await self._query(lambda db: _rows.get_row(db, run))
 
     async def update(self, run: str, **changes: Any) -> RunRow:
-        """See `mux.log.base.RunStore.update`."""
+        """See `RunStore.update`."""
         check_changes(changes)
 
         def done(_: RunRow) -> None:
@@ -231,11 +245,11 @@ class SqliteStore:
         return await self._writer.submit(lambda session: _rows.update(session, run, changes), done)
 
     async def list(self, query: RunQuery) -> RunPage:
-        """See `mux.log.base.RunStore.list`."""
+        """See `RunStore.list`."""
         return await self._query(lambda db: _search.find_runs(db, query))
 
     async def delete(self, run: str) -> None:
-        """See `mux.log.base.RunStore.delete`. The events' space is given back in the background."""
+        """See `RunStore.delete`. The events' space is given back in the background."""
         if not await self._forget(run, only_if_forgettable=False):
             raise run_not_found(run)
 
@@ -246,29 +260,29 @@ class SqliteStore:
         )
 
     async def unfinished(self) -> Sequence[RunRow]:
-        """See `mux.log.base.RunStore.unfinished`."""
+        """See `RunStore.unfinished`."""
         return await self._query(_unfinished)
 
     async def claim(self, run: str, owner: str) -> int:
-        """See `mux.log.base.RunStore.claim`."""
+        """See `RunStore.claim`."""
         return await self._writer.submit(lambda session: _rows.claim(session, run, owner))
 
     async def index_text(self, run: str, channel: str | None, text: str) -> None:
-        """See `mux.log.base.RunStore.index_text`."""
+        """See `RunStore.index_text`."""
         await self._writer.submit(lambda session: _rows.index_text(session, run, channel, text))
 
     async def put_conversation(self, thread: str, channel: str, run: str, data: bytes) -> None:
-        """See `mux.log.base.RunStore.put_conversation`."""
+        """See `RunStore.put_conversation`."""
         await self._writer.submit(lambda session: _rows.put_conversation(session, thread, channel, run, data))
 
     async def conversation(self, thread: str, channel: str, before: str | None = None) -> bytes | None:
-        """See `mux.log.base.RunStore.conversation`."""
+        """See `RunStore.conversation`."""
         return await self._query(lambda db: _rows.conversation(db, thread, channel, before))
 
     async def expire(
         self, *, older_than_ms: int | None, keep_runs: int | None, max_bytes: int | None
     ) -> Sequence[str]:
-        """See `mux.log.base.RunStore.expire`."""
+        """See `RunStore.expire`."""
         runs = await self._query(lambda db: _rows.forgettable(db, older_than_ms, keep_runs, max_bytes))
         gone: list[str] = []
         for start in range(0, len(runs), _EXPIRE_TOGETHER):
@@ -299,8 +313,8 @@ def _read(db: sqlite3.Connection, run: str, after: int, limit: int, max_bytes: i
         "SELECT id, data FROM chunks WHERE id > ? AND id <= ? ORDER BY id", (base + start, base + SEQ_MASK)
     )
     with contextlib.closing(rows):
-        chunks = ((data, key - base) for key, data in rows)
-        return page_of(_chunks.decode_all(chunks), at, after, limit, max_bytes)
+        parts = ((data, key - base) for key, data in rows)
+        return page_of(chunks.decode_all(parts), at, after, limit, max_bytes)
 
 
 def _unfinished(db: sqlite3.Connection) -> list[RunRow]:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from mux._failpoints import failpoint
 from mux.errors import StoreError
 from mux.events import Record
-from mux.log import _chunks
-from mux.log._common import check_append, run_not_found
-from mux.log._schema import SEQ_BITS, SEQ_MASK
-from mux.log.base import Head
+from mux.log import chunks
+from mux.log.protocols import Head, check_append, run_not_found
+from mux.log.sqlite.schema import SEQ_BITS, SEQ_MASK
 
 __all__ = ["SWEEP", "LogState", "Session", "newest"]
 
@@ -196,5 +195,5 @@ def newest(db: sqlite3.Connection, log: int) -> int:
 
 def _rows(pending: dict[int, list[Record]]) -> Iterable[tuple[int, bytes]]:
     for log, records in pending.items():
-        for part in _chunks.split(records):
-            yield (log << SEQ_BITS) + part[-1].seq, _chunks.encode(part)
+        for part in chunks.split(records):
+            yield (log << SEQ_BITS) + part[-1].seq, chunks.encode(part)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mux.events import Record, token_records
-from mux.log._chunks import MAX_BYTES, MAX_RECORDS, decode, encode, split
+from mux.log.chunks import MAX_BYTES, MAX_RECORDS, decode, encode, split
 
 _parts = st.tuples(
     st.none() | st.text("abc.~-_9", min_size=1),

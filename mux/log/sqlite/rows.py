@@ -7,11 +7,19 @@ import sqlite3
 from typing import Any
 
 from mux._failpoints import failpoint
-from mux.log import _search
-from mux.log._common import FINAL, idempotency_conflict, now_ms, run_exists, run_not_found
-from mux.log._schema import SEQ_BITS, SEQ_MASK
-from mux.log._session import SWEEP, LogState, Session
-from mux.log.base import Head, Idempotency, RunRow
+from mux.clock import now_ms
+from mux.log.protocols import (
+    FINAL,
+    Head,
+    Idempotency,
+    RunRow,
+    idempotency_conflict,
+    run_exists,
+    run_not_found,
+)
+from mux.log.sqlite import search as _search
+from mux.log.sqlite.schema import SEQ_BITS, SEQ_MASK
+from mux.log.sqlite.session import SWEEP, LogState, Session
 
 __all__ = [
     "claim", "conversation", "create", "delete", "forgettable", "get_row", "index_text", "number_of",
@@ -50,7 +58,7 @@ def number_of(db: sqlite3.Connection, run: str) -> int:
 
 
 def create(session: Session, row: RunRow, idempotency: Idempotency | None) -> RunRow:
-    """See `mux.log.base.RunStore.create`."""
+    """See `RunStore.create`."""
     db = session.db
     if idempotency is not None:
         known = db.execute(
@@ -93,7 +101,7 @@ def _index_row(db: sqlite3.Connection, number: int, title: str | None, message: 
 
 
 def update(session: Session, run: str, changes: dict[str, Any]) -> RunRow:
-    """See `mux.log.base.RunStore.update`."""
+    """See `RunStore.update`."""
     db = session.db
     number = number_of(db, run)
     values = {
@@ -133,7 +141,7 @@ def _size(session: Session, run: str) -> int:
 
 
 def claim(session: Session, run: str, owner: str) -> int:
-    """See `mux.log.base.RunStore.claim`."""
+    """See `RunStore.claim`."""
     state = session.state(run)
     state.fence += 1
     session.db.execute("UPDATE logs SET fence = ?, holder = ? WHERE id = ?", (state.fence, owner, state.id))
@@ -141,7 +149,7 @@ def claim(session: Session, run: str, owner: str) -> int:
 
 
 def trim(session: Session, run: str, before: int) -> Head:
-    """See `mux.log.base.EventLog.trim`."""
+    """See `EventLog.trim`."""
     session.flush()
     state = session.state(run)
     before = min(before, state.head + 1)
@@ -185,12 +193,12 @@ def delete(session: Session, run: str, *, only_if_forgettable: bool = False) -> 
 
 
 def index_text(session: Session, run: str, channel: str | None, text: str) -> None:
-    """See `mux.log.base.RunStore.index_text`."""
+    """See `RunStore.index_text`."""
     _search.index_text(session.db, number_of(session.db, run), channel, text)
 
 
 def put_conversation(session: Session, thread: str, channel: str, run: str, data: bytes) -> None:
-    """See `mux.log.base.RunStore.put_conversation`."""
+    """See `RunStore.put_conversation`."""
     session.db.execute(
         "INSERT INTO conversations (thread, channel, run, data) VALUES (?, ?, ?, ?) "
         "ON CONFLICT (thread, channel, run) DO UPDATE SET data = excluded.data",
@@ -199,7 +207,7 @@ def put_conversation(session: Session, thread: str, channel: str, run: str, data
 
 
 def conversation(db: sqlite3.Connection, thread: str, channel: str, before: str | None) -> bytes | None:
-    """See `mux.log.base.RunStore.conversation`."""
+    """See `RunStore.conversation`."""
     bound = number_of(db, before) if before is not None else SEQ_MASK
     row = db.execute(
         "SELECT data FROM conversations WHERE thread = ? AND channel = ? AND run < ? "

@@ -1,15 +1,15 @@
-"""Whether a run is one that a list asks for, for stores that look at rows themselves."""
+"""Which runs a list asks for: filters, and words to be found in their texts."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mux.log._common import metadata_text
-from mux.log.base import RunQuery, RunRow
+from mux.log.protocols import RunQuery, RunRow
 
-__all__ = ["find", "matches"]
+__all__ = ["find", "matches", "metadata_text", "search_words"]
 
 _EXCERPT = 40  # characters on each side of what was found
 
@@ -44,3 +44,19 @@ def find(texts: Mapping[str, str], words: Sequence[str]) -> dict[str, str]:
             start, end = max(0, first.start() - _EXCERPT), first.end() + _EXCERPT
             found[channel] = ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
     return found
+
+
+_QUERY = re.compile(r'"([^"]*)"|(\S+)')
+MAX_WORDS = 32
+
+
+def search_words(q: str) -> list[str]:
+    """A query's phrases and words, all of which must be found; quotes hold a phrase together."""
+    clean = q.replace("\x00", " ").encode("utf-8", "replace").decode()  # what sqlite takes for text
+    found = ((m[1] if m[1] is not None else m[2]).replace('"', " ").strip() for m in _QUERY.finditer(clean))
+    return [word for word in found if any(c.isalnum() for c in word)][:MAX_WORDS]
+
+
+def metadata_text(value: Any) -> str:
+    """How a metadata value is written in a filter: strings as they are, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
