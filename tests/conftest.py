@@ -50,7 +50,8 @@ def _blocking_calls_fail(request: pytest.FixtureRequest) -> Iterator[BlockBuster
         return
     with blockbuster_ctx("mux") as bb:
         # a commit to the page cache, and bounded
-        bb.functions["sqlite3.Connection.execute"].can_block_in("mux/log/sqlite/writer.py", "append_now")
+        for call in ("execute", "executemany"):
+            bb.functions[f"sqlite3.Connection.{call}"].can_block_in("mux/log/sqlite/writer.py", "append_now")
         yield bb
 
 

@@ -6,15 +6,17 @@ with a trimmed log), and the oldest finished runs beyond ``max_runs`` or ``max_b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
 from mux._failpoints import failpoint
 from mux.clock import now_ms
+from mux.errors import MuxError
 from mux.events import Record
 from mux.log.heads import Heads
+from mux.log.local import LocalCommands, LocalQueue
 from mux.log.paging import page_of, page_token, parse_page_token
 from mux.log.protocols import (
     FINAL,
@@ -74,6 +76,8 @@ class MemoryStore:
         self._heads = Heads()
         self._keys: dict[tuple[str, str], tuple[Idempotency, str]] = {}
         self._conversations: dict[tuple[str, str], dict[str, bytes]] = {}
+        self.queue = LocalQueue()
+        self.commands = LocalCommands()
 
     async def open(self, *, url: str | None = None) -> None:
         """Nothing to do."""
@@ -110,6 +114,19 @@ class MemoryStore:
         failpoint("append.after")
         self._heads.wake(run)
 
+    async def append_many(
+        self, batches: Sequence[tuple[str, int, Sequence[Record]]]
+    ) -> Sequence[MuxError | None]:
+        """See `EventLog.append_many`."""
+        refused: list[MuxError | None] = []
+        for run, fence, records in batches:
+            try:
+                await self.append(run, fence, records)
+                refused.append(None)
+            except MuxError as e:
+                refused.append(e)
+        return refused
+
     async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
         """See `EventLog.read`."""
         entry = self._get(run)
@@ -128,6 +145,12 @@ class MemoryStore:
         entry = self._get(run)
         self._size -= entry.records.forget_before(before)
         return entry.at()
+
+    async def follow(self, run: str, publish: Callable[[str, Sequence[Record]], None]) -> None:
+        """Nobody else appends."""
+
+    async def unfollow(self, run: str) -> None:
+        """Nobody else appends."""
 
     # --- runs -----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The two protocols of durable state: the event log, and the store of runs around it.
+"""What a store is: the log of events, the runs around it, the queue for workers, and commands to them.
 
 Small on purpose. Every backend (memory, sqlite, redis) passes the same contract suite in
 ``tests/log/``. A backend knows nothing of bodies: it keeps records by run and seq.
@@ -13,21 +13,23 @@ seq is not ``head + 1`` is refused. What `append` acknowledged survives as the b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from mux.errors import Conflict, Fenced, NotFound
+from mux.errors import Conflict, Fenced, MuxError, NotFound
 from mux.events import Record
 
 __all__ = [
     "FINAL",
     "OPEN",
+    "Commands",
     "EventLog",
     "Head",
     "Holder",
     "Idempotency",
     "Page",
+    "Queue",
     "RunPage",
     "RunQuery",
     "RunRow",
@@ -95,6 +97,12 @@ class EventLog(Protocol):
                 the batch is kept.
         """
 
+    async def append_many(
+        self, batches: Sequence[tuple[str, int, Sequence[Record]]]
+    ) -> Sequence[MuxError | None]:
+        """Append batches of several runs, each ``(run, fence, records)``, in one commit where the backend has
+        such; for each what `append` would have raised. One that is refused does not touch the others."""
+
     async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
         """At most ``limit`` records with seq > ``after``, stopping after ``max_bytes`` of data (at least one
         record). When ``after`` lies in trimmed history the page begins at ``at.first``.
@@ -111,6 +119,15 @@ class EventLog(Protocol):
 
     async def trim(self, run: str, before: int) -> Head:
         """Forget records with seq < ``before``; idempotent, never touches ``before`` and later."""
+
+    async def follow(self, run: str, publish: Callable[[str, Sequence[Record]], None]) -> None:
+        """From now on ``publish(run, records)`` is called with what *other* processes append to the log,
+        in order; with no records when something else happened to the run (deleted, its epoch changed). It is
+        called on the loop, and must not block or raise. Some of it may be lost with a connection: a gap of
+        seq shows that, and `read` has the rest. A store of one process has nothing to call it for."""
+
+    async def unfollow(self, run: str) -> None:
+        """Nobody watches the run here any more. Idempotent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +238,76 @@ class RunStore(Protocol):
         """Retention: delete finished, unstarred runs by age, count and total size; returns their ids."""
 
 
+class Queue(Protocol):
+    """Runs that wait for a worker, fair between owners: each owner's next run comes in turn.
+
+    A run that was taken is its worker's until it is finished or given back, or until the worker's lease ends:
+    then it is offered again, in front of its owner's others. Workers in one process never lose theirs.
+    """
+
+    async def offer(self, run: str, owner: str) -> None:
+        """Let a run wait for a worker; does nothing for one that waits or is taken already."""
+
+    async def take(self, worker: str, limit: int) -> Sequence[str]:
+        """At most ``limit`` runs that are this worker's from now on, at once; mostly none."""
+
+    async def give_back(self, run: str, worker: str) -> None:
+        """The worker does not go on with it: it waits again, in front of its owner's others."""
+
+    async def finish(self, run: str, worker: str) -> None:
+        """The run's last event is in its log (or the run is gone): nobody takes it any more."""
+
+    async def position(self, run: str) -> int | None:
+        """Its place among those that wait, from 1; ``None`` if it does not wait."""
+
+    async def waiting(self) -> int:
+        """How many wait."""
+
+    async def offered(self, timeout_s: float) -> None:
+        """Return when `take` may find something, or when the time is over. May return for nothing."""
+
+
+class Commands(Protocol):
+    """What callers ask of the worker that drives a run, wherever it is.
+
+    A command that was sent outlives the worker: it is delivered until it was answered, to the next worker if
+    need be. So one may be delivered twice, and whoever applies it knows it by its id.
+    """
+
+    async def send(self, run: str, command: str, payload: bytes, *, timeout_s: float) -> bytes:
+        """Send a command to the run's worker and wait for its answer.
+
+        Args:
+            command: an id of the caller's choice, unique in the run.
+
+        Raises:
+            Unavailable: ``worker_unreachable``: nobody answered in time; the command is still delivered.
+            Overloaded: ``too_many_commands``: so many wait for the run's worker that no more are taken.
+        """
+
+    async def receive(self, run: str, deliver: Callable[[str, bytes], None]) -> None:
+        """From now on ``deliver(command, payload)`` is called for each command to the run, first for those
+        that wait. It is called on the loop, must not block or raise, and leads to one `answer`."""
+
+    async def answer(self, run: str, command: str, payload: bytes) -> None:
+        """Answer a command: whoever sent it gets the payload, and it is not delivered again."""
+
+    async def stop_receiving(self, run: str) -> None:
+        """The run is not driven here any more. Idempotent."""
+
+
 class Store(EventLog, RunStore, Protocol):
     """One backend."""
 
     info: StoreInfo
+
+    @property
+    def queue(self) -> Queue:
+        """Runs that wait for a worker."""
+
+    @property
+    def commands(self) -> Commands:
+        """What is asked of workers."""
 
     async def open(self, *, url: str | None = None) -> None:
         """Open it; ``url`` is this server's own address, shown to a second server that finds it locked.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mux.errors import BadRequest, Conflict, Fenced, NotFound, StoreError
+from mux.errors import BadRequest, Conflict, Fenced, NotFound, StoreError, Unavailable
 from mux.events import Record, token_records
 from mux.log import Head, Idempotency, MemoryStore, RunQuery, SqliteStore, Store, open_store
 from tests.support.redis_server import RedisServer
@@ -579,3 +579,90 @@ async def test_a_closed_store_refuses_instead_of_hanging(
     for call in (waiting, store.append("r1", fence, records("r1", 2, 1)), store.get("r1")):
         with pytest.raises(StoreError):
             await call
+
+
+# --- several runs at once -----------------------------------------------------------------------------------
+
+
+async def test_batches_of_several_runs_are_appended_together_and_one_refused_touches_no_other(
+    store: Store,
+) -> None:
+    fences = [await started(store, run, events=2) for run in ("r1", "r2", "r3")]
+    refused = await store.append_many([
+        ("r1", fences[0], records("r1", 3, 2)),
+        ("r2", fences[1] - 1, records("r2", 3, 2)),
+        ("gone", 1, records("gone", 1, 1)),
+        ("r3", fences[2], records("r3", 3, 1)),
+    ])  # fmt: skip
+    assert [type(e) for e in refused] == [type(None), Fenced, NotFound, type(None)]
+    assert [(await store.head(run)).head for run in ("r1", "r2", "r3")] == [4, 2, 3]
+    assert [r.seq for r in await read_all(store, "r1")] == [1, 2, 3, 4]
+
+
+# --- the queue ----------------------------------------------------------------------------------------------
+
+
+async def test_a_run_is_taken_once_and_in_turn_between_owners(store: Store) -> None:
+    for number in range(5):
+        await store.queue.offer(f"a{number}", "anna")
+    await store.queue.offer("b0", "ben")
+    await store.queue.offer("b0", "ben")
+    assert [await store.queue.position(run) for run in ("a0", "b0", "a1", "a4", "zz")] == [1, 2, 3, 6, None]
+    assert await store.queue.waiting() == 6
+    assert list(await store.queue.take("w1", 3)) == ["a0", "b0", "a1"]
+    assert list(await store.queue.take("w2", 2)) == ["a2", "a3"]
+    assert await store.queue.position("a0") is None
+    assert await store.queue.waiting() == 1
+
+
+async def test_a_run_given_back_comes_first_and_one_that_is_finished_never_again(store: Store) -> None:
+    await store.queue.offer("a0", "anna")
+    await store.queue.offer("a1", "anna")
+    assert list(await store.queue.take("w1", 1)) == ["a0"]
+    await store.queue.give_back("a0", "w1")
+    assert list(await store.queue.take("w2", 9)) == ["a0", "a1"]
+    await store.queue.finish("a0", "w2")
+    await store.queue.finish("a0", "w2")
+    assert list(await store.queue.take("w1", 9)) == []
+    await store.queue.offer("a0", "anna")  # a new life, such as a retry of a take-over
+    await store.queue.finish("a0", "w1")  # it ended before anybody took it
+    assert list(await store.queue.take("w1", 9)) == []
+
+
+async def test_who_waits_for_work_is_woken_by_an_offer(store: Store) -> None:
+    await store.queue.take("w1", 1)
+    waiting = asyncio.create_task(store.queue.offered(15.0))
+    await asyncio.sleep(0)
+    await store.queue.offer("a0", "anna")
+    await asyncio.wait_for(waiting, 10)
+    assert list(await store.queue.take("w1", 1)) == ["a0"]
+
+
+# --- commands -----------------------------------------------------------------------------------------------
+
+
+async def test_a_command_is_delivered_to_the_worker_and_its_answer_to_the_sender(store: Store) -> None:
+    await started(store)
+    got: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+    await store.commands.receive("r1", lambda command, payload: got.put_nowait((command, payload)))
+    sent = asyncio.create_task(store.commands.send("r1", "c1", b"stop", timeout_s=10))
+    assert await asyncio.wait_for(got.get(), 10) == ("c1", b"stop")
+    await store.commands.answer("r1", "c1", b"stopped")
+    assert await asyncio.wait_for(sent, 10) == b"stopped"
+
+
+async def test_a_command_that_nobody_answers_says_so_and_waits_for_the_next_worker(store: Store) -> None:
+    await started(store)
+    with pytest.raises(Unavailable, match="r1") as caught:
+        await store.commands.send("r1", "c1", b"stop", timeout_s=0.05)
+    assert caught.value.code == "worker_unreachable"
+    got: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+    await store.commands.receive("r1", lambda command, payload: got.put_nowait((command, payload)))
+    assert await asyncio.wait_for(got.get(), 10) == ("c1", b"stop")
+    await store.commands.stop_receiving("r1")  # this worker ends without an answer
+    await store.commands.receive("r1", lambda command, payload: got.put_nowait((command, payload)))
+    assert await asyncio.wait_for(got.get(), 10) == ("c1", b"stop")
+    await store.commands.answer("r1", "c1", b"stopped")
+    await store.commands.stop_receiving("r1")
+    await store.commands.receive("r1", lambda command, payload: got.put_nowait((command, payload)))
+    assert got.empty()

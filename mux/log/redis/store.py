@@ -24,10 +24,11 @@ from typing import Any, TypeAlias, cast
 
 from mux._failpoints import failpoint
 from mux.clock import now_ms
-from mux.errors import Conflict, Fenced, NotFound, StoreError
+from mux.errors import Conflict, Fenced, MuxError, NotFound, StoreError
 from mux.events import Record
 from mux.log import chunks
 from mux.log.heads import Heads
+from mux.log.local import LocalCommands, LocalQueue
 from mux.log.paging import page_of
 from mux.log.protocols import (
     FINAL,
@@ -77,6 +78,8 @@ class RedisStore:
         self._lease_s = lease_s
         self.info = StoreInfo(self._target.shown, "process", "its durability is not known yet")
         self._heads = Heads()
+        self.queue = LocalQueue()
+        self.commands = LocalCommands()
         self._lease = Lease(self._target, ttl_s=lease_s)
         self._lost: set[str] = set()  # runs whose end Redis lost, until somebody takes them over
         self._verifying: asyncio.Task[None] | None = None
@@ -202,6 +205,16 @@ class RedisStore:
             )
         failpoint("append.after")
 
+    async def append_many(
+        self, batches: Sequence[tuple[str, int, Sequence[Record]]]
+    ) -> Sequence[MuxError | None]:
+        """See `EventLog.append_many`."""
+        outcomes = await asyncio.gather(*(self.append(*batch) for batch in batches), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, MuxError):
+                raise outcome
+        return [outcome if isinstance(outcome, MuxError) else None for outcome in outcomes]
+
     async def _check_loss(self, run: str, known: Head | None, head: int) -> None:
         """If Redis has less than what it had acknowledged when it was asked (``known``), give the run a new
         epoch, and refuse its appends until it is claimed again."""
@@ -253,6 +266,12 @@ class RedisStore:
         """See `EventLog.trim`."""
         answer = await self._write("trim", run, before, done=lambda _: self._heads.forget(run))
         return _head_of(answer[1:])
+
+    async def follow(self, run: str, publish: Callable[[str, Sequence[Record]], None]) -> None:
+        """Nobody else appends."""
+
+    async def unfollow(self, run: str) -> None:
+        """Nobody else appends."""
 
     # --- runs -----------------------------------------------------------------------------------------------
 

@@ -21,10 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from mux.errors import NotFound, StoreError
+from mux.errors import MuxError, NotFound, StoreError
 from mux.events import Record
 from mux.log import chunks
 from mux.log.heads import Heads
+from mux.log.local import LocalCommands, LocalQueue
 from mux.log.paging import page_of
 from mux.log.protocols import (
     FINAL,
@@ -83,6 +84,8 @@ class SqliteStore:
         self._boot_id = boot_id
         self._lock = FileLock(path)
         self._heads = Heads()
+        self.queue = LocalQueue()
+        self.commands = LocalCommands()
         self._writer = Writer(path, self._open_file, self._close_file, synced=self._full)
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
@@ -191,13 +194,33 @@ class SqliteStore:
 
     async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
         """See `EventLog.append`. Cancelling it does not undo it: it may still be committed."""
+        (refused,) = await self.append_many(((run, fence, records),))
+        if refused is not None:
+            raise refused
 
-        small = len(records) <= _NOW and sum([len(r.data) for r in records]) <= _NOW_BYTES
-        at = self._writer.append_now(run, fence, records) if small else None
-        if at is not None:
-            self._heads.set(run, at)
-            return
-        await self._writer.submit(
+    async def append_many(
+        self, batches: Sequence[tuple[str, int, Sequence[Record]]]
+    ) -> Sequence[MuxError | None]:
+        """See `EventLog.append_many`: one commit for all."""
+        small = sum([len(records) for _, _, records in batches]) <= _NOW and (
+            sum([len(r.data) for _, _, records in batches for r in records]) <= _NOW_BYTES
+        )
+        outcomes: Sequence[Any] | None = self._writer.append_now(batches) if small else None
+        if outcomes is None:
+            outcomes = await asyncio.gather(
+                *(self._append_later(*batch) for batch in batches), return_exceptions=True
+            )
+        else:
+            for (run, _, _), at in zip(batches, outcomes, strict=True):
+                if isinstance(at, Head):
+                    self._heads.set(run, at)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, MuxError):
+                raise outcome
+        return [outcome if isinstance(outcome, MuxError) else None for outcome in outcomes]
+
+    def _append_later(self, run: str, fence: int, records: Sequence[Record]) -> asyncio.Future[Head]:
+        return self._writer.submit(
             lambda session: session.append(run, fence, records), lambda head: self._heads.set(run, head)
         )
 
@@ -223,6 +246,12 @@ class SqliteStore:
             while await self._writer.submit(lambda session: _rows.sweep_trimmed(session, run)):
                 pass
         return at
+
+    async def follow(self, run: str, publish: Callable[[str, Sequence[Record]], None]) -> None:
+        """Nobody else appends."""
+
+    async def unfollow(self, run: str) -> None:
+        """Nobody else appends."""
 
     # --- runs -----------------------------------------------------------------------------------------------
 
