@@ -241,7 +241,8 @@ class MemoryStore:
 
     async def unfinished(self) -> Sequence[RunRow]:
         """See `RunStore.unfinished`."""
-        rows = [(e.row.created, e.number, e.row) for e in self._runs.values() if e.row.status in OPEN]
+        runs = (e for e in self._runs.values() if e.row.status in OPEN and e.row.kind == "run")
+        rows = [(e.row.created, e.number, e.row) for e in runs]
         return [row for _, _, row in sorted(rows, key=lambda r: r[:2])]
 
     async def claim(self, run: str, owner: str) -> int:

@@ -28,6 +28,7 @@ __all__ = [
     "Head",
     "Holder",
     "Idempotency",
+    "Kind",
     "Page",
     "Queue",
     "RunPage",
@@ -43,6 +44,7 @@ __all__ = [
     "run_not_found",
 ]
 
+Kind: TypeAlias = Literal["run", "experiment"]
 RowStatus: TypeAlias = Literal["queued", "running", "waiting", "completed", "partial", "failed", "cancelled"]
 OPEN: Final[tuple[RowStatus, ...]] = ("queued", "running", "waiting")
 FINAL: Final[tuple[RowStatus, ...]] = ("completed", "partial", "failed", "cancelled")
@@ -139,6 +141,7 @@ class RunRow:
         created, updated, finished: ms since the epoch.
         agents: names of the agents of its channels.
         summary: usage, duration_ms, channel states: for lists, written when the run ends.
+        kind: whose events its log holds: a run's, or an experiment's (`mux.judge`).
     """
 
     run: str
@@ -155,6 +158,7 @@ class RunRow:
     agents: tuple[str, ...] = ()
     finished: int | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)
+    kind: Kind = "run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,7 @@ class RunQuery:
     starred: bool | None = None
     limit: int = 50
     after: str | None = None
+    kind: Kind = "run"
 
 
 @dataclass(frozen=True, slots=True)

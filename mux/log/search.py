@@ -17,7 +17,8 @@ _EXCERPT = 40  # characters on each side of what was found
 def matches(row: RunRow, query: RunQuery) -> bool:
     """Whether the row passes every filter but the search."""
     return (
-        (query.owner is None or row.owner == query.owner)
+        row.kind == query.kind
+        and (query.owner is None or row.owner == query.owner)
         and (not query.status or row.status in query.status)
         and (query.agent is None or query.agent in row.agents)
         and (query.thread is None or row.thread == query.thread)

@@ -435,6 +435,18 @@ async def test_every_filter_alone_and_all_together(store: Store) -> None:
     assert await list_all(store, owner="a", thread="x", status=("completed",), agent="critic") == ["r1"]
 
 
+async def test_experiments_are_kept_as_runs_are_and_listed_apart(store: Store) -> None:
+    await store.create(row("r1"))
+    await store.create(row("x1", kind="experiment"))
+    fence = await store.claim("x1", "me")
+    await store.append("x1", fence, records("x1", 1, 3))
+    assert (await store.get("x1")).kind == "experiment"
+    assert [r.run for r in (await store.list(RunQuery())).runs] == ["r1"]
+    assert [r.run for r in (await store.list(RunQuery(kind="experiment"))).runs] == ["x1"]
+    assert [r.run for r in await store.unfinished()] == ["r1"]
+    assert len(await read_all(store, "x1")) == 3
+
+
 async def test_metadata_filters_compare_text_and_json(store: Store) -> None:
     values: list[Any] = ["5", 5, True, None, "true", {"a": [1]}, "é", 1.5]
     for n, value in enumerate(values):

@@ -41,7 +41,8 @@ def fields_of(values: Mapping[str, Any]) -> list[str]:
 
 def row_of(run: str, values: Sequence[bytes]) -> RunRow:
     """A row from what the scripts give back."""
-    fields = dict(zip(FIELDS, map(json.loads, values), strict=True))
+    # What an older Mux wrote has no kind: then it is a run.
+    fields = {name: json.loads(v) for name, v in zip(FIELDS, values, strict=True) if v is not None}
     fields["agents"] = tuple(fields["agents"])
     return RunRow(run, **fields)
 

@@ -30,7 +30,7 @@ PREFIX: Final = "mux:{mux}:"
 FORMAT: Final = 2  # since 2 chunks may hold tokens without their envelopes
 FIELDS: Final = (
     "thread", "owner", "status", "created", "updated", "request", "title", "starred", "metadata", "message",
-    "agents", "finished", "summary",
+    "agents", "finished", "summary", "kind",
 )  # fmt: skip
 
 _NAMES = ", ".join(f"'{name}'" for name in FIELDS)

@@ -74,11 +74,11 @@ def create(session: Session, row: RunRow, idempotency: Idempotency | None) -> Ru
         raise run_exists(row.run)
     number = db.execute(
         "INSERT INTO runs (run, thread, owner, status, created, updated, finished, starred, agents, title, "
-        "metadata, summary, message) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "metadata, summary, message, kind) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             row.run, row.thread, row.owner, row.status, row.created, row.updated, row.finished, row.starred,
             _dump(row.agents), _clean(row.title), _dump(dict(row.metadata)), _dump(dict(row.summary)),
-            _clean(row.message),
+            _clean(row.message), row.kind,
         ),
     ).lastrowid  # fmt: skip
     assert number is not None

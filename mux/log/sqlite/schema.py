@@ -70,7 +70,12 @@ CREATE INDEX runs_by_status ON runs (status, created, id);  -- a rare status amo
 
 _V3 = ""  # chunks may hold tokens without their envelopes, which an older Mux could not read
 
-MIGRATIONS: Final = (_V1, _V2, _V3)
+_V4 = """
+ALTER TABLE runs ADD COLUMN kind TEXT NOT NULL DEFAULT 'run';
+CREATE INDEX experiments ON runs (created, id) WHERE kind = 'experiment';
+"""
+
+MIGRATIONS: Final = (_V1, _V2, _V3, _V4)
 """Scripts that lead from each version to the next; a file's version is how many of them it has seen."""
 
 

@@ -349,7 +349,7 @@ def _read(db: sqlite3.Connection, run: str, after: int, limit: int, max_bytes: i
 def _unfinished(db: sqlite3.Connection) -> list[RunRow]:
     rows = db.execute(
         f"SELECT {_search.COLUMNS} FROM runs r JOIN requests q USING (id) "  # noqa: S608 - our own names
-        "WHERE r.status IN ('queued', 'running', 'waiting') ORDER BY r.created, r.id"
+        "WHERE r.status IN ('queued', 'running', 'waiting') AND r.kind = 'run' ORDER BY r.created, r.id"
     )
     return [_search.row_of(values) for values in rows]
 
