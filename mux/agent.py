@@ -26,7 +26,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import structlog
 
-from mux.conversation import Budget, Message, MessageCall, PendingCall, Resume, Value
+from mux.conversation import Budget, ClientTool, Message, MessageCall, PendingCall, Resume, Value
 from mux.events import (
     Body,
     Custom,
@@ -42,6 +42,7 @@ __all__ = [
     "Budget",
     "ChannelRequest",
     "ChannelResult",
+    "ClientTool",
     "Decision",
     "Draft",
     "FunctionAgent",
@@ -89,6 +90,7 @@ class Outcome:
         usage: totals over all steps, where the agent keeps them itself.
         ttft_ms: first delta received minus request sent, in ms, of the first step.
         tokens_per_s: output tokens per second of generation.
+        finish_reason: what ended the last model turn, where that was not its own end (see `Done`).
     """
 
     status: DoneStatus = "completed"
@@ -96,6 +98,7 @@ class Outcome:
     usage: Usage | None = None
     ttft_ms: int | None = None
     tokens_per_s: float | None = None
+    finish_reason: str | None = None
 
 
 Draft: TypeAlias = str | Body | Nested | Outcome
@@ -115,6 +118,7 @@ class ChannelRequest(Value):
     instructions: str | None = None
     params: dict[str, Any] | None = None
     tools: tuple[str, ...] | None = None
+    client_tools: tuple[ClientTool, ...] | None = None
     depends_on: tuple[str, ...] = ()
     when: Literal["all", "any", "settled"] = "settled"
     inputs: tuple[str, ...] = ()
@@ -209,6 +213,11 @@ class Host(Protocol):
     async def emit(self, draft: Draft) -> None:
         """Put a draft on the channel from beside the generator; waits while the channel's buffer is full."""
 
+    def offer(self, text: str) -> bool:
+        """Put a piece of the answer on the channel at once, from a callback of the event loop; ``False``,
+        and nothing is done, where its buffer is full or it can't be taken so. Only while the agent itself
+        waits, so that it comes after all that the agent yielded."""
+
     async def open_channel(self, request: ChannelRequest) -> str:
         """Add a channel to the run, owned by this one; returns its id once it is admitted."""
 
@@ -250,6 +259,7 @@ class AgentContext:
         messages: history of this channel on the thread, then the task, as a conversation.
         model, instructions, params: the channel's overrides of the agent's own settings.
         tools: names of those of the agent's tools that it may use here; ``None`` = all of them.
+        client_tools: tools that came with the request: calls of them end the turn and go to the client.
         budget: the channel's limits, the stricter of request and agent.
         resume: where to go on after a crash, for agents that can (``resumable = "resume"``).
         guard: the guardrails of this channel (tool stages are the agent's to call; output is wrapped).
@@ -268,6 +278,7 @@ class AgentContext:
     instructions: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     tools: frozenset[str] | None = None
+    client_tools: tuple[ClientTool, ...] = ()
     budget: Budget | None = None
     resume: Resume | None = None
     guard: Guard = field(default_factory=OpenGuard)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mux.events import Usage
 
-__all__ = ["Budget", "Message", "MessageCall", "PendingCall", "Resume", "Value"]
+__all__ = ["Budget", "ClientTool", "Message", "MessageCall", "PendingCall", "Resume", "Value"]
 
 
 class Value(BaseModel):
@@ -70,6 +70,24 @@ class Budget(Value):
     cost: float | None = Field(default=None, gt=0)
     seconds: float | None = Field(default=None, gt=0)
     tool_calls: int | None = Field(default=None, ge=1)
+
+
+class ClientTool(Value):
+    """A tool that comes with a request: the model may call it, and whoever sent the request runs the call.
+
+    Attributes:
+        name: as the model calls it, ``[A-Za-z0-9_.-]{1,64}``; none of the agent's own tools has it.
+        description: what it does, for the model.
+        parameters: a JSON Schema of type object.
+        strict: whether the endpoint shall hold the model to the schema, where it can.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    description: str = Field(default="", max_length=100_000)
+    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+    strict: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from mux.agent import Budget
+from mux.agent import Budget, ClientTool
 from mux.events import SteerMode
 
 __all__ = [
@@ -95,7 +95,13 @@ class Grace(_Request):
 
 
 class ChannelSpec(_Request):
-    """One channel of a run. ``tools``: those of the agent's tools that it may use here; none given = all."""
+    """One channel of a run.
+
+    Attributes:
+        tools: those of the agent's tools that it may use here; none given = all.
+        client_tools: tools that the caller runs: a call of one ends the channel with ``finish_reason``
+            ``tool_calls``, and the caller comes back with its output in ``messages``.
+    """
 
     id: ChannelId | None = None
     agent: str
@@ -104,6 +110,7 @@ class ChannelSpec(_Request):
     instructions: str | None = None
     params: dict[str, Any] | None = None
     tools: list[str] | None = Field(default=None, max_length=256)
+    client_tools: list[ClientTool] | None = Field(default=None, max_length=128)
     depends_on: list[ChannelId] = []
     when: Literal["all", "any", "settled"] = "settled"
     inputs: list[str] = []

@@ -279,6 +279,7 @@ class Channel:
             instructions=self.plan.instructions,
             params=self.plan.params or {},
             tools=None if self.plan.tools is None else frozenset(self.plan.tools),
+            client_tools=self.plan.client_tools or (),
             budget=self.meter.budget,
             resume=resume_point(self.state) if self._resumes(agent) else None,
             log=self.log,
@@ -322,6 +323,14 @@ class Channel:
                     await aclose()
             finally:
                 self.outlet.finish()
+
+    def offer(self, text: str) -> bool:
+        """Take a piece of the answer in the caller's turn of the event loop; see `mux.agent.Host`."""
+        size = len(text) if text.isascii() else len(text.encode())
+        if self.ttft_ms is None or self._bytes + size > self._max_bytes or not self.outlet.offer(text):
+            return False
+        self._bytes += size
+        return True
 
     async def accept(self, draft: Draft) -> None:
         """Take one draft from the agent (or from beside it); waits while the channel is held back.

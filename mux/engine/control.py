@@ -22,6 +22,7 @@ _SPEC = {
     "instructions",
     "params",
     "tools",
+    "client_tools",
     "depends_on",
     "when",
     "inputs",

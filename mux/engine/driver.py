@@ -15,7 +15,7 @@ from mux.agent import Nested, Outcome
 from mux.engine._tasks import uncut
 from mux.engine.channel import Channel
 from mux.engine.live import LiveRun, lane
-from mux.errors import AgentError, MuxError, StoreError
+from mux.errors import AgentError, MuxError, StoreError, UpstreamError
 from mux.events import (
     ApprovalRequested,
     ApprovalResolved,
@@ -65,18 +65,31 @@ def closing(channel: Channel, status: DoneStatus, error: MuxError | None) -> Ite
         for message in state.pending_messages():
             yield MessageReturned(message_id=message.message_id, content=message.content, mode=message.mode)
     if error is not None and state.at != "failing":
-        yield Error(code=error.code, message=error.message, retryable=error.retryable)
+        yield error_event(error)
     live = channel.live
     output = outcome.output if outcome is not None and outcome.output is not None else state.output()
     started = state.started_ts or live.services.clock()
     yield Done(
         status=status,
         output=output or None,
+        finish_reason=outcome.finish_reason if outcome else None,
         usage=(outcome.usage if outcome else None) or state.usage,
         ttft_ms=outcome.ttft_ms if outcome and outcome.ttft_ms is not None else channel.ttft_ms,
         tokens_per_s=outcome.tokens_per_s if outcome else None,
         duration_ms=max(0, live.services.clock() - started),
         attempt=state.attempt or 1,
+    )
+
+
+def error_event(error: MuxError) -> Error:
+    """The event for what ended a channel; a model endpoint's own status and wait go with it."""
+    status = error.status if error.fault == "client" else error.extra.get("upstream_status")
+    return Error(
+        code=error.code,
+        message=error.message,
+        retryable=error.retryable,
+        status=status,
+        retry_after_s=error.retry_after if isinstance(error, UpstreamError) else None,
     )
 
 

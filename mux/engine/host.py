@@ -56,6 +56,10 @@ class ChannelHost:
     async def emit(self, draft: Draft) -> None:
         await self._channel.accept(draft)
 
+    def offer(self, text: str) -> bool:
+        channel = self._of()
+        return channel is not None and channel.offer(text)
+
     # --- other channels -------------------------------------------------------------------------------------
 
     async def open_channel(self, request: ChannelRequest) -> str:

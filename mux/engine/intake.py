@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
+from pydantic import BaseModel
+
 from mux.agent import Guard
 from mux.engine.plan import Asked, Plan, PlannedChannel
 from mux.engine.services import Services
@@ -44,6 +46,7 @@ _FIELDS: Final = (
     "instructions",
     "params",
     "model",
+    "client_tools",
 )  # of a channel, all of them the caller's words
 
 
@@ -87,7 +90,14 @@ class Reader:
             text = await self._text(str(value))  # a card number may be written as a JSON number
             return value if text == str(value) else text
         if isinstance(value, list | tuple):
-            return self._whole([await self.read(item) for item in value])
+            return self._whole(type(value)([await self.read(item) for item in value]))
+        if isinstance(value, BaseModel):
+            read = await self.read(value.model_dump())
+            try:
+                return None if read is None else type(value).model_validate(read)
+            except ValueError:  # what a rule masked was a name that must not change
+                self.blocked = True
+                return None
         if isinstance(value, dict):
             return self._whole({await self._key(k): await self._item(k, v) for k, v in value.items()})
         return value

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from mux.agent import Agent, Budget, ChannelRequest
+from mux.agent import Agent, Budget, ChannelRequest, ClientTool
 from mux.errors import BadRequest
 from mux.events import ChannelAdded, ChannelInfo
 from mux.log.protocols import RunRow
@@ -81,6 +81,7 @@ class PlannedChannel(BaseModel):
     instructions: str | None = None
     params: dict[str, Any] | None = None
     tools: tuple[str, ...] | None = None
+    client_tools: tuple[ClientTool, ...] | None = None
     depends_on: tuple[str, ...] = ()
     when: Literal["all", "any", "settled"] = "settled"
     inputs: tuple[str, ...] = ()
@@ -214,6 +215,7 @@ def _specs(request: StartRequest, last: RunRow | None, default: Sequence[str]) -
             "instructions",
             "params",
             "tools",
+            "client_tools",
             "depends_on",
             "when",
             "inputs",
@@ -239,10 +241,12 @@ def free_id(agent: str, taken: Iterable[str], mark: str = ".") -> str:
 
 def _check_tools(spec: ChannelSpec | ChannelRequest, agent: Agent) -> None:
     """A tool that the agent does not have can't be left to it; those of its own servers come later."""
-    if spec.tools is None:
-        return
     named: Iterable[str] = getattr(agent, "tool_names", getattr(agent, "tools", ()))
     known = list(named)
+    if spec.client_tools:
+        _check_client_tools(spec, agent, known)
+    if spec.tools is None:
+        return
     servers = tuple(f"{name}_" for name in getattr(agent, "mcp", ()))
     unknown = [name for name in spec.tools if name not in known and not name.startswith(servers)]
     if unknown:
@@ -250,6 +254,22 @@ def _check_tools(spec: ChannelSpec | ChannelRequest, agent: Agent) -> None:
             "tool_unknown",
             f"Agent {spec.agent!r} has no tool {unknown[0][:64]!r}. It has: {', '.join(known) or 'none'}.",
         )
+
+
+def _check_client_tools(spec: ChannelSpec | ChannelRequest, agent: Agent, own: Sequence[str]) -> None:
+    if not getattr(agent, "takes_client_tools", False):
+        raise BadRequest(
+            "not_supported",
+            f"Agent {spec.agent!r} can't be given client_tools: only agents on a language model of this"
+            " server call them.",
+        )
+    allowed = own if spec.tools is None else spec.tools
+    seen = set(allowed)
+    for tool in spec.client_tools or ():
+        if tool.name in seen:
+            whose = f"the agent {spec.agent!r} has" if tool.name in allowed else "client_tools has twice"
+            raise BadRequest("tool_duplicate", f"There is a tool {tool.name!r} that {whose}: rename it.")
+        seen.add(tool.name)
 
 
 def _check_order(channels: Sequence[PlannedChannel]) -> None:

@@ -27,7 +27,10 @@ ToolErrorCode: TypeAlias = Literal[
 
 
 class Usage(Frozen):
-    """Tokens and money as the provider reported them; what it did not report is ``None``, never 0."""
+    """Tokens and money as the provider reported them; what it did not report is ``None``, never 0.
+
+    ``estimated``: the endpoint reports no usage, so the tokens were counted here.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -35,6 +38,7 @@ class Usage(Frozen):
     cached_tokens: int | None = None
     cost: float | None = None
     currency: str | None = None
+    estimated: bool | None = None
 
     def __add__(self, other: Usage) -> Usage:
         """Sum field by field; a field that neither side knows stays unknown."""
@@ -50,6 +54,7 @@ class Usage(Frozen):
             cached_tokens=total("cached_tokens"),
             cost=total("cost"),
             currency=self.currency or other.currency,
+            estimated=self.estimated or other.estimated,
         )
 
 
@@ -155,7 +160,7 @@ class Phase(Body):
 
 
 class UsageReport(Body):
-    """What one step used, as reported."""
+    """What one step used, as reported; ``estimated`` where it was counted here."""
 
     type: Literal["usage"] = "usage"
     step: int
@@ -165,6 +170,7 @@ class UsageReport(Body):
     cached_tokens: int | None = None
     cost: float | None = None
     currency: str | None = None
+    estimated: bool | None = None
 
     def usage(self) -> Usage:
         """The same numbers without the step."""
@@ -193,11 +199,15 @@ class Refusal(Delta):
 
 
 class ToolCall(Body):
-    """The model began to write a call. ``call_id`` is ours, unique in the run."""
+    """The model began to write a call. ``call_id`` is ours, unique in the run.
+
+    ``client``: a tool that came with the request: whoever sent it runs the call, not this server.
+    """
 
     type: Literal["tool_call"] = "tool_call"
     call_id: str
     tool: str
+    client: Literal[True] | None = None
 
 
 class ToolArgs(Body):
@@ -232,7 +242,10 @@ class ToolProgress(Body):
 
 
 class ToolResult(Body):
-    """Exactly one for every ``tool_call``. A call that might not run has no ``tool_start``."""
+    """Exactly one for every ``tool_call``. A call that might not run has no ``tool_start``.
+
+    ``client``: the call was handed over to the client; its output comes with a later request, if at all.
+    """
 
     type: Literal["tool_result"] = "tool_result"
     call_id: str
@@ -242,6 +255,7 @@ class ToolResult(Body):
     is_error: bool = False
     error: ToolErrorCode | None = None
     elapsed_ms: int = 0
+    client: Literal[True] | None = None
 
 
 class ApprovalRequested(Body):
@@ -310,20 +324,31 @@ class Custom(Body):
 
 
 class Error(Body):
-    """Why a channel failed; safe to show. Comes before ``done`` only for ``failed`` and ``timed_out``."""
+    """Why a channel failed; safe to show. Comes before ``done`` only for ``failed`` and ``timed_out``.
+
+    ``status`` is the HTTP status that a model endpoint answered with (or what a request of the client's own
+    fault deserves), ``retry_after_s`` how long the endpoint asks to wait, in seconds.
+    """
 
     type: Literal["error"] = "error"
     code: str
     message: str
     retryable: bool = False
+    status: int | None = None
+    retry_after_s: float | None = None
 
 
 class Done(Body):
-    """Exactly one per channel, its last."""
+    """Exactly one per channel, its last.
+
+    ``finish_reason`` says what ended the last model turn, where that was not its own end: ``length``,
+    ``content_filter``, ``tool_calls`` (calls that the client runs), or an endpoint's own word.
+    """
 
     type: Literal["done"] = "done"
     status: DoneStatus
     output: str | None = None
+    finish_reason: str | None = None
     usage: Usage | None = None
     ttft_ms: int | None = None
     tokens_per_s: float | None = None

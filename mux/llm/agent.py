@@ -63,6 +63,11 @@ class LlmAgent:
         return "resume"
 
     @property
+    def takes_client_tools(self) -> bool:
+        """It can offer its model tools that the caller runs."""
+        return True
+
+    @property
     def tool_names(self) -> tuple[str, ...]:
         """The names of its tools, as configured."""
         return tuple(t if isinstance(t, str) else t.name for t in self.tools)

@@ -14,7 +14,7 @@ import msgspec
 from mux.errors import UpstreamError
 from mux.events import Usage
 from mux.llm.failures import broken, raise_reported, scrub, scrub_all
-from mux.llm.finish import FAILED, NOT_FINISHED, STOPS, plain, settle_finish
+from mux.llm.finish import FAILED, NATURAL, NOT_FINISHED, STOPS, plain, said_word, settle_finish
 from mux.llm.frames import (
     CALL_EXTRAS,
     UNFIT,
@@ -29,7 +29,7 @@ from mux.llm.frames import (
     text_of,
     values_of,
 )
-from mux.llm.model import Delta, OtherChoice, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
+from mux.llm.model import Delta, OtherChoice, OutputDelta, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
 from mux.llm.tool_calls import Assembler
 from mux.llm.usage import merge_usage, read_usage
 
@@ -43,6 +43,12 @@ _Say = type[TextDelta] | type[ReasoningDelta] | type[RefusalDelta]
 _SAYS: dict[str, _Say] = {"text": TextDelta, "reasoning": ReasoningDelta, "refusal": RefusalDelta}
 _NAMES = {kind: name for name, kind in _SAYS.items()}
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
+# members of a delta that carry no answer, whoever sends them
+_NOISE: Final = frozenset(
+    {"role", "name", "type", "object", "id", "index", "status", "provider", "model", "token_ids", "metadata"}
+    | {"obfuscation", "tool_call_id", "prefix", "finish_reason", "stop_reason", "logprobs"}
+)
+_WHOLE_PARTS: Final = frozenset({"text", "output_text", "thinking", "reasoning", "refusal"})
 
 
 class Halves:
@@ -89,6 +95,9 @@ class ChatParser:
         self._details: list[dict[str, Any]] = []
         self._blocks: list[dict[str, Any]] = []
         self._extras: dict[str, Any] = {}
+        self._media: dict[str, list[Any]] = {}  # pictures and files: they go back with the message
+        self._audio: str | None = None  # the id by which spoken words go back
+        self._given: set[int] = set()  # what is no text and came already, by its JSON
         self._reasoning_field: str | None = None
 
     # --- records --------------------------------------------------------------------------------------------
@@ -106,6 +115,8 @@ class ChatParser:
         self._chunk(chunk, event)
         if chunk.choices is None:
             self._odd(chunk, data)
+        elif chunk.choices and chunk.choices[0].delta == _EMPTY:
+            self._unknown(data)
 
     def _odd(self, chunk: Chunk, data: bytes) -> None:
         """A record without choices: usage, a keep-alive, or an error in the words of some gateway."""
@@ -113,6 +124,19 @@ class ChatParser:
             for value in values_of(data):
                 if isinstance(value, dict):
                     raise_reported(value)
+
+    def _unknown(self, data: bytes) -> None:
+        """A delta in which nothing is known: it may be an answer in a form that nobody here has heard of."""
+        for value in values_of(data):
+            choices = value.get("choices") if isinstance(value, dict) else None
+            first = choices[0] if isinstance(choices, list) and choices else None
+            delta = first.get("delta") if isinstance(first, dict) else None
+            if not isinstance(delta, dict):
+                continue
+            for name, content in delta.items():
+                known = name in _NOISE or name in DeltaFrame.__struct_fields__
+                if not known and content and isinstance(content, str | list | dict):
+                    self._output("delta", {scrub_all(name): scrub_all(content)})
 
     def whole(self, value: dict[str, Any]) -> bool:
         chunk = lenient_chunk(value)
@@ -129,6 +153,9 @@ class ChatParser:
             raise_reported({"error": error or {"type": "error"}})
         if chunk.model:
             self._model = chunk.model
+        if chunk.citations or chunk.search_results:
+            for name in ("citations", "search_results"):
+                self._once(name, getattr(chunk, name), silent=True)
         usage = chunk.usage or (chunk.x_groq.get("usage") if isinstance(chunk.x_groq, dict) else None)
         if usage:
             self._count(usage)
@@ -159,6 +186,10 @@ class ChatParser:
             self._other(index, delta)
         if choice.usage:
             self._count(choice.usage)
+        if choice.logprobs and first and isinstance(choice.logprobs, dict):
+            held = {k: scrub_all(v) for k, v in choice.logprobs.items() if v}
+            if held:
+                self.out.append(OutputDelta("logprobs", held, silent=True))
         said = choice.finish_reason
         if said and (word := plain(said)) not in NOT_FINISHED:
             self._finished(index, word, first)
@@ -178,6 +209,7 @@ class ChatParser:
             thinking=None if ReasoningDelta in said else message.thinking,
             reasoning_details=None if self._details else message.reasoning_details,
             refusal=None if RefusalDelta in said else message.refusal,
+            audio=None if self._audio else message.audio,
             tool_calls=None if self._calls.calls else message.tool_calls,
             function_call=None if self._calls.calls else message.function_call,
         )
@@ -188,6 +220,8 @@ class ChatParser:
         if first:
             if word in FAILED:
                 raise UpstreamError("upstream_error", "The endpoint broke the turn off.", retryable=True)
+            if word not in STOPS and word not in NATURAL:
+                self._once("finish_reason", {"word": said_word(word)}, silent=True)
             if self._said is None or STOPS.get(word) in ("length", "content_filter"):
                 self._said = word
         self.terminal = self._said is not None and not self._unfinished
@@ -215,21 +249,62 @@ class ChatParser:
         if delta.thinking_blocks:
             told = self._reasoning_field is not None  # LiteLLM says it all again beside the signature
             self._think(self._blocks, delta.thinking_blocks, shown=told)
-        content = delta.content
-        if content:
-            if isinstance(content, str):
-                self._say(TextDelta, "text", content)
-            else:
-                for kind, text in _parts(content):
-                    self._say(kind, _NAMES[kind], text)
+        if isinstance(delta.content, str):
+            if delta.content:
+                self._say(TextDelta, "text", delta.content)
+        elif delta.content:
+            self._content_parts(delta.content)
         if delta.refusal:
             self._say(RefusalDelta, "refusal", delta.refusal)
-        if delta.extra_content and isinstance(delta.extra_content, dict):
-            self._extras["extra_content"] = scrub_all(delta.extra_content)
+        if delta.images or delta.audio or delta.annotations or delta.citations or delta.extra_content:
+            self._no_text(delta)
         if delta.tool_calls:
             self._tool_calls(delta.tool_calls)
         if delta.function_call is not None:
             self._tool_calls([ToolCall(index=0, function=delta.function_call)])
+
+    def _content_parts(self, content: list[Any]) -> None:
+        for kind, text in _parts(content):
+            self._say(kind, _NAMES[kind], text)
+        for part in content:
+            if isinstance(part, dict) and not (_WHOLE_PARTS & {str(part.get("type")), *part}):
+                self._once("content_part", part)
+
+    def _no_text(self, delta: DeltaFrame) -> None:
+        """Pictures, speech, citations, signatures."""
+        if delta.extra_content and isinstance(delta.extra_content, dict):
+            self._extras["extra_content"] = scrub_all(delta.extra_content)
+        for image in _listed(delta.images):
+            if self._once("image", image):
+                self._media.setdefault("images", []).append(scrub_all(image))
+        for note in _listed(delta.annotations):
+            silent = isinstance(note, dict) and note.get("type") != "file"
+            if self._once("annotation", note, silent=silent) and not silent:
+                self._media.setdefault("annotations", []).append(scrub_all(note))
+        for citation in _listed(delta.citations):
+            self._once("annotation", citation, silent=True)
+        if isinstance(audio := delta.audio, dict) and any(audio.values()):
+            if isinstance(id := audio.get("id"), str) and id:
+                self._audio = scrub_all(id)
+            self._output("audio", {k: scrub_all(v) for k, v in audio.items() if v})
+            if isinstance(spoken := audio.get("transcript"), str) and spoken:
+                self._say(TextDelta, "text", spoken)
+
+    def _once(self, name: str, value: Any, *, silent: bool = False) -> bool:
+        """Give out what is no text, unless it was given before; whether it was new."""
+        if not value:
+            return False
+        key = hash(f"{name} {json.dumps(value, sort_keys=True, default=str)}")
+        if key in self._given:
+            return False
+        self._given.add(key)
+        self._output(name, scrub_all(value), silent=silent)
+        return True
+
+    def _output(self, name: str, value: Any, *, silent: bool = False) -> None:
+        self.progress = True
+        self._spoke = self._spoke or not silent
+        self.out.append(OutputDelta(name, value, silent))
 
     def _say(self, kind: _Say, name: str, text: str) -> None:
         self.progress = self._spoke = True
@@ -301,6 +376,10 @@ class ChatParser:
             items.append({"kind": "message", "thinking_blocks": self._blocks})
         if self._extras:
             items.append({"kind": "message", **self._extras})
+        if self._media:
+            items.append({"kind": "message", **self._media})
+        if self._audio:
+            items.append({"kind": "message", "audio": {"id": self._audio}})
         if self._reasoning_field and calls:
             items.append({"kind": "reasoning", "field": self._reasoning_field})
         return TurnEnd(
@@ -322,6 +401,10 @@ class ChatParser:
         for kind in self._halves.pending:
             if say := _SAYS.get(kind):
                 self.out.append(say("\ufffd"))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def _says(delta: DeltaFrame) -> bool:
@@ -349,11 +432,12 @@ def _parts(content: list[Any] | None) -> list[tuple[_Say, str]]:
 
 def _grow(kept: list[dict[str, Any]], item: dict[str, Any]) -> None:
     """Add a piece: pieces of one index are one entry (OpenRouter's ``reasoning_details``), and so are pieces
-    of a thought up to its signature (LiteLLM's ``thinking_blocks``)."""
+    of a thought up to its signature (LiteLLM's ``thinking_blocks``). What is signed, sealed or another call's
+    is never joined: the provider would refuse it."""
     last = kept[-1] if kept else None
-    same = last is not None and (last.get("type"), last.get("index")) == (item.get("type"), item.get("index"))
-    unsigned = item.get("type") == "thinking" and last is not None and not last.get("signature")
-    if last is None or not same or (item.get("index") is None and not unsigned):
+    if (item.get("data") or item.get("signature")) and item in kept:
+        return  # told again
+    if last is None or not _goes_on(last, item):
         kept.append(dict(item))
         return
     for name, value in item.items():
@@ -364,4 +448,19 @@ def _grow(kept: list[dict[str, Any]], item: dict[str, Any]) -> None:
             last[name] = value
 
 
-_PIECES = frozenset({"text", "summary", "data", "thinking"})
+def _goes_on(last: dict[str, Any], item: dict[str, Any]) -> bool:
+    if (last.get("type"), last.get("index")) != (item.get("type"), item.get("index")):
+        return False
+    if "data" in last and "data" in item:
+        return False  # encrypted: each comes whole
+    if last.get("id") and item.get("id") and last["id"] != item["id"]:
+        return False
+    if last.get("signature"):
+        return not any(item.get(name) for name in _PIECES) and item.get("signature") in (
+            None,
+            last["signature"],
+        )
+    return item.get("index") is not None or item.get("type") == "thinking"
+
+
+_PIECES = frozenset({"text", "summary", "thinking"})

@@ -1,13 +1,15 @@
-"""What can go wrong with a model endpoint, told by its class and never in the endpoint's own words.
+"""What can go wrong with a model endpoint, told by its class and hardly ever in the endpoint's own words.
 
 Bodies of failed answers can echo keys and prompts: only known words in their machine-readable members are
-looked at, to choose one of our sentences.
+looked at, to choose one of our sentences. A 400 or 422 is the exception: nobody can mend a request without
+knowing what the endpoint objected to, so its sentence is passed on, short and masked (`_objection`).
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import re
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from mux.errors import UpstreamError
+from mux.telemetry import redact_secrets
 
 __all__ = [
     "broken",
@@ -123,7 +126,8 @@ def reported(error: dict[str, Any]) -> UpstreamError:
         what = f"The endpoint reported an error (code {status}) inside its answer."
     else:
         what = "The endpoint reported an error inside its answer."
-    return UpstreamError("upstream_error", what, retryable=not final)
+    extra = {"upstream_status": status} if status is not None and 400 <= status < 600 else None
+    return UpstreamError("upstream_error", what, retryable=not final, extra=extra)
 
 
 # --- answers that are no stream -----------------------------------------------------------------------------
@@ -194,7 +198,48 @@ def rejected(
         text = "The request is too large for the endpoint (HTTP 413)."
     else:
         text = f"The endpoint rejected the request (HTTP {status}){because}."
+        if status in (400, 422) and (said := _objection(body)):
+            text += f" It says: {said}"
     return UpstreamError("upstream_rejected", text, retryable=False, extra=extra)
+
+
+_OBJECTION_CHARS = 300
+# what is or may be a key: with a key's prefix, or a long word with digits in it
+_KEYLIKE = re.compile(
+    r"(?i)(?<![\w-])(?:sk|pk|rk|key|api|token|secret|bearer|canary)[-_]\S{4,200}"
+    r"|(?<![\w-])(?=[\w+/=-]{0,200}\d)[\w+/=-]{24,400}|://[^\s/@]{1,200}@|\bbearer\s+\S{1,400}"
+)
+
+
+def _objection(body: bytes) -> str | None:
+    """What an endpoint objects to, in its own words: one line, short, with all that may be a key masked."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    found = _sentence(value)
+    if not found:
+        return None
+    line = " ".join("".join(c if c.isprintable() else " " for c in scrub(found[:4000])).split())
+    line = _KEYLIKE.sub("[masked]", redact_secrets(line))
+    if " " not in line:
+        return None  # a word is no sentence: it may be anything
+    return line if len(line) <= _OBJECTION_CHARS else line[: _OBJECTION_CHARS - 1].rstrip() + "…"
+
+
+def _sentence(value: Any, depth: int = 4) -> str | None:
+    """The sentence in an error report, wherever it stands; of FastAPI's list also the place."""
+    if isinstance(value, str) or depth == 0:
+        return value if isinstance(value, str) else None
+    if isinstance(value, list):
+        said = [text for item in value[:5] if (text := _sentence(item, depth - 1))]
+        return "; ".join(said) or None
+    if not isinstance(value, dict):
+        return None
+    if isinstance(value.get("loc"), list) and isinstance(value.get("msg"), str):
+        return f"{'.'.join(map(str, value['loc']))}: {value['msg']}"
+    names = ("error", "message", "detail", "msg", "errors", "error_message", "title")
+    return next((text for n in names if (text := _sentence(value.get(n), depth - 1))), None)
 
 
 def _class_of(body: bytes) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mux.llm.model import FinishReason
 
-__all__ = ["FAILED", "NOT_FINISHED", "STOPS", "plain", "settle_finish"]
+__all__ = ["FAILED", "NATURAL", "NOT_FINISHED", "STOPS", "plain", "said_word", "settle_finish"]
 
 # as compared: lower case, "_" for "-" and blanks
 STOPS: dict[str, FinishReason] = {
@@ -29,6 +29,21 @@ STOPS: dict[str, FinishReason] = {
     "spii": "content_filter",
     "refusal": "content_filter",  # Anthropic
 }
+# other words for the model's own end
+NATURAL = frozenset(
+    {
+        "end",
+        "end_turn",
+        "endturn",
+        "eos",
+        "eos_token",
+        "end_of_turn",
+        "end_of_text",
+        "stop_sequence",
+        "stop_token",
+    }
+    | {"complete", "completed", "done", "finish", "finished", "normal", "success", "ok", "true", "unknown"}
+)
 NOT_FINISHED = frozenset({"", "null", "none", "undefined", "false"})
 # error: OpenRouter; network_error: Z.ai; insufficient_system_resource: DeepSeek; abort: vLLM, SGLang
 FAILED = frozenset(
@@ -52,6 +67,11 @@ FAILED = frozenset(
 def plain(word: str) -> str:
     """The word as it is compared."""
     return word.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def said_word(word: str) -> str:
+    """An unknown word, fit to be shown."""
+    return "".join(c if c.isalnum() or c in "_.:" else "_" for c in word)[:64]
 
 
 def settle_finish(said: str | None, calls: int) -> FinishReason:

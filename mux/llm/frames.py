@@ -70,6 +70,10 @@ class DeltaFrame(msgspec.Struct):
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None  # before tools there were functions
     extra_content: Any = None  # Gemini: a signature on a text part
+    images: Any = None  # OpenRouter, LiteLLM: pictures that the model made
+    audio: Any = None  # OpenAI: pieces of {id, data, transcript, expires_at}
+    annotations: Any = None  # OpenAI, OpenRouter: citations, parsed files
+    citations: Any = None  # gateways of models that search
 
 
 class Choice(msgspec.Struct):
@@ -80,6 +84,7 @@ class Choice(msgspec.Struct):
     finish_reason: str | None = None
     usage: Any = None  # Moonshot
     error: Any = None  # OpenRouter: one choice failed
+    logprobs: Any = None
 
 
 class Chunk(msgspec.Struct):
@@ -88,6 +93,8 @@ class Chunk(msgspec.Struct):
     model: str | None = None
     error: Any = None
     x_groq: Any = None
+    citations: Any = None  # Perplexity, in every chunk
+    search_results: Any = None  # likewise
     type: str | None = None
     object: str | None = None
 
@@ -202,6 +209,8 @@ def lenient_chunk(value: dict[str, Any]) -> Chunk:
         model=scrub_all(_string(value.get("model"))),
         error=value.get("error"),
         x_groq=value.get("x_groq"),
+        citations=value.get("citations"),
+        search_results=value.get("search_results"),
         type=_string(value.get("type")),
         object=_string(value.get("object")),
     )
@@ -216,6 +225,7 @@ def _lenient_choice(value: dict[str, Any]) -> Choice:
         finish_reason=_word(value.get("finish_reason")),
         usage=value.get("usage"),
         error=value.get("error"),
+        logprobs=value.get("logprobs"),
     )
 
 
@@ -246,6 +256,10 @@ def _lenient_delta(value: Any) -> DeltaFrame | None:
         else None,
         function_call=_lenient_function(value.get("function_call")),
         extra_content=value.get("extra_content"),
+        images=value.get("images"),
+        audio=value.get("audio"),
+        annotations=value.get("annotations"),
+        citations=value.get("citations"),
     )
 
 

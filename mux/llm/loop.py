@@ -1,14 +1,15 @@
 """The model ↔ tool loop: ask the model, run the tools that it asked for, ask again, until it answers.
 
-One `Loop` is one channel of one LLM agent. The rules of order are those of the wire contract: a tool starts
-only after its step has ended upstream, and every call gets exactly one result.
+One `Loop` is one channel of one LLM agent, one `Turn` one request to its model. The rules of order are those
+of the wire contract: a tool starts only after its step has ended upstream, and every call gets exactly one
+result. Calls of tools that came with the request are the client's to run: they end the channel.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,10 +30,17 @@ from mux.events import (
     Custom,
     DoneStatus,
     Phase,
+    PhaseName,
+    Reasoning,
+    Refusal,
     Retry,
     StepFinished,
     StepReset,
     StepStarted,
+    Token,
+    ToolArgs,
+    ToolCall,
+    ToolResult,
     Usage,
     UsageReport,
 )
@@ -40,11 +48,25 @@ from mux.llm.arguments import parse_arguments
 from mux.llm.calls import Call, CallRunner
 from mux.llm.history import fit, schema_tokens
 from mux.llm.interrupt import Interrupted, Interruption
-from mux.llm.model import ModelRequest, OtherChoice, ToolSchema, TurnEnd
+from mux.llm.model import (
+    CallArgs,
+    CallBegan,
+    Delta,
+    Model,
+    ModelRequest,
+    OtherChoice,
+    OutputDelta,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+    TextWasThought,
+    ToolSchema,
+    TurnEnd,
+)
 from mux.llm.setup import Setup
-from mux.llm.turn import Turn
+from mux.llm.usage import estimated_usage
 
-__all__ = ["Loop", "backoff"]
+__all__ = ["Loop", "Turn", "backoff"]
 
 _MAX_WAIT_S = 20.0  # in all, for the retries of one step; a longer Retry-After gives up at once
 _FIRST_DELAY_S = 0.5
@@ -111,6 +133,144 @@ class _Tries:
 
 
 @dataclass(slots=True)
+class Turn:
+    """What one request to a model yields, as drafts: deltas are passed on the moment they arrive.
+
+    Attributes:
+        new_call_id: mints our call ids.
+        client_tools: names of tools whose calls go to the client.
+        offer: puts a piece of text on the channel at once; ``False`` where it can't take it now.
+        reopening: what begins the step again after a `StepReset`.
+        phase: the phase that the channel shows.
+        text, reasoning, refusal: pieces so far.
+        outputs: what came that is no text.
+        calls: our call id and the tool's name by the call's key in the turn, in the order begun.
+        end: how the turn ended; ``None`` while it runs, and when it failed or was interrupted.
+        interrupted: a message cut it short.
+    """
+
+    new_call_id: Callable[[], str]
+    client_tools: Collection[str] = ()
+    offer: Callable[[str], bool] = lambda _: False
+    reopening: Callable[[], list[Body]] = list
+    phase: PhaseName | None = None
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    refusal: list[str] = field(default_factory=list)
+    outputs: list[OutputDelta] = field(default_factory=list)
+    calls: dict[int, tuple[str, str]] = field(default_factory=dict)
+    end: TurnEnd | None = None
+    interrupted: bool = False
+
+    def restart(self, phase: PhaseName) -> None:
+        """Forget what came of an earlier try."""
+        self.phase, self.end, self.interrupted = phase, None, False
+        self.text, self.reasoning, self.refusal, self.outputs, self.calls = [], [], [], [], {}
+
+    @property
+    def shown(self) -> bool:
+        """Whether anything of the turn has been passed on: from then on it can't be retried unseen."""
+        return bool(self.text or self.reasoning or self.refusal or self.outputs or self.calls)
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is anything in it that answers: text, a refusal, a picture, a further choice."""
+        said = "".join(self.text).strip() or self.refusal or any(not o.silent for o in self.outputs)
+        return bool(said or (self.end and any(self.end.choices)))
+
+    def take(self, text: str) -> bool:
+        """Take a piece of the answer in the turn of the event loop in which it was read, past all iterators;
+        ``False``: it has to come as a delta."""
+        if self.phase != "responding" or not self.offer(text):
+            return False
+        self.text.append(text)
+        return True
+
+    async def drafts(
+        self, model: Model, request: ModelRequest, interruption: Interruption
+    ) -> AsyncGenerator[str | Body, None]:
+        """Ask the model and pass on what it says, text as `str`; closing this closes the provider's stream.
+
+        Raises:
+            UpstreamError: the model failed (open calls are still open: see `close_calls`).
+        """
+        stream = model.stream(request)
+        try:
+            while True:
+                try:
+                    delta = await interruption.next(stream)
+                except StopAsyncIteration:
+                    break
+                except Interrupted:
+                    self.interrupted = True
+                    return
+                if type(delta) is TextDelta and self.phase == "responding":  # three of four deltas
+                    self.text.append(delta.text)
+                    yield delta.text
+                    continue
+                if isinstance(delta, TurnEnd):
+                    self.end = delta
+                    continue  # read on to the end: the provider's connection goes back to its pool
+                for body in self._bodies(delta):
+                    yield body
+        finally:
+            close = getattr(stream, "aclose", None)  # an iterator that is no generator may have none
+            if close is not None:
+                await close()
+        if self.end is None:
+            raise UpstreamError(
+                "upstream_truncated", "The model's stream ended before its turn was over.", retryable=True
+            )
+
+    def _bodies(self, delta: Delta) -> list[Body]:
+        match delta:
+            case TextDelta(text):
+                self.text.append(text)
+                return self._with_phase("responding", Token.of(text))
+            case ReasoningDelta(text):
+                self.reasoning.append(text)
+                return self._with_phase("thinking", Reasoning.of(text))
+            case RefusalDelta(text):
+                self.refusal.append(text)
+                return self._with_phase("responding", Refusal(content=text))
+            case OutputDelta(name, value):
+                self.outputs.append(delta)
+                return [Custom(name=name, value=value)]
+            case TextWasThought():
+                return self._text_was_thought()
+            case CallBegan(key, name):
+                call_id = self.new_call_id()
+                self.calls[key] = (call_id, name)
+                return [ToolCall(call_id=call_id, tool=name, client=(name in self.client_tools) or None)]
+            case CallArgs(key, text):
+                return [ToolArgs(call_id=self.calls[key][0], content=text)]
+        return []
+
+    def _text_was_thought(self) -> list[Body]:
+        thought = "".join(self.text)
+        if not thought.strip():
+            return []
+        self.text = []
+        self.reasoning.append(thought)
+        self.phase = "thinking"
+        outputs = [Custom(name=o.name, value=o.value) for o in self.outputs]
+        return [*self.reopening(), Reasoning(content=thought), *outputs]
+
+    def _with_phase(self, phase: PhaseName, body: Body) -> list[Body]:
+        if self.phase == phase:
+            return [body]
+        self.phase = phase
+        return [Phase(phase=phase), body]
+
+    def close_calls(self, why: str) -> list[Body]:
+        """A result for every call of a turn that did not end, so that none stays open."""
+        return [
+            ToolResult(call_id=call_id, tool=name, output=why, is_error=True, error="interrupted")
+            for call_id, name in self.calls.values()
+        ]
+
+
+@dataclass(slots=True)
 class Loop:
     """The state of one channel's conversation.
 
@@ -127,6 +287,8 @@ class Loop:
     totals: _Totals = field(default_factory=_Totals)
     _runner: CallRunner = field(init=False)
     _schemas: tuple[ToolSchema, ...] = ()
+    _client_tools: frozenset[str] = frozenset()
+    _finish: str | None = None  # of the last turn, where it is not "stop"
     _trimmed: tuple[int, int] = (0, 0)
     _reset_used: bool = False
     _began: float = field(default_factory=time.monotonic)
@@ -135,7 +297,10 @@ class Loop:
         tools = self.setup.tools
         approved = set(self.ctx.resume.approved) if self.ctx.resume else set()
         self._runner = CallRunner(self.ctx, tools, self.setup.run_tool, approved)
-        self._schemas = tuple(ToolSchema(t.name, t.description, t.parameters) for t in tools.values())
+        own = (ToolSchema(t.name, t.description, t.parameters) for t in tools.values())
+        asked = self.ctx.client_tools
+        self._schemas = (*own, *(ToolSchema(t.name, t.description, t.parameters, t.strict) for t in asked))
+        self._client_tools = frozenset(t.name for t in asked)
         if self.setup.instructions:
             self.messages.append(Message(role="system", content=self.setup.instructions))
         self.messages.extend(self.ctx.messages)
@@ -156,10 +321,12 @@ class Loop:
                     yield body
             last = self.messages[-1]
             answered = last.role == "assistant" and not last.calls  # only its `done` was missing
-            outcome = self._at_end("completed", last.text) if answered else self._between()
+            outcome = self._at_end("completed", last.text) if answered else None
+            outcome = outcome or self._handed_over([self._pending(c) for c in resume.pending], last.text)
+            outcome = outcome or (None if answered else self._between())
         while outcome is None:
             self.step += 1
-            turn = Turn(self.ctx.new_call_id)
+            turn = Turn(self.ctx.new_call_id, self._client_tools, self.ctx.host.offer, self._reopening)
             async with aclosing(self._turn(turn)) as drafts:
                 async for draft in drafts:
                     yield draft
@@ -169,17 +336,23 @@ class Loop:
                 outcome = self._between()
                 continue
             calls = _calls(turn, turn.end)
-            self.messages.append(self._said(turn, turn.end, calls))
+            self._finish = None if turn.end.finish == "stop" else turn.end.finish
+            self.messages.append(self._message(turn, turn.end, calls))
+            text = "".join([*turn.text, *turn.refusal])
             if calls:
                 async with aclosing(self._tools(calls)) as bodies:
                     async for body in bodies:
                         yield body
-                outcome = self._between()
+                outcome = self._handed_over(calls, text) or self._between()
             else:
                 refused = turn.end.finish == "content_filter" or (turn.refusal and not turn.text)
-                text = "".join([*turn.text, *turn.refusal])
                 outcome = self._at_end("refused" if refused else "completed", text)
         yield outcome
+
+    def _handed_over(self, calls: Sequence[Call], text: str) -> Outcome | None:
+        """The end of a channel whose model called a tool of the client's."""
+        handed = any(call.tool in self._client_tools for call in calls)
+        return self._outcome("completed", text) if handed else None
 
     def _between(self) -> Outcome | None:
         """Between two steps: whether the channel ends here; if not, messages for it are heard."""
@@ -222,7 +395,7 @@ class Loop:
 
     def _outcome(self, status: DoneStatus, output: str | None = None) -> Outcome:
         t = self.totals
-        return Outcome(status, output, t.usage, t.ttft_ms, t.tokens_per_s)
+        return Outcome(status, output, t.usage, t.ttft_ms, t.tokens_per_s, self._finish)
 
     def _hear(self, messages: Sequence[Steering]) -> None:
         self.messages.extend(Message(role="user", content=m.content) for m in messages)
@@ -233,7 +406,7 @@ class Loop:
         """One step's model turn with its retries; fills ``turn``."""
         for body in self._opening():
             yield body
-        request, notes = self._request()
+        request, notes = self._request(turn)
         for note in notes:
             yield note
         tries = _Tries(self.setup.max_retries, self.setup.roll)
@@ -244,7 +417,7 @@ class Loop:
                     async with aclosing(turn.drafts(self.setup.model, request, interruption)) as drafts:
                         async for draft in drafts:
                             yield draft
-                    for body in self._closing(turn):
+                    for body in self._closing(turn, request):
                         yield body
                     return
                 except UpstreamError as error:
@@ -286,9 +459,12 @@ class Loop:
         if not worth_it or not self.setup.retry_after_reset or self._reset_used:
             raise error
         self._reset_used = True
+        return self._reopening()
+
+    def _reopening(self) -> list[Body]:
         return [StepReset(step=self.step, from_cseq=0), *self._opening()]  # the engine knows the number
 
-    def _closing(self, turn: Turn) -> list[Body]:
+    def _closing(self, turn: Turn, request: ModelRequest) -> list[Body]:
         """The bodies that close a turn which ended upstream (none if it was interrupted).
 
         Raises:
@@ -297,15 +473,14 @@ class Loop:
         end = turn.end
         if end is None:
             return []
-        said = "".join(turn.text).strip() or turn.refusal or any(end.choices)
-        if not (end.calls or said or end.finish == "content_filter"):
+        if not (end.calls or turn.answered or end.finish == "content_filter"):
             why = (
                 "The model used up its output limit before it said anything: raise max_tokens."
                 if end.finish == "length"
                 else "The model ended its turn without saying anything."
             )
             raise UpstreamError("upstream_empty", why, retryable=end.finish != "length")
-        usage = self.setup.priced(end.usage)
+        usage = self.setup.priced(end.usage or self._estimated(turn, end, request))
         self.totals.add(end, usage)
         choices = [self._choice(index, other) for index, other in enumerate(end.choices, 1)]
         finished = StepFinished(
@@ -313,6 +488,12 @@ class Loop:
         )
         reported = [] if usage is None else [UsageReport(step=self.step, **usage.model_dump())]
         return [*choices, finished, *reported]
+
+    def _estimated(self, turn: Turn, end: TurnEnd, request: ModelRequest) -> Usage:
+        """What the turn used about, where the endpoint does not say: budgets hold all the same."""
+        calls = [text for call in end.calls for text in (call.name, call.raw)]
+        written = [*turn.text, *turn.reasoning, *turn.refusal, *calls]
+        return estimated_usage(request.messages, request.tools, written)
 
     def _choice(self, index: int, other: OtherChoice) -> Custom:
         value: dict[str, Any] = {"step": self.step, "index": index, "content": other.text}
@@ -322,7 +503,7 @@ class Loop:
             value["tool_calls"] = [{"tool": name, "arguments": raw} for name, raw in other.calls]
         return Custom(name="choice", value=value)
 
-    def _request(self) -> tuple[ModelRequest, list[Body]]:
+    def _request(self, turn: Turn) -> tuple[ModelRequest, list[Body]]:
         reserve = schema_tokens(self._schemas) + self.setup.answer_tokens
         fitted = fit(self.messages, self.setup.context_tokens, reserve=reserve)
         notes: list[Body] = []
@@ -333,14 +514,24 @@ class Loop:
             model=self.setup.model_name,
             messages=fitted.messages,
             tools=self._schemas,
-            params=self.setup.params,
+            params=self._params(),
             run=self.ctx.run,
             channel=self.ctx.channel,
             step=self.step,
+            take=turn.take,
         )
         return request, notes
 
-    def _said(self, turn: Turn, end: TurnEnd, calls: list[Call]) -> Message:
+    def _params(self) -> Mapping[str, Any]:
+        """The model's parameters. A choice of tool that forces a call holds for one: with the tool's result
+        before it the model would be forced to call again, for ever."""
+        params = self.setup.params
+        forced = params.get("tool_choice") not in (None, "auto", "none")
+        if not forced or self.messages[-1].role != "tool":
+            return params
+        return {name: value for name, value in params.items() if name != "tool_choice"}
+
+    def _message(self, turn: Turn, end: TurnEnd, calls: list[Call]) -> Message:
         return Message(
             role="assistant",
             content="".join([*turn.text, *turn.refusal]),
@@ -359,12 +550,17 @@ class Loop:
 
     # --- tools -------------------------------------------------------------------------------------------
 
-    async def _tools(self, calls: list[Call]) -> AsyncGenerator[Body, None]:
-        yield Phase(phase="tool_executing")
-        self.totals.tool_calls += len(calls)
-        async with aclosing(self._runner.run(calls)) as bodies:
-            async for body in bodies:
-                yield body
+    async def _tools(self, asked: list[Call]) -> AsyncGenerator[Body, None]:
+        calls = [call for call in asked if call.tool not in self._client_tools]
+        if calls:
+            yield Phase(phase="tool_executing")
+            self.totals.tool_calls += len(calls)
+            async with aclosing(self._runner.run(calls)) as bodies:
+                async for body in bodies:
+                    yield body
+        for call in asked:
+            if call.tool in self._client_tools:
+                yield ToolResult(call_id=call.call_id, tool=call.tool, output="", client=True)
         for call in calls:
             result = self._runner.results.pop(call.call_id)
             self.messages.append(

@@ -8,7 +8,7 @@ protocol and pass the same contract suite.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -25,9 +25,11 @@ __all__ = [
     "Model",
     "ModelRequest",
     "OtherChoice",
+    "OutputDelta",
     "ReasoningDelta",
     "RefusalDelta",
     "TextDelta",
+    "TextWasThought",
     "ToolSchema",
     "TurnEnd",
 ]
@@ -42,6 +44,7 @@ class ToolSchema:
     name: str
     description: str
     parameters: Mapping[str, Any]
+    strict: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,9 @@ class ModelRequest:
         tools: what the model may call; empty = no tools.
         params: temperature, max_tokens, … as the provider takes them.
         run, channel, step: for logs and for the rehearsal model's determinism.
+        take: puts a piece of text on the channel at once, in the turn of the event loop in which it was
+            read; ``False`` where it can't be taken so: then it is given as a delta. Only for text that
+            nothing that was given before waits in front of.
     """
 
     model: str
@@ -63,6 +69,7 @@ class ModelRequest:
     run: str = ""
     channel: str = ""
     step: int = 1
+    take: Callable[[str], bool] | None = None
 
 
 # one of these for each token: structs are made in a third of the time of a frozen dataclass
@@ -76,6 +83,26 @@ class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
 
 class RefusalDelta(msgspec.Struct, frozen=True, gc=False):
     text: str
+
+
+class OutputDelta(msgspec.Struct, frozen=True, gc=False):
+    """Something that is no text and has no word of its own here: it becomes a ``custom`` event.
+
+    Attributes:
+        name: ``image``, ``audio``, ``annotation``, ``citations``, ``logprobs``, ``output_item`` (a built-in
+            call or an approval that the endpoint asks for), ``content_part``, ``delta`` (a member that nobody
+            knows) or ``finish_reason`` (an unknown word).
+        value: as the endpoint gave it.
+        silent: it accompanies text, and is no answer by itself.
+    """
+
+    name: str
+    value: Any
+    silent: bool = False
+
+
+class TextWasThought(msgspec.Struct, frozen=True, gc=False):
+    """All text of the turn so far was reasoning: its ``</think>`` came, and nothing had opened it."""
 
 
 class CallBegan(msgspec.Struct, frozen=True, gc=False):
@@ -151,7 +178,9 @@ class TurnEnd:
     generation_ms: int | None = None
 
 
-Delta: TypeAlias = TextDelta | ReasoningDelta | RefusalDelta | CallBegan | CallArgs | TurnEnd
+Delta: TypeAlias = (
+    TextDelta | ReasoningDelta | RefusalDelta | OutputDelta | TextWasThought | CallBegan | CallArgs | TurnEnd
+)
 
 
 class Model(Protocol):

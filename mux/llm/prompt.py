@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mux.agent import Message
-from mux.llm.model import ModelRequest
+from mux.errors import BadRequest
+from mux.llm.model import ModelRequest, ToolSchema
+from mux.llm.normalise import normalised
 
 __all__ = ["chat_body", "responses_body"]
 
@@ -29,19 +31,18 @@ def chat_body(request: ModelRequest, *, provider: str, params: Mapping[str, Any]
     """
     body: dict[str, Any] = {
         "model": request.model,
-        "messages": _chat_messages(request.messages, provider),
+        "messages": _chat_messages(normalised(request.messages), provider),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
     if request.tools:
-        body["tools"] = [
-            {
-                "type": "function",
-                "function": {"name": t.name, "description": t.description, "parameters": dict(t.parameters)},
-            }
-            for t in request.tools
-        ]
+        body["tools"] = [{"type": "function", "function": _chat_tool(t)} for t in request.tools]
     return _with_params(body, params, request.params)
+
+
+def _chat_tool(tool: ToolSchema) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
+    return function if tool.strict is None else {**function, "strict": tool.strict}
 
 
 def _with_params(body: dict[str, Any], *sources: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def responses_body(request: ModelRequest, *, provider: str, params: Mapping[str,
     """The body of ``POST /responses``: nothing is stored there, so reasoning items travel with us."""
     body: dict[str, Any] = {
         "model": request.model,
-        "input": _responses_input(request.messages, provider),
+        "input": _responses_input(normalised(request.messages), provider),
         "stream": True,
         "store": False,
     }
@@ -153,17 +154,65 @@ def responses_body(request: ModelRequest, *, provider: str, params: Mapping[str,
                 "name": t.name,
                 "description": t.description,
                 "parameters": dict(t.parameters),
-                "strict": False,
+                "strict": bool(t.strict),
             }
             for t in request.tools
         ]
-    given = {**params, **request.params}
+    asked = {**params, **request.params}
+    given = _responses_params(asked)
     # other models answer 400 to it: "Encrypted content is not supported with this model"
-    if "include" not in given and ("reasoning" in given or _REASONING_MODELS.match(request.model)):
-        body["include"] = ["reasoning.encrypted_content"]
-    if "max_tokens" in given:
-        given.setdefault("max_output_tokens", given.pop("max_tokens"))
+    if "include" not in asked and ("reasoning" in given or _REASONING_MODELS.match(request.model)):
+        given["include"] = [*given.get("include", ()), "reasoning.encrypted_content"]
     return _with_params(body, given)
+
+
+# members of chat.completions for which the Responses API has no word
+_NO_WORD = ("stop", "seed", "logit_bias", "frequency_penalty", "presence_penalty", "n", "audio", "modalities")
+
+
+def _responses_params(given: dict[str, Any]) -> dict[str, Any]:
+    """Parameters in the chat format, in the words of the Responses API.
+
+    Raises:
+        BadRequest: ``param_unsupported``: it has no word for one.
+    """
+    for name in _NO_WORD:
+        if given.get(name) not in (None, {}, []) and not (name == "n" and given[name] == 1):
+            raise BadRequest(
+                "param_unsupported",
+                f"The model's API (responses) has no {name!r}: leave it away, or use a provider with api ="
+                ' "chat".',
+                extra={"param": name},
+            )
+    out = {k: v for k, v in given.items() if k not in _NO_WORD and v is not None}
+    for name in ("max_completion_tokens", "max_tokens"):
+        if name in out:
+            out.setdefault("max_output_tokens", out.pop(name))
+    text = dict(out.pop("text", None) or {})
+    if isinstance(shape := out.pop("response_format", None), dict):
+        schema = shape.get("json_schema")
+        text.setdefault("format", {"type": "json_schema", **schema} if isinstance(schema, dict) else shape)
+    if (verbosity := out.pop("verbosity", None)) is not None:
+        text.setdefault("verbosity", verbosity)
+    if text:
+        out["text"] = text
+    if (effort := out.pop("reasoning_effort", None)) is not None:
+        out["reasoning"] = {"effort": effort, **(out.get("reasoning") or {})}
+    choice = out.get("tool_choice")
+    if isinstance(choice, dict) and isinstance(function := choice.get("function"), dict):
+        out["tool_choice"] = {"type": "function", "name": function.get("name")}
+    if out.pop("logprobs", None):
+        out["include"] = [*(out.get("include") or ()), "message.output_text.logprobs"]
+        out.setdefault("top_logprobs", 0)
+    return out
+
+
+# items of the Responses API that may go back as they came, beside reasoning
+_OWN_ITEMS = frozenset(
+    {"web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_call"}
+    | {"mcp_list_tools", "mcp_approval_request", "computer_call", "local_shell_call", "shell_call"}
+    | {"apply_patch_call", "tool_search_call"}
+)
 
 
 def _responses_input(messages: Sequence[Message], provider: str) -> list[dict[str, Any]]:
@@ -188,7 +237,8 @@ def _responses_assistant(message: Message, items: list[dict[str, Any]], ids: _Id
     out: list[dict[str, Any]] = [
         {k: v for k, v in item.items() if k != "status"}
         for item in items
-        if item.get("type") == "reasoning" and (item.get("encrypted_content") or item.get("content"))
+        if (item.get("type") == "reasoning" and (item.get("encrypted_content") or item.get("content")))
+        or item.get("type") in _OWN_ITEMS
     ]
     if text := message.text:
         out.append({"role": "assistant", "content": text})
@@ -221,6 +271,8 @@ def _responses_content(content: str | list[dict[str, Any]]) -> str | list[dict[s
             )
         elif kind == "file" and isinstance(part.get("file"), dict):
             parts.append({"type": "input_file", **part["file"]})
+        elif kind == "refusal":
+            parts.append({"type": "input_text", "text": part.get("refusal", "")})
         else:
             parts.append(part)
     return parts

@@ -7,6 +7,7 @@ later report fills in what the earlier ones did not say, and nothing is said twi
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from mux.llm.chat import Halves
 from mux.llm.failures import broken, raise_reported, reported, scrub_all
 from mux.llm.finish import settle_finish
 from mux.llm.frames import text_of, values_of
-from mux.llm.model import Delta, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
+from mux.llm.model import Delta, OutputDelta, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
 from mux.llm.spoken import FINAL, Calls, Say, Spoken
 from mux.llm.tool_calls import Assembler
 from mux.llm.usage import merge_usage, read_usage
@@ -44,6 +45,9 @@ class _Event(msgspec.Struct):
     response: Any = None
     error: Any = None
     code: Any = None
+    annotation: Any = None
+    logprobs: Any = None
+    partial_image_b64: str | None = None
 
 
 _decode = msgspec.json.Decoder(_Event).decode
@@ -56,6 +60,8 @@ _DELTAS: dict[str, Say] = {
     "response.reasoning_text.delta": ReasoningDelta,
     "response.reasoning.delta": ReasoningDelta,
     "response.reasoning_summary.delta": ReasoningDelta,
+    "response.audio.transcript.delta": TextDelta,
+    "response.output_audio_transcript.delta": TextDelta,
 }
 _WHOLES: dict[str, Say] = {
     "response.output_text.done": TextDelta,
@@ -63,6 +69,9 @@ _WHOLES: dict[str, Say] = {
     "response.reasoning_summary_text.done": ReasoningDelta,
     "response.reasoning_text.done": ReasoningDelta,
 }
+_AUDIO = frozenset({"response.audio.delta", "response.output_audio.delta"})
+_SPOKEN_PARTS = frozenset({"output_text", "text", "refusal", "reasoning_text", "summary_text"})
+_NO_NEWS = ("id", "status")  # of an item: servers make them anew with every report
 _QUIET = frozenset({"response.created", "response.in_progress", "response.queued", "keepalive", "ping"})
 _CALL_DELTAS = frozenset({"response.function_call_arguments.delta", "response.custom_tool_call_input.delta"})
 _CALL_WHOLES = frozenset({"response.function_call_arguments.done", "response.custom_tool_call_input.done"})
@@ -87,6 +96,8 @@ class ResponsesParser:
         self._halves = Halves()
         self._said = Spoken()
         self._items: dict[str, dict[str, Any]] = {}
+        self._reported: dict[str, set[str]] = defaultdict(set)  # level of report → items that it has told of
+        self._given: set[int] = set()  # annotations and the like, by their JSON
         self._places: dict[str, str] = {}  # item id → the place that its output index gave it
         self._finish: str | None = None
         self._spoke = False
@@ -110,6 +121,8 @@ class ResponsesParser:
         if say is not None:
             if value.delta:
                 self._say(say, self._place(kind, value), value.delta)
+                if value.logprobs and say is TextDelta:
+                    self.out.append(OutputDelta("logprobs", {"content": scrub_all(value.logprobs)}, True))
         elif kind not in _QUIET:
             if kind != "error" and not kind.startswith("response."):  # an error in some gateway's words?
                 for other in values_of(data):
@@ -159,6 +172,33 @@ class ResponsesParser:
         elif kind in _OVER:
             response = value.response if isinstance(value.response, dict) else {}
             self._over({"status": kind.rpartition(".")[2], **response})
+        else:
+            self._no_text(kind, value)
+
+    def _no_text(self, kind: str, value: _Event) -> None:
+        """Citations, speech, pictures, and built-in tools at work."""
+        if kind == "response.output_text.annotation.added":
+            self._annotations([value.annotation])
+        elif kind in _AUDIO and value.delta:
+            self.progress = self._spoke = True
+            self.out.append(OutputDelta("audio", {"data": value.delta}))
+        elif value.partial_image_b64:
+            self._once("partial_image", {"item": value.item_id, "b64_json": value.partial_image_b64}, True)
+        elif "_call" in kind:  # its item says in the end what came of it
+            self.progress = True
+
+    def _annotations(self, found: Any) -> None:
+        for annotation in _list(found):
+            self._once("annotation", annotation, True)
+
+    def _once(self, name: str, value: Any, silent: bool = False) -> None:
+        """Give out what is no text, unless it was given before."""
+        key = hash(f"{name} {json.dumps(value, sort_keys=True, default=str)}")
+        if value and key not in self._given:
+            self._given.add(key)
+            self.progress = True
+            self._spoke = self._spoke or not silent
+            self.out.append(OutputDelta(name, scrub_all(value), silent))
 
     def _base(self, id: str | None, index: int | None) -> str:
         """Where an item is: by its index where it has one, since some proxies change the id every time."""
@@ -198,6 +238,9 @@ class ResponsesParser:
             thought = part.get("type") in ("reasoning_text", "summary_text")
             self._whole(ReasoningDelta if thought else TextDelta, place, part.get("text"), level)
             self._whole(RefusalDelta, place, part.get("refusal"), level)
+            self._annotations(part.get("annotations"))
+            if isinstance(part.get("type"), str) and part["type"] not in _SPOKEN_PARTS:
+                self._once("content_part", part)
 
     # --- calls ----------------------------------------------------------------------------------------------
 
@@ -241,7 +284,38 @@ class ResponsesParser:
                 for at, part in enumerate(_list(item.get(name))):
                     if isinstance(part, dict):
                         self._whole(ReasoningDelta, f"{base}/{name}/{at}", part.get("text"), level)
-            self._items[id or base] = item
+            self._keep(item, id or base, level)
+        elif kind in ("function_call", "custom_tool_call") or not isinstance(kind, str):
+            return
+        elif self._keep(item, id or base, level):
+            self._spoke = True
+            self.out.append(OutputDelta("output_item", item))
+
+    def _keep(self, item: dict[str, Any], key: str, level: str) -> bool:
+        """Keep a whole item for the way back; whether it was not known. Later reports of one replace it."""
+        told = self._reported[level]
+        placed = (
+            self._items.get(key) if key not in told and (level != FINAL or item.get("id") == key) else None
+        )
+        same = placed is not None and placed.get("type") == item.get("type")
+        known = key if same else self._twin(item, told, level)
+        if (
+            known is None and key in self._items
+        ):  # another item's place: positions are not the same everywhere
+            key = f"{key} {len(self._items)}"
+        told.add(known or key)
+        self._items[known or key] = item
+        return known is None
+
+    def _twin(self, item: dict[str, Any], told: set[str], level: str) -> str | None:
+        """The same item under another id or place, told by what it says; in the last report by its order,
+        where it says nothing."""
+        alike = [k for k, i in self._items.items() if k not in told and i.get("type") == item.get("type")]
+        content = _content(item)
+        same = next((k for k in alike if _content(self._items[k]) == content), None)
+        if same is None and level == FINAL and not any(content):
+            return next((k for k in alike if not any(_content(self._items[k]))), None)
+        return same
 
     def _function_call(
         self, item: dict[str, Any], id: str | None, index: int | None, level: str | None
@@ -291,7 +365,7 @@ class ResponsesParser:
         if not self._spoke and self._finish is None:
             raise UpstreamError("upstream_empty", "The stream ended without an answer.", retryable=True)
         calls = self._assembler.finish(self.out, cut_short=self._finish in ("length", "content_filter"))
-        items = [i for i in self._items.values() if i.get("type") in ("reasoning", "function_call")]
+        items = [i for i in self._items.values() if i.get("type") != "custom_tool_call"]
         return TurnEnd(
             finish=settle_finish(self._finish, len(calls)),
             calls=calls,
@@ -305,8 +379,12 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _at(index: int | None) -> str | None:
-    return None if index is None else f"#{index}"
+def _content(item: dict[str, Any]) -> tuple[Any, ...]:
+    """What an item says, without what is made anew with every report of it."""
+    if item.get("type") == "reasoning":
+        parts = [*_list(item.get("summary")), *_list(item.get("content"))]
+        return tuple(p["text"] for p in parts if isinstance(p, dict) and p.get("text"))
+    return tuple((k, json.dumps(v, sort_keys=True)) for k, v in sorted(item.items()) if k not in _NO_NEWS)
 
 
 def _argument_text(arguments: Any) -> str:
@@ -340,4 +418,4 @@ def _fitting(value: dict[str, Any]) -> dict[str, Any]:
     return fitting
 
 
-_ANY: Final = frozenset({"item", "response", "error", "code", "part"})
+_ANY: Final = frozenset({"item", "response", "error", "code", "part", "annotation", "logprobs"})

@@ -82,10 +82,13 @@ class Assembler:
         if not (id or name or text or extras):
             return False
         call = self._find(index, id or None, name, text, position, of)
+        if call is not None and extras and name and _differ(call.extras, extras):
+            call = None  # two signatures are two calls, whatever else they share
         if call is None:
             taken = id in self._by_id if id else index is None or index in self._by_index
             call = self.open(id or None, name or "")
-            call.doubtful = taken and any(c.name == call.name for c in self._calls[:-1])
+            signed = extras and any(_differ(c.extras, extras) for c in self._calls[:-1])
+            call.doubtful = not signed and taken and any(c.name == call.name for c in self._calls[:-1])
             if index is not None:
                 self._by_index[index] = call
         else:
@@ -292,6 +295,18 @@ class Assembler:
 
 def _continues(text: str) -> bool:
     return bool(text) and not text.lstrip().startswith("{")
+
+
+def _differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two calls' opaque members contradict each other."""
+    for name, value in new.items():
+        have = old.get(name)
+        if isinstance(have, dict) and isinstance(value, dict):
+            if _differ(have, value):
+                return True
+        elif isinstance(have, str) and isinstance(value, str) and have and value and have != value:
+            return True
+    return False
 
 
 def _merge(old: dict[str, Any], new: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from mux.errors import UpstreamError
+from mux.errors import MuxError, UpstreamError
 from mux.llm.alarm import Alarm
 from mux.llm.body import Read, direct_reader, drain
 from mux.llm.chat import ChatParser
@@ -228,7 +228,7 @@ class HttpModel:
                 min(watch.left(terminal=False), self.provider.timeouts.turn_s)
             ) as timer:
                 response = await stack.enter_async_context(self._send(client, request))
-        except UpstreamError:
+        except MuxError:  # ours: a status, or a request that can't be put into the API's words
             raise
         except TimeoutError:
             raise watch.overdue() if timer.expired() else self._unreachable(None) from None

@@ -1,12 +1,16 @@
-"""Token counts as endpoints report them, in the several places and spellings they use."""
+"""Token counts as endpoints report them, in the several places and spellings they use; or counted here."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mux.agent import Message
 from mux.events import Usage
+from mux.llm.model import ToolSchema
 
-__all__ = ["merge_usage", "read_usage"]
+__all__ = ["estimated_usage", "merge_usage", "read_usage"]
 
 
 def _count(value: Any) -> int | None:
@@ -62,3 +66,25 @@ def merge_usage(old: Usage | None, new: Usage | None) -> Usage | None:
         return new if old is None else old
     told = new.model_dump(exclude_none=True)
     return old.model_copy(update={k: v for k, v in told.items() if v or getattr(old, k) is None})
+
+
+def estimated_usage(
+    messages: Sequence[Message], tools: Iterable[ToolSchema], written: Iterable[str]
+) -> Usage:
+    """What a turn used about, for an endpoint that does not say: four Latin characters are a token, of other
+    scripts two thirds of a character, as tokenizers of today have it.
+
+    Args:
+        messages, tools: what was sent.
+        written: what came back, reasoning and arguments included.
+    """
+    sent = sum(4 + _tokens(m.text) + sum(_tokens(c.tool + c.arguments) for c in m.calls) for m in messages)
+    sent += sum(_tokens(f"{t.name}{t.description}{t.parameters}") for t in tools)
+    return Usage(input_tokens=sent, output_tokens=_tokens("".join(written)), estimated=True)
+
+
+def _tokens(text: str) -> int:
+    if text.isascii():
+        return math.ceil(len(text) / 4)
+    others = sum(ord(c) > 0x24F for c in text)
+    return math.ceil((len(text) - others) / 4 + others / 1.5)

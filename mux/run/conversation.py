@@ -104,7 +104,7 @@ def _said(channel: ChannelState, segment: _Segment) -> list[Message]:
         *(
             Message(role="tool", content=c.result.output, call_id=c.call_id, is_error=c.result.is_error)
             for c in calls
-            if c.result is not None
+            if c.result is not None and not c.result.client  # the client's output comes later, if at all
         ),
     ]
 

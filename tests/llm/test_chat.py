@@ -10,7 +10,7 @@ import pytest
 from mux.events import Usage
 from mux.llm.chat import ChatParser
 from mux.llm.finish import settle_finish
-from mux.llm.model import Delta, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
+from mux.llm.model import Delta, OutputDelta, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
 from mux.llm.wire import TurnReader
 
 
@@ -254,3 +254,86 @@ def test_provider_ids_and_signatures_are_kept_for_the_way_back() -> None:
         {"kind": "call", "at": 0, "id": "c1", "extra_content": {"google": {"thought_signature": "eA=="}}},
         {"kind": "reasoning", "field": "reasoning"},
     ]
+
+
+# --- forms without a word here -----------------------------------------------------------------------------
+
+
+def outputs(deltas: list[Delta]) -> list[tuple[str, Any]]:
+    return [(d.name, d.value) for d in deltas if isinstance(d, OutputDelta)]
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+
+@pytest.mark.parametrize(
+    ("delta", "given"),
+    [
+        ({"images": [PICTURE]}, [("image", PICTURE)]),
+        ({"content": [PICTURE]}, [("content_part", PICTURE)]),
+        ({"audio": {"id": "a1", "data": "UklG"}}, [("audio", {"id": "a1", "data": "UklG"})]),
+        ({"video": {"url": "x"}}, [("delta", {"video": {"url": "x"}})]),
+        (
+            {"annotations": [{"type": "file", "file": {"hash": "h"}}]},
+            [("annotation", {"type": "file", "file": {"hash": "h"}})],
+        ),
+    ],
+)
+def test_an_answer_that_is_no_text_is_an_answer(delta: dict[str, Any], given: list[Any]) -> None:
+    deltas, reader = read(choice(**delta), choice(finish="stop"))
+    assert outputs(deltas) == given
+    assert reader.failure is None
+
+
+def test_a_citation_is_given_out_once_however_often_it_is_sent() -> None:
+    note = {"type": "url_citation", "url_citation": {"url": "https://example.com"}}
+    chunk = {**choice(content="a", annotations=[note]), "citations": ["https://example.com"]}
+    deltas, _ = read(chunk, chunk, choice(finish="stop"))
+    assert outputs(deltas) == [("citations", ["https://example.com"]), ("annotation", note)]
+
+
+def test_logprobs_follow_the_text_that_they_belong_to() -> None:
+    chunk = choice(content="a")
+    chunk["choices"][0]["logprobs"] = {"content": [{"token": "a", "logprob": -0.1}], "refusal": None}
+    deltas, _ = read(chunk, choice(finish="stop"))
+    assert [type(d) for d in deltas] == [TextDelta, OutputDelta, TurnEnd]
+    assert outputs(deltas) == [("logprobs", {"content": [{"token": "a", "logprob": -0.1}]})]
+
+
+@pytest.mark.parametrize(
+    ("word", "told"), [("flagged<b>", "flagged_b_"), ("end_turn", None), ("length", None)]
+)
+def test_a_finish_word_that_nobody_knows_is_told(word: str, told: str | None) -> None:
+    deltas, _ = read(choice(content="a"), choice(finish=word))
+    assert outputs(deltas) == ([("finish_reason", {"word": told})] if told else [])
+
+
+def test_spoken_words_are_text_too_and_go_back_by_their_id() -> None:
+    deltas, _ = read(choice(audio={"id": "a1", "transcript": "Hi."}), choice(finish="stop"))
+    assert said(deltas, TextDelta) == "Hi."
+    assert ended(deltas).provider_items == [{"kind": "message", "audio": {"id": "a1"}}]
+
+
+def test_sealed_thoughts_of_two_calls_at_one_index_stay_two() -> None:
+    one = {"type": "reasoning.encrypted", "data": "AAA", "id": "t1", "index": 0}
+    two = {"type": "reasoning.encrypted", "data": "BBB", "id": "t2", "index": 0}
+    deltas, _ = read(choice(reasoning_details=[one]), choice(reasoning_details=[two]), choice(finish="stop"))
+    assert ended(deltas).provider_items == [{"kind": "message", "reasoning_details": [one, two]}]
+
+
+def test_a_signed_thought_is_not_grown_by_the_next() -> None:
+    signed = {"type": "reasoning.text", "text": "a", "signature": "s1", "index": 0}
+    following = {"type": "reasoning.text", "text": "b", "signature": "s2", "index": 0}
+    deltas, _ = read(choice(reasoning_details=[signed, following]), choice(content="x", finish="stop"))
+    assert ended(deltas).provider_items == [{"kind": "message", "reasoning_details": [signed, following]}]
+
+
+def test_two_calls_that_say_the_same_but_are_signed_apart_are_two() -> None:
+    def signed(signature: str) -> dict[str, Any]:
+        function = {"name": "get_time", "arguments": "{}"}
+        extra = {"google": {"thought_signature": signature}}
+        return choice(tool_calls=[{"index": 0, "function": function, "extra_content": extra}])
+
+    deltas, _ = read(signed("s1"), signed("s2"), choice(finish="tool_calls"))
+    found = [(c.extras or {})["extra_content"]["google"]["thought_signature"] for c in ended(deltas).calls]
+    assert found == ["s1", "s2"]

@@ -94,6 +94,32 @@ def test_bodies_are_never_passed_on(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            {"error": {"message": "Jinja Exception: System message must be at the beginning."}},
+            "Jinja Exception: System",
+        ),
+        (
+            {"detail": [{"loc": ["body", "top_k"], "msg": "extra fields not permitted"}]},
+            "body.top_k: extra fields",
+        ),
+        ({"error": "Bad key sk-abcDEF123 in the body"}, "Bad key [masked] in the body"),
+        ({"message": "No such thing: Zm9vYmFyYmF6cXV4MTIzNDU2Nzg5MA=="}, "No such thing: [masked]"),
+        ({"message": "Bearer abcdefgh was\nwrong\x1b[2J"}, "[masked] was wrong [2J"),
+    ],
+)
+def test_a_400_says_what_the_endpoint_objected_to_without_its_secrets(body: object, said: str) -> None:
+    assert said in rejected(400, {}, json.dumps(body).encode(), now=NOW).message
+    assert said not in rejected(401, {}, json.dumps(body).encode(), now=NOW).message
+
+
+def test_a_long_objection_is_cut() -> None:
+    error = rejected(400, {}, json.dumps({"error": "too long " * 500}).encode(), now=NOW)
+    assert len(error.message) < 400
+
+
+@pytest.mark.parametrize(
     ("error", "retryable"),
     [
         ({"type": "overloaded_error"}, True),

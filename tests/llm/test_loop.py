@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from mux.agent import Budget, Decision, Draft, Message, PendingCall, Resume, Steering, Verdict
+from mux.agent import Budget, ClientTool, Decision, Draft, Message, PendingCall, Resume, Steering, Verdict
 from mux.errors import AgentError, ConfigError, UpstreamError
 from mux.events import (
     ApprovalRequested,
@@ -17,6 +17,7 @@ from mux.events import (
     Custom,
     GuardrailHit,
     Phase,
+    Reasoning,
     Retry,
     StepFinished,
     StepReset,
@@ -31,7 +32,16 @@ from mux.events import (
 )
 from mux.llm.agent import LlmAgent
 from mux.llm.loop import backoff
-from mux.llm.model import CallArgs, CallBegan, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
+from mux.llm.model import (
+    CallArgs,
+    CallBegan,
+    OutputDelta,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+    TextWasThought,
+    TurnEnd,
+)
 from mux.settings import Price, Provider
 from mux.tools.base import Tool, ToolContext
 from mux.tools.decorator import tool
@@ -710,3 +720,73 @@ async def test_a_conversation_over_the_context_is_trimmed_and_says_so_once() -> 
     assert note.name == "history_trimmed"
     assert note.value["messages_dropped"] == 2
     assert [m.text for m in model.requests[0].messages] == ["new"]
+
+
+# --- tools of the client's ----------------------------------------------------------------------------------
+
+LOOK_UP = ClientTool(name="look_up", description="Looks up.", parameters={"type": "object"}, strict=True)
+
+
+async def test_a_call_of_a_clients_tool_goes_to_the_client_and_ends_the_channel() -> None:
+    fake = FakeModel(turn(call(0, "look_up", '{"q": "x"}'), text="Let me look."))
+    drafts = await drafts_of(agent(fake), client_tools=(LOOK_UP,))
+    assert [(c.tool, c.client) for c in only(drafts, ToolCall)] == [("look_up", True)]
+    assert only(drafts, ToolStart) == []
+    assert [(r.output, r.client, r.is_error) for r in only(drafts, ToolResult)] == [("", True, False)]
+    done = outcome_of(drafts)
+    assert (done.status, done.finish_reason, done.output) == ("completed", "tool_calls", "Let me look.")
+    assert [(t.name, t.strict) for t in fake.requests[0].tools] == [("look_up", True)]
+
+
+async def test_own_calls_of_the_same_step_run_before_the_client_gets_its_own() -> None:
+    fake = FakeModel(
+        turn(call(0, "look_up", "not json", error="invalid_json"), call(1, "add", '{"a":1,"b":2}'))
+    )
+    drafts = await drafts_of(agent(fake, add), client_tools=(LOOK_UP,))
+    assert [s.tool for s in only(drafts, ToolStart)] == ["add"]
+    assert {r.tool: r.output for r in only(drafts, ToolResult)} == {"look_up": "", "add": "3"}
+    assert len(fake.requests) == 1
+
+
+async def test_a_forced_choice_of_tool_holds_for_one_call() -> None:
+    fake = FakeModel(turn(call(0, "add", '{"a":1,"b":2}')), says("3"))
+    await drafts_of(agent(fake, add), params={"tool_choice": "required", "seed": 7})
+    assert [r.params for r in fake.requests] == [{"tool_choice": "required", "seed": 7}, {"seed": 7}]
+
+
+# --- what is no text ----------------------------------------------------------------------------------------
+
+
+async def test_a_picture_is_an_answer_and_its_turn_is_never_asked_for_again() -> None:
+    picture = OutputDelta("image", {"url": "data:,"})
+    broken = UpstreamError("upstream_truncated", "cut", retryable=True)
+    drafts = await drafts_of(agent(FakeModel([picture, TurnEnd("stop")])))
+    assert [(c.name, c.value) for c in only(drafts, Custom)] == [("image", {"url": "data:,"})]
+    assert outcome_of(drafts).status == "completed"
+    fake = FakeModel([picture, broken], says("again"))
+    with pytest.raises(UpstreamError):
+        await drafts_of(agent(fake))
+    assert len(fake.requests) == 1
+
+
+async def test_text_whose_thought_ends_without_having_begun_is_done_again_as_reasoning() -> None:
+    fake = FakeModel([TextDelta("Hm."), TextWasThought(), TextDelta("Four."), TurnEnd("stop")])
+    drafts = await drafts_of(agent(fake))
+    at = next(i for i, d in enumerate(drafts) if isinstance(d, StepReset))
+    assert [d.content for d in drafts[at:] if isinstance(d, Reasoning)] == ["Hm."]
+    assert [d.content for d in drafts[at:] if isinstance(d, Token)] == ["Four."]
+    assert outcome_of(drafts).output == "Four."
+
+
+async def test_tokens_are_counted_here_where_the_endpoint_does_not_say() -> None:
+    drafts = await drafts_of(agent(FakeModel(says("word " * 40))))
+    (usage,) = only(drafts, UsageReport)
+    assert usage.estimated
+    assert 40 <= usage.output_tokens <= 60
+
+
+async def test_a_budget_of_tokens_holds_without_reported_usage() -> None:
+    steps = [turn(call(0, "add", '{"a":1,"b":2}'), text="word " * 100) for _ in range(5)]
+    drafts = await drafts_of(agent(FakeModel(*steps), add), budget=Budget(tokens=200))
+    assert outcome_of(drafts).status == "budget_exceeded"
+    assert len(only(drafts, StepFinished)) < 4

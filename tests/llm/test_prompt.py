@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mux.agent import Message, MessageCall
+from mux.errors import BadRequest
 from mux.llm.chat import ChatParser
 from mux.llm.model import ModelRequest, ReasoningDelta, ToolSchema
 from mux.llm.prompt import chat_body, responses_body
@@ -121,7 +122,7 @@ def test_arguments_that_are_no_object_go_back_empty(raw: str) -> None:
 
 
 def test_an_assistant_who_said_nothing_is_left_out() -> None:
-    assert len(chat(USER, Message(role="assistant", content=""), USER)) == 2
+    assert [m["role"] for m in chat(USER, Message(role="assistant", content=""))] == ["user"]
 
 
 def test_content_parts_pass_in_chat_and_are_reworded_for_responses() -> None:
@@ -179,3 +180,60 @@ def test_signed_thoughts_go_back_as_one_block_to_the_gateway_that_sent_them() ->
     own, other = (chat(USER, assistant(provider_items=items, provider=p), RESULT)[1] for p in ("p", "q"))
     assert own["thinking_blocks"] == [{"type": "thinking", "thinking": "Hmm.", "signature": "eA=="}]
     assert "thinking_blocks" not in other
+
+
+# --- parameters in the words of the other API ---------------------------------------------------------------
+
+SCHEMA = {"name": "Berth", "schema": {"type": "object"}, "strict": True}
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"max_completion_tokens": 9}, {"max_output_tokens": 9}),
+        ({"response_format": {"type": "json_object"}}, {"text": {"format": {"type": "json_object"}}}),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": SCHEMA}, "verbosity": "low"},
+            {"text": {"format": {"type": "json_schema", **SCHEMA}, "verbosity": "low"}},
+        ),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "f"}}, "parallel_tool_calls": False},
+            {"tool_choice": {"type": "function", "name": "f"}, "parallel_tool_calls": False},
+        ),
+        (
+            {"reasoning_effort": "low"},
+            {"reasoning": {"effort": "low"}, "include": ["reasoning.encrypted_content"]},
+        ),
+        (
+            {"logprobs": True, "top_logprobs": 3},
+            {"include": ["message.output_text.logprobs"], "top_logprobs": 3},
+        ),
+        ({"top_k": 5, "chat_template_kwargs": {"a": 1}}, {"top_k": 5, "chat_template_kwargs": {"a": 1}}),
+        ({"n": 1, "stop": None}, {}),
+    ],
+)
+def test_parameters_of_the_chat_format_are_put_into_the_other_apis_words(
+    given: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    body = responses_body(ModelRequest("m", [USER], params=given), provider="p", params={})
+    assert {k: v for k, v in body.items() if k not in ("model", "input", "stream", "store")} == sent
+
+
+@pytest.mark.parametrize("name", ["stop", "seed", "logit_bias", "frequency_penalty", "n"])
+def test_a_parameter_for_which_the_api_has_no_word_is_refused_by_name(name: str) -> None:
+    with pytest.raises(BadRequest, match=name) as refused:
+        responses_body(ModelRequest("m", [USER], params={name: 2}), provider="p", params={})
+    assert (refused.value.code, refused.value.extra) == ("param_unsupported", {"param": name})
+
+
+def test_a_clients_tool_keeps_its_strictness() -> None:
+    tool = ToolSchema("f", "", {"type": "object"}, strict=True)
+    body = chat_body(ModelRequest("m", [USER], tools=[tool]), provider="p", params={})
+    assert body["tools"][0]["function"]["strict"] is True
+
+
+def test_a_built_in_call_goes_back_to_the_api_that_made_it() -> None:
+    item = {"type": "web_search_call", "id": "ws", "status": "completed"}
+    said = Message(role="assistant", content="a", provider_items=[item], provider="p")
+    sent = responses_body(ModelRequest("m", [USER, said, USER]), provider="p", params={})["input"]
+    assert [i.get("type", i.get("role")) for i in sent] == ["user", "web_search_call", "assistant", "user"]

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mux.events import Usage
-from mux.llm.model import CallArgs, CallBegan, Delta, ReasoningDelta, RefusalDelta, TextDelta, TurnEnd
+from mux.llm.model import (
+    CallArgs,
+    CallBegan,
+    Delta,
+    OutputDelta,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+    TurnEnd,
+)
 from mux.llm.responses import ResponsesParser
 from mux.llm.wire import TurnReader
 
@@ -344,3 +353,83 @@ def test_no_event_makes_the_reader_raise_anything_but_its_own_errors(
             event["item"]["type"] = kind
     deltas, reader = read(*({**event, "type": kind} for kind, event, _ in events))
     assert reader.failure is not None or isinstance(deltas[-1], TurnEnd)
+
+
+# --- forms without a word here -----------------------------------------------------------------------------
+
+
+def outputs(deltas: list[Delta]) -> list[tuple[str, Any]]:
+    return [(d.name, d.value) for d in deltas if isinstance(d, OutputDelta)]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "image_generation_call",
+        "web_search_call",
+        "mcp_call",
+        "mcp_approval_request",
+        "code_interpreter_call",
+        "new_call",
+    ],
+)
+def test_a_built_in_call_is_given_out_once_and_kept(kind: str) -> None:
+    item = {"type": kind, "id": "i1", "status": "completed", "result": "iVBORw0KGgo="}
+    last = {"type": "response.completed", "response": {"status": "completed", "output": [item]}}
+    added = {
+        "type": "response.output_item.added",
+        "output_index": 0,
+        "item": {**item, "status": "in_progress"},
+    }
+    done = {"type": "response.output_item.done", "output_index": 0, "item": item}
+    deltas, reader = read(added, {"type": f"response.{kind}.in_progress"}, done, last)
+    assert outputs(deltas) == [("output_item", item)]
+    assert ended(deltas).provider_items == [item]
+    assert reader.failure is None
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("last_id", ["r1", "other", None])
+def test_an_item_that_comes_twice_is_kept_once_wherever_it_stands(index: int, last_id: str | None) -> None:
+    thought = {
+        "type": "reasoning",
+        "id": "r1",
+        "summary": [],
+        "content": [{"type": "reasoning_text", "text": "Hm."}],
+    }
+    again = {**thought, "id": last_id} if last_id else {k: v for k, v in thought.items() if k != "id"}
+    message = {"type": "message", "id": "m", "content": [{"type": "output_text", "text": "a"}]}
+    last = {"type": "response.completed", "response": {"status": "completed", "output": [again, message]}}
+    deltas, _ = read(
+        {"type": "response.output_item.done", "output_index": index, "item": thought},
+        text("a", index + 1),
+        last,
+    )
+    assert said(deltas, ReasoningDelta) == "Hm."
+    assert [i["content"] for i in ended(deltas).provider_items or []] == [thought["content"]]
+
+
+def test_two_sealed_thoughts_stay_two_and_keep_their_order() -> None:
+    def sealed(id: str, content: str) -> dict[str, Any]:
+        return {"type": "reasoning", "id": id, "summary": [], "encrypted_content": content}
+
+    events = [
+        {"type": "response.output_item.done", "output_index": i, "item": sealed(f"r{i}", f"S{i}")}
+        for i in (0, 1)
+    ]
+    output = [sealed("x", "S0x"), sealed("y", "S1x")]
+    last = {"type": "response.completed", "response": {"status": "completed", "output": output}}
+    deltas, _ = read(*events, text("a", 2), last)
+    assert [i["encrypted_content"] for i in ended(deltas).provider_items or []] == ["S0x", "S1x"]
+
+
+def test_a_citation_is_given_out_once() -> None:
+    note = {"type": "url_citation", "url": "https://example.com", "start_index": 0, "end_index": 1}
+    part = {"type": "output_text", "text": "a", "annotations": [note]}
+    deltas, _ = read(
+        text("a"),
+        {"type": "response.output_text.annotation.added", "annotation": note},
+        {"type": "response.content_part.done", "output_index": 0, "content_index": 0, "part": part},
+        COMPLETED,
+    )
+    assert outputs(deltas) == [("annotation", note)]

@@ -46,6 +46,9 @@ class FakeHost:
     async def emit(self, draft: Draft) -> None:
         self.emitted.append(draft)
 
+    def offer(self, text: str) -> bool:
+        return False
+
     async def open_channel(self, request: ChannelRequest) -> str:
         self.opened.append(request)
         return request.id or request.agent
