@@ -75,9 +75,9 @@ def store_holder(url: str | None = None) -> Holder | None:
     if url is not None and url.rstrip("/") == "memory:":
         return None
     if _is_redis(url):
-        from mux.log.redis.lease import holder_of
+        from mux.log.redis.lease import live_servers
 
-        return holder_of(target_of(url))
+        return next((h for h in live_servers(target_of(url)) if h.url), None)
     return read_holder(_sqlite_path(url))
 
 

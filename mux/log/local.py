@@ -78,6 +78,9 @@ class LocalQueue:
     async def waiting(self) -> int:
         return len(self._owners) - len(self._taken)
 
+    def on_lost(self, lost: Callable[[], None]) -> None:
+        """One process loses nothing to others."""
+
     async def offered(self, timeout_s: float) -> None:
         try:
             await asyncio.wait_for(self._offered.wait(), timeout_s)

@@ -268,6 +268,11 @@ class Queue(Protocol):
     async def waiting(self) -> int:
         """How many wait."""
 
+    def on_lost(self, lost: Callable[[], None]) -> None:
+        """``lost`` is called on the loop when this process's lease ended while it was away (stopped, cut off,
+        blocked): all that it took went to others, and it must drop these runs at once. It takes part again
+        from then on."""
+
     async def offered(self, timeout_s: float) -> None:
         """Return when `take` may find something, or when the time is over. May return for nothing."""
 

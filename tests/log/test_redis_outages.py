@@ -7,18 +7,16 @@ import contextlib
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
-from redis import exceptions as refusals
 
 from mux.errors import StoreError
 from mux.log import Head, RunQuery
-from mux.log.redis.link import Link
 from mux.log.redis.store import RedisStore
 from tests.log.test_contract import read_all, started
-from tests.support.redis_server import LEASE, RedisServer, opened
+from tests.support.cutting import relay
+from tests.support.redis_server import RedisServer, opened
 from tests.support.stores import records, row
 
 pytestmark = [
@@ -72,64 +70,41 @@ async def test_after_the_bound_calls_fail_clearly_and_work_again_when_redis_is_b
         assert await read_all(store) == records("r1", 1, 3)
 
 
-def lose_next_answer(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The connection breaks after the next command was sent, and done."""
-    connection = store._writer._connection
-    read, lost = connection.read_response, []
-
-    async def broken(**options: Any) -> Any:
-        await read(**options)
-        lost.append(1)
-        raise refusals.ConnectionError("cut")
-
-    monkeypatch.setattr(connection, "read_response", broken)
-    return lost
-
-
-async def test_a_batch_whose_answer_was_lost_is_sent_again_and_there_once(
-    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with opened(redis.url) as store:
+async def test_a_batch_whose_answer_was_lost_is_sent_again_and_there_once(redis: RedisServer) -> None:
+    async with relay(redis.port) as cut, opened(f"redis://127.0.0.1:{cut.port}/0") as store:
         fence = await started(store, events=2)
-        lost = lose_next_answer(store, monkeypatch)
+        cut.cut_answers = 1
         await store.append("r1", fence, records("r1", 3, 700))  # two chunks
-        assert lost
+        assert cut.cut_answers == 0
         await store.append("r1", fence, records("r1", 703, 1))
         assert await read_all(store) == records("r1", 1, 703)
 
 
-async def test_a_run_whose_answer_was_lost_is_made_once(
-    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with opened(redis.url) as store:
-        lost = lose_next_answer(store, monkeypatch)
+@pytest.mark.parametrize("lost", [1, 2, 3])
+async def test_a_run_whose_answers_were_lost_is_made_and_deleted_once(redis: RedisServer, lost: int) -> None:
+    async with relay(redis.port) as cut, opened(f"redis://127.0.0.1:{cut.port}/0") as store:
+        cut.cut_answers = lost
         given = row("r1")
         assert await store.create(given) == given
-        assert lost
         assert len((await store.list(RunQuery())).runs) == 1
 
 
-async def test_a_delete_whose_answer_was_lost_is_no_error(
-    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+async def test_a_run_that_was_taken_with_a_lost_answer_is_taken_by_the_same_worker(
+    redis: RedisServer,
 ) -> None:
-    async with opened(redis.url) as store:
-        await started(store, events=2)
-        lost = lose_next_answer(store, monkeypatch)
-        await store.delete("r1")
-        assert lost
-        assert (await store.list(RunQuery())).runs == []
+    async with relay(redis.port) as cut, opened(f"redis://127.0.0.1:{cut.port}/0") as store:
+        await store.queue.offer("r1", "me")
+        cut.cut_answers = 1
+        assert list(await store.queue.take("w", 1)) == ["r1"]
 
 
-async def test_a_redis_that_hangs_is_given_up_and_connected_to_again(
-    own: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mux.log.redis.link._ANSWER_S", 0.3)
-    monkeypatch.setattr("mux.log.redis.link.CONNECT_S", 0.3)
-    async with opened(own.url, outage_s=20) as store:
+async def test_a_redis_that_hangs_is_given_up_and_connected_to_again(own: RedisServer) -> None:
+    async with opened(own.url, outage_s=20, answer_s=0.3) as store:
         fence = await started(store, events=2)
         own.signal(signal.SIGSTOP)
         appending = asyncio.create_task(store.append("r1", fence, records("r1", 3, 1)))
-        await asyncio.sleep(1.0)
+        await asyncio.wait([appending], timeout=1.0)
+        assert not appending.done()
         own.signal(signal.SIGCONT)
         await appending
         assert await read_all(store) == records("r1", 1, 3)
@@ -166,54 +141,6 @@ async def test_flushed_scripts_are_loaded_again(redis: RedisServer) -> None:
                 store.append("r1", fence, records("r1", seq, 1)), store.update("r1", title=str(seq))
             )
         assert await read_all(store) == records("r1", 1, 3)
-
-
-class _Connection:
-    """To a Redis that has lost the scripts, and hangs after it has said so once; the next one works."""
-
-    made = 0
-
-    def __init__(self) -> None:
-        type(self).made += 1
-        self.works = self.made > 1
-        self.refused = False
-        self.sent: list[tuple[Any, ...]] = []
-
-    async def connect(self) -> None: ...
-
-    async def disconnect(self, *, nowait: bool = False) -> None: ...
-
-    def pack_commands(self, commands: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        return commands
-
-    async def send_packed_command(self, commands: list[tuple[Any, ...]], *, check_health: bool) -> None:
-        self.sent += commands
-
-    async def read_response(self, *, disconnect_on_error: bool) -> Any:
-        command = self.sent.pop(0)
-        if command[0] == "EVALSHA" and not self.works:
-            if self.refused:
-                await asyncio.Event().wait()
-            self.refused = True
-            raise refusals.NoScriptError
-        return [command[-1]]
-
-
-class _Target:
-    shown = "redis://nowhere"
-    connection = _Connection
-
-
-async def test_no_call_is_forgotten_when_redis_hangs_after_its_scripts_were_flushed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("mux.log.redis.link._ANSWER_S", 0.2)
-    monkeypatch.setattr(_Connection, "made", 0)
-    link = Link(_Target(), outage_s=10, what="writes")  # type: ignore[arg-type]
-    await link.start()
-    calls = [link.call("head", "key", n) for n in range(3)]
-    assert await asyncio.wait_for(asyncio.gather(*calls), 5) == [[0], [1], [2]]
-    await link.stop()
 
 
 async def test_a_master_that_became_a_replica_is_waited_for(own: RedisServer) -> None:
@@ -255,7 +182,7 @@ async def test_another_redis_process_gives_unfinished_runs_a_new_epoch(snapshots
     snapshots.kill()
     await asyncio.to_thread(snapshots.start)
     with contextlib.closing(snapshots.client()) as client:
-        client.delete(LEASE)  # it came back with the snapshot, and this process lives
+        client.delete("mux:{queue}:workers")  # the first server's lease came back with the snapshot
     with structlog.testing.capture_logs() as lines:
         async with opened(snapshots.url) as store:
             assert await store.head("r1") == Head(2, 1, 5)
@@ -302,24 +229,14 @@ async def test_a_tail_lost_of_a_run_that_writes_nothing_is_noticed_at_the_reconn
         assert await store.head("r1") == Head(2, 1, 6)
 
 
-async def test_what_is_appended_while_a_run_is_checked_is_not_taken_for_lost(
-    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with opened(redis.url) as store:
+async def test_what_is_appended_while_runs_are_checked_is_not_taken_for_lost(redis: RedisServer) -> None:
+    async with relay(redis.port) as cut, opened(f"redis://127.0.0.1:{cut.port}/0") as store:
         fence = await started(store, events=2)
-        read = store._read
-
-        async def overtaken(script: str, run: str, *args: Any) -> list[Any]:
-            answer = await read(script, run, *args)
-            if script == "head":
-                await store.append(run, fence, records(run, 3, 2))
-            return answer
-
-        with monkeypatch.context() as patched:
-            patched.setattr(store, "_read", overtaken)
-            await store._verify()
-        await store.append("r1", fence, records("r1", 5, 1))
-        assert await read_all(store) == records("r1", 1, 5)
+        for seq in range(3, 203, 2):
+            if seq % 10 == 3:
+                cut.cut_all()  # after each reconnection all runs are checked
+            await store.append("r1", fence, records("r1", seq, 2))
+        assert await read_all(store) == records("r1", 1, 202)
         assert (await store.head("r1")).epoch == 1
 
 

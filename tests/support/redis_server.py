@@ -12,13 +12,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-from mux.log.redis.scripts import PREFIX
 from mux.log.redis.store import RedisStore
 
-LEASE = PREFIX + "lease"
-
 __all__ = [
-    "LEASE",
     "RedisServer",
     "command_path",
     "free_port",

@@ -1,8 +1,8 @@
-"""One connection to Redis that outlives outages: calls in order, pipelined, retried within a bound.
+"""Calls to Redis that share round trips and outlive outages.
 
-Calls that arrive while an answer is awaited go out together with the next write, so micro-batches of many
-runs share a round trip, and a lone call goes at once. A call whose answer was lost is sent again after the
-reconnection, in the same order; the scripts know a batch that they have applied.
+Calls that arrive while an answer is awaited go out together, as one pipeline, so micro-batches of many runs
+share a round trip, and a lone call goes at once. A call whose answer was lost is sent again, in the same
+order, until its time is over: every script knows what it has applied.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ from redis import exceptions as refusals
 
 from mux.errors import StoreError
 from mux.log.redis.scripts import SCRIPTS, sha
-from mux.log.redis.url import CONNECT_S, Target
+from mux.log.redis.url import Target
 from mux.telemetry import get_logger
 
-__all__ = ["Link", "refusal"]
+__all__ = ["GONE", "Link", "refusal"]
 
 _GROUP = 256  # calls of one round trip
-_ANSWER_S = 5.0  # for one answer; a server that takes longer is as good as gone
-_PAUSES_S = (0.05, 0.1, 0.2, 0.3)  # between attempts to connect, the last again and again
+_PAUSES_S = (0.0, 0.05, 0.1, 0.2, 0.3)  # before the next attempt, the last again and again
 _DOWN_S = 0.5  # patience of a call that comes when the outage is longer than the bound: more than a pause
-_STEADY_S = 1.0  # a connection that is lost again sooner is not taken up again at once
 _TELL_S = 30.0  # between two lines about calls that fail
-_GONE = (refusals.ConnectionError, refusals.TimeoutError, OSError, EOFError, TimeoutError)
-# This one is no master (any more): its address may lead to the new one soon.
-_NO_MASTER = (refusals.ReadOnlyError, refusals.ClusterDownError, refusals.TryAgainError)
-_AGAIN = (*_GONE, *_NO_MASTER)
-# A connection that another attempt won't mend.
+GONE = (refusals.ConnectionError, refusals.TimeoutError, OSError, EOFError, TimeoutError)
+# This one is no master (any more): its address, or the cluster's map, may lead to the new one soon.
+_NO_MASTER = (
+    refusals.ReadOnlyError,
+    refusals.ClusterDownError,
+    refusals.TryAgainError,
+    refusals.SlotNotCoveredError,
+    refusals.MovedError,
+    refusals.RedisClusterException,
+)
+# What another attempt won't mend.
 _FINAL = (refusals.AuthenticationError, refusals.AuthorizationError)
 
 
@@ -49,11 +53,8 @@ class _Call:
         self.done = done
         self.deadline = deadline
 
-    def answer(self, value: Any) -> None:
-        """Tell the store first, also if the caller was cancelled; then the caller."""
-        if isinstance(value, Exception):
-            self.fail(value)
-            return
+    def resolve(self, value: Any) -> None:
+        """Give the answer to the store first, also if the caller was cancelled; then to the caller."""
         if self.done is not None:
             self.done(value)
         if not self.future.done():
@@ -65,64 +66,70 @@ class _Call:
 
 
 class Link:
-    """A connection and the task that writes to it and reads from it.
+    """A client, and the task that sends what was asked of it.
 
     Args:
         target: where Redis is.
         outage_s: seconds that a call waits for a Redis that does not answer.
+        answer_s: seconds for one answer; a server that takes longer is as good as gone.
         what: a word for the log lines: what waits meanwhile.
-        reconnected: called after each outage.
     """
 
-    def __init__(
-        self, target: Target, *, outage_s: float, what: str, reconnected: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, target: Target, *, outage_s: float, answer_s: float = 5.0, what: str) -> None:
         self._target = target
         self._outage_s = outage_s
+        self._answer_s = answer_s
         self._what = what
-        self._reconnected = reconnected
-        self._connection: Any = None
+        self._client: Any = None
         self._calls: deque[_Call] = deque()
         self._woken: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._down_since: float | None = None
-        self._recovered = self._told = float("-inf")
-        self._error: Exception = ConnectionError()
+        self._warned = False
+        self._logged = float("-inf")
 
-    async def start(self) -> None:
+    @property
+    def client(self) -> Any:
+        """redis-py's, for what is no script."""
+        return self._client
+
+    async def start(self, *, cluster: bool) -> None:
         """Connect. Raises StoreError ``store_failed``."""
+        self._client = self._target.client(cluster=cluster, answer_s=self._answer_s)
         try:
-            await self._connect()
-        except _GONE as e:
-            raise self._unreachable(e) from None
-        except refusals.RedisError as e:
+            await self._load()
+        except (*GONE, refusals.RedisError) as e:
+            await self._client.aclose()
             raise refusal(e, self._target) from None
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"mux-redis-{self._what}")
 
     async def stop(self, *, patience_s: float = 2.0) -> None:
         """Finish what was asked, within the patience, and disconnect; idempotent."""
         task, self._task = self._task, None
-        if task is not None:
-            if self._calls and self._down_since is None:
-                futures = [call.future for call in self._calls if not call.future.done()]
-                if futures:
-                    await asyncio.wait(futures, timeout=patience_s)
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        self._fail_all(self._closed())
-        await self._disconnect()
-        self._down_since = None
+        if task is None:
+            return
+        if self._calls and self._down_since is None:
+            await asyncio.wait([call.future for call in self._calls], timeout=patience_s)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        while self._calls:
+            self._calls.popleft().fail(self._closed())
+        with contextlib.suppress(Exception):  # it is gone either way
+            await self._client.aclose()
 
-    def call(self, name: str, *args: Any, done: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
-        """Run a script; ``done`` is told its answer even if nobody waits for it any more.
+    def call(
+        self, script: str, key: str, *args: Any, done: Callable[[Any], None] | None = None
+    ) -> asyncio.Future[Any]:
+        """Run a script in the slot of ``key``; ``done`` is called with its answer even if nobody waits for it
+        any more.
 
         Raises:
             StoreError: ``store_failed``: the store is not open.
         """
-        return self.command("EVALSHA", sha(name), 1, *args, done=done)
+        return self.command("EVALSHA", sha(script), 1, key, *args, done=done)
 
     def command(self, *args: Any, done: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
-        """Run any command; see `call`."""
+        """Run any command with a key; see `call`."""
         if self._task is None:
             raise self._closed()
         loop = asyncio.get_running_loop()
@@ -140,172 +147,115 @@ class Link:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
+        failures = 0
         while True:
             if not self._calls:
                 self._woken = loop.create_future()
                 await self._woken
+            group = [self._calls.popleft() for _ in range(min(len(self._calls), _GROUP))]
             try:
-                await self._exchange()
-            except _AGAIN as e:
-                await self._recover(e)
+                error = await self._exchange(group)
+            except asyncio.CancelledError:
+                self._calls.extendleft(reversed(group))
+                raise
             except Exception as e:  # noqa: BLE001 - a defect here must not leave callers waiting for ever
                 get_logger().exception("store link failed", store=self._target.shown)
-                self._fail_all(
-                    StoreError("store_failed", f"{self._target.shown} failed: {type(e).__name__}.")
-                )
-                await self._disconnect()
-                await self._recover(e)
+                for call in group:
+                    call.fail(StoreError("store_failed", f"{self._target.shown} failed: {type(e).__name__}."))
+                continue
+            if error is None:
+                failures = 0
+                self._answers()
+            else:
+                await self._wait_out(error, failures)
+                failures += 1
 
-    async def _exchange(self) -> None:
-        """Send what waits, and read the answers. A call stays in the queue until it is answered."""
-        connection = self._connection
-        count = min(len(self._calls), _GROUP)
-        calls = [self._calls[i] for i in range(count)]
-        now = asyncio.get_running_loop().time
-        again: list[_Call] = []
+    async def _exchange(self, group: list[_Call]) -> Exception | None:
+        """Send the calls, and give out the answers. What was not answered is first in the queue again, and
+        the reason is returned."""
+        pipe = self._client.pipeline(transaction=False)
+        for call in group:
+            pipe.execute_command(*call.args)
         try:
-            async with asyncio.timeout(_ANSWER_S) as limit:
-                await connection.send_packed_command(
-                    connection.pack_commands([call.args for call in calls]), check_health=False
-                )
-                for call in calls:
-                    try:
-                        value = await connection.read_response(disconnect_on_error=False)
-                    except refusals.NoScriptError:  # somebody flushed the scripts
-                        again.append(call)
-                        value = None
-                    except _AGAIN:  # also LOADING: Redis has just started
-                        raise
-                    except refusals.ResponseError as e:
-                        value = refusal(e, self._target)
-                    limit.reschedule(now() + _ANSWER_S)
-                    self._calls.popleft()
-                    if call not in again:
-                        call.answer(value)
-        finally:  # however it ended: a call that is in no queue is never answered
-            self._calls.extendleft(reversed(again))
-        if again:
-            async with asyncio.timeout(_ANSWER_S):
-                await self._load(connection)
+            answers = await pipe.execute(raise_on_error=False)
+        except (*GONE, *_NO_MASTER, *_FINAL, refusals.ResponseError) as e:
+            answers = [e] * len(group)
+        again: list[_Call] = []
+        error: Exception | None = None
+        unknown = False
+        for call, answer in zip(group, answers, strict=True):
+            if isinstance(answer, refusals.NoScriptError):  # another node, or somebody flushed the scripts
+                unknown = True
+                again.append(call)
+            elif isinstance(answer, _FINAL):
+                call.fail(refusal(answer, self._target))
+            elif isinstance(answer, (*GONE, *_NO_MASTER)):
+                error = answer
+                again.append(call)
+            elif isinstance(answer, Exception):
+                call.fail(refusal(answer, self._target))
+            else:
+                call.resolve(answer)
+        self._calls.extendleft(reversed(again))
+        if unknown:
+            try:
+                await self._load()
+            except (*GONE, refusals.RedisError) as e:
+                error = e
+        return error
+
+    async def _load(self) -> None:
+        for text in SCRIPTS.values():
+            await self._client.script_load(text)
 
     # --- outages --------------------------------------------------------------------------------------------
 
-    async def _recover(self, error: Exception) -> None:
-        """Connect again, however long it takes; calls whose time is over are told. The first attempt comes at
-        once: mostly Redis closed a connection that was idle for long, which is worth no line."""
-        loop = asyncio.get_running_loop()
-        self._down_since = began = loop.time()
-        self._error = error
-        log = get_logger(store=self._target.shown)
-        attempts = 0
-        if isinstance(error, _NO_MASTER) or began - self._recovered < _STEADY_S:
-            log.warning("store does not answer", waiting=self._what, reason=type(error).__name__)
-            await self._pause(_PAUSES_S[-1])
-            attempts = 1
-        while not await self._attempt():
-            if attempts == 0:
-                log.warning("store does not answer", waiting=self._what, reason=type(self._error).__name__)
-            await self._pause(_PAUSES_S[min(attempts, len(_PAUSES_S) - 1)])
-            attempts += 1
-        self._down_since = None
-        self._recovered = loop.time()
-        if attempts:
-            log.info("store answers again", down_s=round(self._recovered - began, 2))
-        if self._reconnected is not None:
-            self._reconnected()
-
-    async def _attempt(self) -> bool:
-        """Try to connect; ``False``: it did not work, and `_error` says why."""
-        await self._disconnect()
-        attempt = asyncio.get_running_loop().create_task(self._connect())
-        try:
-            while not attempt.done():
-                await asyncio.wait([attempt], timeout=0.1)
-                self._expire()
-            await attempt
-        except _FINAL as e:
-            self._error = e
-            self._fail_all(refusal(e, self._target))
-            return False
-        except (*_GONE, refusals.RedisError) as e:
-            self._error = e
-            return False
-        finally:
-            if not attempt.done():
-                attempt.cancel()
-                await asyncio.gather(attempt, return_exceptions=True)
-        return True
-
-    async def _pause(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds * random.uniform(0.8, 1.2)  # noqa: S311
-        while (left := until - loop.time()) > 0:
-            await asyncio.sleep(min(left, 0.1))
-            self._expire()
-
-    def _expire(self) -> None:
-        """Tell the calls whose time is over."""
+    async def _wait_out(self, error: Exception, failures: int) -> None:
+        """Between two attempts: refuse the calls whose time is over. The first attempt comes at once: mostly
+        Redis closed a connection that was idle for long, which is worth no line."""
         now = asyncio.get_running_loop().time()
-        over = [call for call in self._calls if call.deadline <= now]
-        if not over:
-            return
-        self._calls = deque(call for call in self._calls if call.deadline > now)
-        for call in over:
-            call.fail(self._unreachable(self._error))
-        if now > self._told + _TELL_S:
-            self._told = now
-            get_logger().error(
-                "store does not answer for too long", store=self._target.shown, failing=self._what,
-                waited_s=self._outage_s,
+        if self._down_since is None:
+            self._down_since = now
+        if failures == 1:
+            self._warned = True
+            get_logger().warning(
+                "store does not answer", store=self._target.shown, waiting=self._what,
+                reason=type(error).__name__,
             )  # fmt: skip
+        over = [call for call in self._calls if call.deadline <= now]
+        if over:
+            self._calls = deque(call for call in self._calls if call.deadline > now)
+            for call in over:
+                call.fail(refusal(error, self._target))
+            if now > self._logged + _TELL_S:
+                self._logged = now
+                get_logger().error(
+                    "store does not answer for too long", store=self._target.shown, failing=self._what,
+                    waited_s=self._outage_s,
+                )  # fmt: skip
+        pause = _PAUSES_S[min(failures, len(_PAUSES_S) - 1)]
+        if isinstance(error, _NO_MASTER):
+            pause = _PAUSES_S[-1]
+            if hasattr(self._client, "connection_pool"):  # a cluster's client looks for the master itself
+                with contextlib.suppress(Exception):
+                    await self._client.connection_pool.disconnect()
+        await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
 
-    async def _connect(self) -> None:
-        connection = self._target.connection()
-        try:
-            async with asyncio.timeout(CONNECT_S):
-                await connection.connect()
-                await self._load(connection)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                await connection.disconnect(nowait=True)
-            raise
-        self._connection = connection
-
-    async def _load(self, connection: Any) -> None:
-        await connection.send_packed_command(
-            connection.pack_commands([("SCRIPT", "LOAD", text) for text in SCRIPTS.values()]),
-            check_health=False,
-        )
-        for _ in SCRIPTS:
-            await connection.read_response(disconnect_on_error=False)
-
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(Exception):  # it is gone either way
-                await connection.disconnect(nowait=self._down_since is not None)
-
-    def _fail_all(self, error: Exception) -> None:
-        while self._calls:
-            self._calls.popleft().fail(error)
-
-    def _unreachable(self, error: Exception) -> StoreError:
-        if isinstance(error, (*_FINAL, *_NO_MASTER)):
-            return refusal(error, self._target)
-        reason = type(error).__name__
-        return StoreError(
-            "store_failed",
-            f"{self._target.shown} does not answer ({reason}). Check that Redis runs and can be reached; "
-            "what was acknowledged is as safe as it keeps it.",
-        )
+    def _answers(self) -> None:
+        if self._down_since is not None:
+            down_s = asyncio.get_running_loop().time() - self._down_since
+            self._down_since = None
+            if self._warned:
+                self._warned = False
+                get_logger().info("store answers again", store=self._target.shown, down_s=round(down_s, 2))
 
     def _closed(self) -> StoreError:
         return StoreError("store_failed", f"The store {self._target.shown} is not open.")
 
 
 def refusal(error: Exception, target: Target) -> StoreError:
-    """What an error answer means, and what to do about it. Its own text is shown only where it can't quote
-    anything but Redis's words."""
+    """What an error means, and what to do about it. Its own text is shown only where it can't quote anything
+    but Redis's words."""
     text = str(error)
     where = target.shown
     if isinstance(error, _FINAL) or text.startswith(("WRONGPASS", "NOAUTH")):
@@ -317,8 +267,8 @@ def refusal(error: Exception, target: Target) -> StoreError:
     if isinstance(error, refusals.NoPermissionError):
         return StoreError(
             "store_failed",
-            f"This user of {where} may not run the commands that Mux needs. Give it +@all on ~mux:*, or use "
-            "another.",
+            f"This user of {where} may not run the commands that Mux needs. Give it +@all on ~mux:* and "
+            "&mux:*, or use another.",
             retryable=False,
         )
     if isinstance(error, refusals.OutOfMemoryError):
@@ -334,13 +284,12 @@ def refusal(error: Exception, target: Target) -> StoreError:
         )
     if isinstance(error, refusals.ReadOnlyError):
         return StoreError("store_readonly", f"{where} is a replica. Use its master's address with --store.")
-    if isinstance(error, refusals.ClusterDownError):
+    if isinstance(error, _NO_MASTER):
         return StoreError("store_failed", f"{where} belongs to a cluster that is not complete now.")
-    if isinstance(error, refusals.MovedError):
+    if isinstance(error, GONE):
         return StoreError(
             "store_failed",
-            f"{where} is a cluster's node that has not Mux's keys. Use {error.host}:{error.port} "
-            "with --store.",
-            retryable=False,
+            f"{where} does not answer ({type(error).__name__}). Check that Redis runs and can be reached; "
+            "what was acknowledged is as safe as it keeps it.",
         )
     return StoreError("store_failed", f"{where} refused a command: {text[:200]}")

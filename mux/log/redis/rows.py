@@ -8,17 +8,19 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mux.clock import now_ms
 from mux.log.paging import page_token, parse_page_token
-from mux.log.protocols import RunPage, RunQuery, RunRow
-from mux.log.redis.lease import KEY
+from mux.log.protocols import FINAL, RunPage, RunQuery, RunRow
 from mux.log.redis.link import Link
-from mux.log.redis.scripts import FIELDS
+from mux.log.redis.scripts import FIELDS, run_key
 from mux.log.search import find, matches, search_words
 
-__all__ = ["MAX_TEXT", "digest", "dump", "fields_of", "find_runs", "member", "place", "row_of"]
+__all__ = ["INDEX", "MAX_TEXT", "digest", "fields_of", "find_runs", "places_of", "row_of"]
 
+INDEX = "mux:{runs}:meta"  # a key of the indices' slot
 MAX_TEXT = 1 << 18  # characters of one text that are made findable
 _BLOCK = 200  # rows looked at in one step of a list that filters or searches
+_YOUNG_MS = 60_000  # a run whose place was written, and it not yet: it may still come
 
 
 def dump(value: Any) -> str:
@@ -40,30 +42,30 @@ def fields_of(values: Mapping[str, Any]) -> list[str]:
 
 
 def row_of(run: str, values: Sequence[bytes]) -> RunRow:
-    """A row from what the scripts give back."""
+    """A row from what the scripts answer."""
     # What an older Mux wrote has no kind: then it is a run.
     fields = {name: json.loads(v) for name, v in zip(FIELDS, values, strict=True) if v is not None}
     fields["agents"] = tuple(fields["agents"])
     return RunRow(run, **fields)
 
 
-def place(kind: str, value: str) -> str:
-    """The index of a status (``s``), an owner (``o``) or a thread (``t``)."""
-    return f"runs:{kind}:{hashlib.sha1(dump(value).encode(), usedforsecurity=False).hexdigest()}"
-
-
-def member(number: int) -> str:
-    """Where a run with this number stands among those of the same time; all of its own sort after it."""
-    return f"{number:016d}"
+def places_of(row: RunRow) -> set[str]:
+    """The indices in which a run stands."""
+    if row.kind != "run":
+        return {f"k:{row.kind}"}
+    places = {"all", f"o:{digest(row.owner)}", f"t:{digest(row.thread)}"}
+    if row.status not in FINAL:
+        return places | {"open"}
+    return places | {f"s:{row.status}"} | (set() if row.starred else {"done"})
 
 
 async def find_runs(link: Link, query: RunQuery) -> RunPage:
-    """See `RunStore.list`. Without a search the narrowest index is read; filters and a search
-    look through it, newest first, a block at a time."""
+    """See `RunStore.list`. Without a search the narrowest index is read; filters and a search look through
+    it, newest first, a block at a time."""
     most, before = "+inf", ""
     if query.after is not None:
         created, number = parse_page_token(query.after)
-        most, before = str(created), member(number)
+        most, before = str(created), f"{number:016d}"
     words = search_words(query.q) if query.q is not None else None
     if words is not None and not words:
         return RunPage([])
@@ -73,10 +75,8 @@ async def find_runs(link: Link, query: RunQuery) -> RunPage:
     numbers: list[int] = []
     hits: dict[str, dict[str, str]] = {}
     while True:
-        answer = await link.call("page", KEY, most, before, block, int(words is not None), *_places(query))
-        _, found, more = answer
-        taken = await _sift(query, words, found)
-        for number, row, where in taken:
+        _, found, more = await link.call("page", INDEX, most, before, block, *_places(query))
+        for number, row, where in await _sift(link, query, words, found):
             if len(rows) == query.limit:
                 return RunPage(rows, page_token(rows[-1].created, numbers[-1]), hits)
             rows.append(row)
@@ -85,23 +85,39 @@ async def find_runs(link: Link, query: RunQuery) -> RunPage:
                 hits[row.run] = where
         if not more:
             return RunPage(rows, None, hits)
-        most = found[-1][1][FIELDS.index("created")].decode()
-        before = found[-1][0][:16].decode()
+        most, before = found[-1][0].decode(), found[-1][1][:16].decode()
 
 
 _Sifted = list[tuple[int, RunRow, dict[str, str] | None]]
 
 
-async def _sift(query: RunQuery, words: Sequence[str] | None, found: Sequence[Any]) -> _Sifted:
+async def _sift(
+    link: Link, query: RunQuery, words: Sequence[str] | None, found: Sequence[Sequence[bytes]]
+) -> _Sifted:
+    runs = [member[17:].decode() for _, member in found]
+    texts = int(words is not None)
+    answers = await asyncio.gather(*(link.call("get", run_key(run), texts) for run in runs))
+    there: list[tuple[int, str, Any]] = []
+    places = set(_places(query))
+    for (created, member), run, answer in zip(found, runs, answers, strict=True):
+        number = int(member[:16])
+        if answer[0] == b"ok" and int(answer[3]) == number:
+            there.append((number, run, answer))
+            right = places_of(row_of(run, answer[1]))
+            if places.isdisjoint(right):  # a server was killed between changing it and its places
+                link.call("index", INDEX, number, created, run, len(right), *right, *places)
+        elif answer[0] == b"ok" or int(created) < now_ms() - _YOUNG_MS:
+            # A place is all that is left of it, or was made with a number whose answer was lost.
+            link.call("index", INDEX, number, created, run, 0, *places, "all", "open")
     if words is None:
-        return _sifted(query, None, found)
-    return await asyncio.to_thread(_sifted, query, words, found)  # texts may be long
+        return _sifted(query, None, there)
+    return await asyncio.to_thread(_sifted, query, words, there)  # texts may be long
 
 
-def _sifted(query: RunQuery, words: Sequence[str] | None, found: Sequence[Any]) -> _Sifted:
+def _sifted(query: RunQuery, words: Sequence[str] | None, there: list[tuple[int, str, Any]]) -> _Sifted:
     taken: _Sifted = []
-    for at, values, stored in found:
-        row = row_of(at[17:].decode(), values)
+    for number, run, (_, values, stored, _) in there:
+        row = row_of(run, values)
         if not matches(row, query):
             continue
         where = None
@@ -112,15 +128,17 @@ def _sifted(query: RunQuery, words: Sequence[str] | None, found: Sequence[Any]) 
             where = find(texts, words)
             if not where:
                 continue
-        taken.append((int(at[:16]), row, where))
+        taken.append((number, row, where))
     return taken
 
 
 def _places(query: RunQuery) -> list[str]:
+    if query.kind != "run":
+        return [f"k:{query.kind}"]
     if query.thread is not None:
-        return [place("t", query.thread)]
+        return [f"t:{digest(query.thread)}"]
     if query.status:
-        return [place("s", status) for status in dict.fromkeys(query.status)]
+        return list(dict.fromkeys(f"s:{s}" if s in FINAL else "open" for s in query.status))
     if query.owner is not None:
-        return [place("o", query.owner)]
-    return ["runs"]
+        return [f"o:{digest(query.owner)}"]
+    return ["all"]

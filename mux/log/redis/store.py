@@ -1,38 +1,41 @@
-"""The store in a Redis or Valkey database, for one server at a time.
+"""The store in a Redis or Valkey database, or in a cluster, for any number of servers.
 
 What it promises is what Redis is configured to keep, read at the start (`StoreInfo`): with ``appendonly yes``
 and ``appendfsync always`` an acknowledged append survives a loss of power; with ``everysec`` it survives any
 crash of Mux, and a crash of Redis may lose a second.
 
 A run is one stream; an entry is the chunk of one batch, with the explicit id ``<last seq>-0``, so that a
-cursor is a position in it. A batch is one script: it checks the lease, the fence and the head, and appends.
+cursor is a position in it. A batch is one script: it checks the fence and the head, appends, and publishes
+what it appended to whoever watches the run in another process.
 
-Epoch: a shorter log than what this server was told is proof of a loss; then the run gets a new epoch and is
-taken over from what is left. At a start, another Redis process than the last time, or one that may have lost
-its end, gives every unfinished run a new one.
+A run is written in an order that may be cut anywhere: its idempotency key, its place in the indices, itself.
+What is left behind then is a hint without a run, which the next reader removes.
 
-Outages: a call waits for Redis for ``outage_s``, and is then refused; the engine tries a while longer, and
-then takes the run over from its log when Redis is back.
+Epoch: a shorter log than what a process saw is proof of a loss; then the run gets a new epoch, and is taken
+over from what is left. At a start that finds nobody else at work, another Redis process than the last time,
+or one that may have lost its end, gives every unfinished run a new one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import socket
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
+
+from redis import exceptions as refusals
 
 from mux._failpoints import failpoint
 from mux.clock import now_ms
-from mux.errors import Conflict, Fenced, MuxError, NotFound, StoreError
+from mux.errors import Conflict, MuxError, NotFound, StoreError
 from mux.events import Record
 from mux.log import chunks
 from mux.log.heads import Heads
-from mux.log.local import LocalCommands, LocalQueue
 from mux.log.paging import page_of
 from mux.log.protocols import (
     FINAL,
-    OPEN,
     Head,
     Idempotency,
     Page,
@@ -46,121 +49,146 @@ from mux.log.protocols import (
     run_exists,
     run_not_found,
 )
-from mux.log.redis.info import Server, ask_server
-from mux.log.redis.lease import KEY, TTL_S, Lease
-from mux.log.redis.link import Link
-from mux.log.redis.rows import MAX_TEXT, digest, fields_of, find_runs, place, row_of
-from mux.log.redis.scripts import FIELDS, FORMAT
+from mux.log.redis.commands import RedisCommands
+from mux.log.redis.lease import QUEUE, TTL_S, Lease
+from mux.log.redis.link import GONE, Link, refusal
+from mux.log.redis.migrate import migrate
+from mux.log.redis.queue import WORD, RedisQueue
+from mux.log.redis.rows import INDEX, MAX_TEXT, digest, fields_of, find_runs, places_of, row_of
+from mux.log.redis.scripts import FIELDS, FORMAT, run_key
+from mux.log.redis.server import Server, ask_servers
+from mux.log.redis.tail import Tail
 from mux.log.redis.url import target_of
 from mux.telemetry import get_logger
 
 __all__ = ["RedisStore"]
 
-_Done: TypeAlias = list[tuple[str, int, int]]  # run, when it ended, its bytes
-_DONE_BLOCK = 500  # runs that retention looks at in one step
 _READ_S = 1.5  # that a read waits in an outage: somebody looks at a page meanwhile
+_BLOCK = 500  # runs that retention looks at in one step
+_SWEEP_S = 30.0  # between two looks for unfinished runs that are in nobody's queue
+_FIRST_SWEEP_S = 1.0
+_KEY_PAUSE_S = 0.05  # between two looks at a run that another request is just making
+_KEY_LOOKS = 40
+
+_Ended: TypeAlias = list[tuple[str, int, int]]  # run, when it ended, its bytes
+Publish: TypeAlias = Callable[[str, Sequence[Record]], None]
 
 
 class RedisStore:
     """Logs and runs in one database.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` or ``unix://``.
+        url: ``redis://``, ``rediss://``, ``valkey://``, ``valkeys://`` or ``unix://``; of a cluster, one of
+            its nodes.
         outage_s: seconds that a write waits for a Redis that does not answer.
-        lease_s: how long the lease of a killed server on another machine lasts.
+        lease_s: how long the runs of a worker that does not answer stay its own.
+        answer_s: seconds for one answer of Redis.
 
     Raises:
         ConfigError: ``extra_missing``, ``store_unknown``.
     """
 
-    def __init__(self, url: str, *, outage_s: float = 8.0, lease_s: float = TTL_S) -> None:
+    def __init__(
+        self, url: str, *, outage_s: float = 8.0, lease_s: float = TTL_S, answer_s: float = 5.0
+    ) -> None:
         self._target = target_of(url)
         self._lease_s = lease_s
         self.info = StoreInfo(self._target.shown, "process", "its durability is not known yet")
         self._heads = Heads()
-        self.queue = LocalQueue()
-        self.commands = LocalCommands()
-        self._lease = Lease(self._target, ttl_s=lease_s)
         self._lost: set[str] = set()  # runs whose end Redis lost, until somebody takes them over
-        self._verifying: asyncio.Task[None] | None = None
-        self._writer = Link(self._target, outage_s=outage_s, what="writes", reconnected=self._reconnected)
-        self._reader = Link(self._target, outage_s=min(_READ_S, outage_s), what="reads")
+        self._followed: dict[str, Publish] = {}
+        self._own: set[str] = set()  # runs that this process appends to: it publishes these itself
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writer = Link(self._target, outage_s=outage_s, answer_s=answer_s, what="writes")
+        self._reader = Link(self._target, outage_s=min(_READ_S, outage_s), answer_s=answer_s, what="reads")
+        self._tail: Tail | None = None
+        self._lease: Lease | None = None
+        self._worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.queue = RedisQueue(self._writer, self._worker)
+        self.commands = RedisCommands(self._writer, self._worker)
 
     async def open(self, *, url: str | None = None) -> None:
-        """See `Store.open`. Waits for the lease of a server that may be dead to end."""
-        self._lease = Lease(self._target, ttl_s=self._lease_s)
+        """See `Store.open`."""
+        server = await ask_servers(self._target)
+        self.info = server.info
         try:
-            await self._writer.start()
-            await self._reader.start()
-            server = await ask_server(self._reader, self._target)
-            self.info = server.info
-            await self._lease.take(self._writer, url)
+            await self._writer.start(cluster=server.cluster)
+            await self._reader.start(cluster=server.cluster)
+            await migrate(self._writer, self._target)
             await self._mark_open(server)
+            self._lease = Lease(
+                self._target, cluster=server.cluster, worker=self._worker, ttl_s=self._lease_s,
+                lost=self.queue.lose,
+            )  # fmt: skip
+            await self._lease.start(url)
+            self._tail = Tail(self._reader.client)
+            await self._tail.start(WORD, self._on_word)
+            await self._tail.subscribe(f"mux:worker:{self._worker}", self.commands.commanded)
+            await self._tail.subscribe(f"mux:front:{self._worker}", self.commands.answered)
+        except (*GONE, refusals.RedisError) as e:
+            await self.close()
+            raise refusal(e, self._target) from None
         except BaseException:
             await self.close()
             raise
+        self._spawn(self._sweep())
 
     async def _mark_open(self, server: Server) -> None:
-        state, *told = await self._writer.call(
-            "opened", KEY, self._lease.token, FORMAT, server.process, int(server.sure),
-            *(place("s", status) for status in OPEN),
-        )  # fmt: skip
+        nodes = [x for name, (process, sure) in server.processes.items() for x in (name, process, int(sure))]
+        state, found = await self._writer.call("opened", INDEX, FORMAT, *nodes)
         if state == b"newer":
             raise StoreError(
                 "store_failed",
-                f"{self._target.shown} was written by a newer version of Mux (format {told[0].decode()}). "
+                f"{self._target.shown} was written by a newer version of Mux (format {found.decode()}). "
                 "Upgrade, or choose another database with --store.",
             )
-        if state == b"lease":
-            raise StoreError("store_locked", f"Another server took {self._target.shown} just now.")
-        if told[0]:
+        others = (await self._writer.call("servers", QUEUE))[1]
+        if not found or others:  # others at work compare the logs with what they saw
+            return
+        rows = await self.unfinished()
+        await asyncio.gather(*(self._writer.call("lost", run_key(row.run)) for row in rows))
+        if rows:
             get_logger().warning(
                 "Redis was started again and may have lost the end of unfinished runs: viewers begin anew",
-                store=self._target.shown, runs=told[0],
+                store=self._target.shown, runs=len(rows),
             )  # fmt: skip
 
     async def announce(self, url: str) -> None:
-        """Say at which address this server answers, for a second one that finds the database in use."""
-        await self._lease.announce(url)
+        """Say at which address this server answers, for `mux run` on the same store."""
+        if self._lease is not None:
+            await self._lease.announce(url)
 
     async def close(self) -> None:
         """See `Store.close`."""
         self._heads.clear()
-        if self._verifying is not None:
-            self._verifying.cancel()
-            await asyncio.gather(self._verifying, return_exceptions=True)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.commands.stop()
+        if self._tail is not None:
+            await self._tail.stop()
         await self._writer.stop()
         await self._reader.stop()
-        await self._lease.release()
+        if self._lease is not None:
+            await self._lease.stop()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # --- answers --------------------------------------------------------------------------------------------
 
     async def _write(
         self, script: str, run: str, *args: Any, done: Callable[[Any], None] | None = None
     ) -> list[Any]:
-        """Run a writing script; what it refuses is raised.
-
-        Raises:
-            NotFound: ``run_not_found``.
-            Fenced: another server has the database.
-            StoreError: see `EventLog.append`.
-        """
-        while True:
-            if self._lease.lost:
-                raise self._lease.why_lost()
-            answer: list[Any] = await self._writer.call(script, KEY, self._lease.token, run, *args, done=done)
-            if answer[0] == b"missing":
-                raise run_not_found(run)
-            if answer[0] != b"lease":
-                return answer
-            # It ran out: this process slept, or Redis was away for longer than that.
-            if not await asyncio.to_thread(self._lease.renew):
-                raise StoreError("store_failed", f"{self._target.shown} does not answer for the lease.")
+        answer: list[Any] = await self._writer.call(script, run_key(run), *args, done=done)
+        if answer[0] == b"missing":
+            raise run_not_found(run)
+        return answer
 
     async def _read(self, script: str, run: str, *args: Any) -> list[Any]:
-        if self._lease.lost:
-            raise self._lease.why_lost()
-        answer: list[Any] = await self._reader.call(script, KEY, run, *args)
+        answer: list[Any] = await self._reader.call(script, run_key(run), *args)
         if answer[0] == b"missing":
             raise run_not_found(run)
         return answer
@@ -184,15 +212,11 @@ class RedisStore:
             if answer[0] == b"ok" and records:
                 self._heads.set(run, _head_of(answer[1:]))
 
-        try:
-            answer = await self._write("append", run, fence, *bounds, done=done)
-        except StoreError as e:
-            if self._lease.lost and e.code == "store_locked":
-                raise Fenced("fenced", e.message, retryable=False) from None
-            raise
+        self._own.add(run)
+        answer = await self._write("append", run, fence, *bounds, done=done)
         if answer[0] == b"fenced":
-            newest = int(answer[1])
-            check_append(run, newest, 0, fence, ())
+            self._own.discard(run)
+            check_append(run, int(answer[1]), 0, fence, ())
         if answer[0] == b"seq":
             await self._check_loss(run, self._heads.get(run), int(answer[1]))
             if run in self._lost:
@@ -208,7 +232,7 @@ class RedisStore:
     async def append_many(
         self, batches: Sequence[tuple[str, int, Sequence[Record]]]
     ) -> Sequence[MuxError | None]:
-        """See `EventLog.append_many`."""
+        """See `EventLog.append_many`: one round trip."""
         outcomes = await asyncio.gather(*(self.append(*batch) for batch in batches), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException) and not isinstance(outcome, MuxError):
@@ -227,9 +251,11 @@ class RedisStore:
             store=self._target.shown, had=known.head, has=head,
         )  # fmt: skip
 
-    def _reconnected(self) -> None:
-        if self._verifying is None or self._verifying.done():
-            self._verifying = asyncio.get_running_loop().create_task(self._verify(), name="mux-redis-verify")
+    def _on_word(self, message: bytes | None) -> None:
+        """A run was offered; or the subscription holds (again), and Redis may have lost something."""
+        self.queue.wake(message)
+        if message is None:
+            self._spawn(self._verify())
 
     async def _verify(self) -> None:
         """After an outage: what was acknowledged must be there, also of runs that write nothing just now."""
@@ -267,43 +293,116 @@ class RedisStore:
         answer = await self._write("trim", run, before, done=lambda _: self._heads.forget(run))
         return _head_of(answer[1:])
 
-    async def follow(self, run: str, publish: Callable[[str, Sequence[Record]], None]) -> None:
-        """Nobody else appends."""
+    # --- following ------------------------------------------------------------------------------------------
+
+    async def follow(self, run: str, publish: Publish) -> None:
+        """See `EventLog.follow`."""
+        if self._tail is None:
+            raise StoreError("store_failed", f"The store {self._target.shown} is not open.")
+        self._followed[run] = publish
+        await self._tail.subscribe(_tail(run), lambda message: self._on_tail(run, message))
 
     async def unfollow(self, run: str) -> None:
-        """Nobody else appends."""
+        """See `EventLog.unfollow`."""
+        if self._followed.pop(run, None) is not None and self._tail is not None:
+            await self._tail.unsubscribe(_tail(run))
+
+    def _on_tail(self, run: str, message: bytes | None) -> None:
+        publish = self._followed.get(run)
+        if publish is None:
+            return
+        if message is None:  # subscribed from now on: what there is already may not have been published
+            self._spawn(self._catch_up(run))
+            return
+        epoch, last, chunk = message.split(b" ", 2)
+        if last == b"0":  # it was deleted, or lost its end
+            self._heads.forget(run)
+            publish(run, ())
+        elif run not in self._own:
+            records = list(chunks.decode_all(((chunk, int(last)),)))
+            self._heads.set(run, Head(int(epoch), 1, int(last)))
+            publish(run, records)
+
+    async def _catch_up(self, run: str) -> None:
+        """Publish where the log stands: whoever is behind reads the rest."""
+        try:
+            at = _head_of((await self._read("head", run))[1:])
+            page = await self.read(run, at.head - 1, limit=1)
+        except MuxError as e:  # gone, or Redis is away: the next confirmation looks again
+            get_logger(run=run).debug("run not looked at", code=e.code)
+            page = None
+        publish = self._followed.get(run)
+        if publish is not None and run not in self._own:
+            publish(run, page.records if page is not None else ())
 
     # --- runs -----------------------------------------------------------------------------------------------
 
     async def create(self, row: RunRow, idempotency: Idempotency | None = None) -> RunRow:
         """See `RunStore.create`."""
-        key = ("", "", 0)
-        if idempotency is not None:
-            name = digest(idempotency.owner, idempotency.key)
-            key = (name, idempotency.body_hash, idempotency.expires)
+        key = ""
+        if idempotency is not None and idempotency.expires > now_ms():
+            key = f"mux:{{k:{digest(idempotency.owner, idempotency.key)}}}:key"
+            first = await self._first_of_key(key, row, idempotency)
+            if first is not None:
+                return first
+        places = places_of(row)
+        answer = await self._writer.call("index", INDEX, "", row.created, row.run, len(places), *places)
+        number = int(answer[1])
         fields = fields_of({name: getattr(row, name) for name in FIELDS})
-        answer = await self._write("create", row.run, secrets.token_hex(8), now_ms(), *key, *fields)
+        answer = await self._write("create", row.run, secrets.token_hex(8), number, *fields)
         if answer[0] == b"exists":
+            await self._writer.call("index", INDEX, number, row.created, row.run, 0, *places)
             raise run_exists(row.run)
-        if answer[0] == b"key" and idempotency is not None:
-            raise idempotency_conflict(idempotency.key)
-        made = answer[2].decode()
-        return row if made == row.run else row_of(made, answer[1])
+        if key:
+            await self._writer.call("key_made", key, row.run)
+        return row
+
+    async def _first_of_key(self, key: str, row: RunRow, idempotency: Idempotency) -> RunRow | None:
+        """The run that the key made first; ``None``: it makes this one."""
+        gone = ""
+        for look in range(_KEY_LOOKS):
+            answer = await self._writer.call(
+                "key", key, idempotency.body_hash, row.run, idempotency.expires, now_ms(), gone
+            )
+            if answer[0] == b"ok" or answer[2].decode() == row.run:  # or: its first answer was lost
+                return None
+            run, made = answer[2].decode(), bool(answer[3])
+            try:
+                first = await self.get(run)
+            except NotFound:
+                # It was deleted; or another request is just making it; or that one's server was killed.
+                if made or look == _KEY_LOOKS - 2:
+                    gone = run
+                else:
+                    await asyncio.sleep(_KEY_PAUSE_S)
+                continue
+            if answer[1].decode() != idempotency.body_hash:
+                raise idempotency_conflict(idempotency.key)
+            return first
+        raise StoreError("store_failed", f"The key {idempotency.key!r} is being used elsewhere; try again.")
 
     async def get(self, run: str) -> RunRow:
         """See `RunStore.get`."""
-        return row_of(run, (await self._read("get", run))[1])
+        return row_of(run, (await self._read("get", run, 0))[1])
 
     async def update(self, run: str, **changes: Any) -> RunRow:
         """See `RunStore.update`."""
         check_changes(changes)
         final = changes.get("status") in FINAL
-        answer = await self._write(
+        _, values, before, number = await self._write(
             "update", run, int("title" in changes or "message" in changes),
             *fields_of({**changes, "updated": now_ms()}),
             done=lambda _: self._heads.forget(run) if final else None,
         )  # fmt: skip
-        return row_of(run, answer[1])
+        row, old = row_of(run, values), row_of(run, before)
+        added, removed = places_of(row) - places_of(old), places_of(old) - places_of(row)
+        if added or removed:
+            await self._writer.call(
+                "index", INDEX, int(number), row.created, run, len(added), *added, *removed
+            )
+        if final:
+            self._own.discard(run)
+        return row
 
     async def list(self, query: RunQuery) -> RunPage:
         """See `RunStore.list`. A search reads the texts of the runs that it looks through."""
@@ -316,23 +415,28 @@ class RedisStore:
     async def _forget(self, run: str, *, only_if_forgettable: bool) -> bool:
         failpoint("retention.before")
         answer = await self._write(
-            "delete",
-            run,
-            int(only_if_forgettable),
-            secrets.token_hex(8),
-            done=lambda _: self._heads.forget(run),
+            "delete", run, int(only_if_forgettable), done=lambda _: self._heads.forget(run)
         )
         failpoint("retention.after")
-        return bool(answer[0] == b"ok")
+        if answer[0] != b"ok":
+            return False
+        _, values, number, convs = answer
+        row = row_of(run, values)
+        self._own.discard(run)
+        await asyncio.gather(
+            self._writer.call("index", INDEX, int(number), row.created, run, 0, *places_of(row)),
+            *(self._writer.call("unremember", _conv(name.decode()), int(number)) for name in convs),
+        )
+        return True
 
     async def unfinished(self) -> Sequence[RunRow]:
         """See `RunStore.unfinished`."""
-        if self._lease.lost:
-            raise self._lease.why_lost()
         rows: list[RunRow] = []
         after: str | None = None
         while True:
-            page = await find_runs(self._reader, RunQuery(status=OPEN, limit=500, after=after))
+            page = await find_runs(
+                self._writer, RunQuery(status=("queued", "running", "waiting"), limit=500, after=after)
+            )
             rows += page.runs
             after = page.next
             if after is None:
@@ -340,8 +444,9 @@ class RedisStore:
 
     async def claim(self, run: str, owner: str) -> int:
         """See `RunStore.claim`."""
-        fence = int((await self._write("claim", run, owner))[1])
+        fence = int((await self._write("claim", run, self._worker))[1])
         self._lost.discard(run)
+        self._own.add(run)
         return fence
 
     async def index_text(self, run: str, channel: str | None, text: str) -> None:
@@ -350,41 +455,93 @@ class RedisStore:
 
     async def put_conversation(self, thread: str, channel: str, run: str, data: bytes) -> None:
         """See `RunStore.put_conversation`."""
-        await self._write("remember", run, digest(thread, channel), data)
+        name = digest(thread, channel)
+        number = int((await self._write("has_conv", run, name))[1])
+        await self._writer.call("remember", _conv(name), number, data)
 
     async def conversation(self, thread: str, channel: str, before: str | None = None) -> bytes | None:
         """See `RunStore.conversation`."""
-        answer = await self._reader.call("recall", KEY, digest(thread, channel), before or "")
-        if answer[0] == b"missing":
-            raise run_not_found(before or "")
-        return cast("bytes | None", answer[1])
+        number: Any = ""
+        if before is not None:
+            number = await self._reader.command("HGET", run_key(before), "n")
+            if number is None:
+                raise run_not_found(before)
+        data = (await self._reader.call("recall", _conv(digest(thread, channel)), number))[1]
+        return bytes(data) if data is not None else None
 
     async def expire(
         self, *, older_than_ms: int | None, keep_runs: int | None, max_bytes: int | None
     ) -> Sequence[str]:
         """See `RunStore.expire`."""
-        done, total = await self._done()
         limit = now_ms() - older_than_ms if older_than_ms is not None else None
+        done = await self._oldest("done")
+        size = sum([bytes_ for _, _, bytes_ in await self._oldest("all")]) if max_bytes is not None else 0
         gone: list[str] = []
-        for position, (run, ended, size) in enumerate(done):
+        for position, (run, ended, bytes_) in enumerate(done):
             too_old = limit is not None and ended < limit
             too_many = keep_runs is not None and len(done) - position > keep_runs
-            too_big = max_bytes is not None and total > max_bytes
-            if (too_old or too_many or too_big) and await self._forget(run, only_if_forgettable=True):
-                gone.append(run)
-                total -= size
+            too_big = max_bytes is not None and size > max_bytes
+            if not (too_old or too_many or too_big):
+                continue
+            try:
+                if await self._forget(run, only_if_forgettable=True):
+                    gone.append(run)
+                    size -= bytes_
+            except NotFound:
+                size -= bytes_
         return gone
 
-    async def _done(self) -> tuple[_Done, int]:
-        """Runs that retention may take, oldest first; and the bytes of all logs."""
-        found: _Done = []
+    async def _oldest(self, place: str) -> _Ended:
+        """The runs of an index, oldest first."""
+        found: _Ended = []
+        offset = 0
         while True:
-            _, some, total = await self._reader.call("done", KEY, len(found), _DONE_BLOCK)
-            for run, finished, updated, size in some:
-                ended = int(updated if finished == b"null" else finished)
-                found.append((run.decode(), ended, int(size)))
-            if len(some) < _DONE_BLOCK:
-                return found, int(total)
+            members = (await self._reader.call("oldest", INDEX, place, offset, _BLOCK))[1][::2]
+            found += await self._facts([member[17:].decode() for member in members])
+            offset += len(members)
+            if len(members) < _BLOCK:
+                return found
+
+    async def _facts(self, runs: Sequence[str]) -> _Ended:
+        answers = await asyncio.gather(
+            *(self._reader.command("HMGET", run_key(run), "finished", "updated", "bytes") for run in runs)
+        )
+        return [
+            (run, int(updated if finished in (None, b"null") else finished), int(size))
+            for run, (finished, updated, size) in zip(runs, answers, strict=True)
+            if updated is not None
+        ]
+
+    # --- the sweeper ----------------------------------------------------------------------------------------
+
+    async def _sweep(self) -> None:
+        """Offer unfinished runs that are in nobody's queue: a server was killed between writing a run and
+        offering it, or Redis lost the queue. And mend the places of runs that ended."""
+        pause = _FIRST_SWEEP_S
+        seen: set[str] = set()
+        while True:
+            await asyncio.sleep(pause)
+            pause = _SWEEP_S
+            try:
+                rows = {row.run: row for row in await self.unfinished()}
+                unknown = set(await self.queue.unknown(list(rows)))
+                for run in unknown & seen:  # twice: not one that is just being made, or has just ended
+                    row = await self.get(run)
+                    if row.status not in FINAL:
+                        await self.queue.offer(run, row.owner)
+                seen = unknown
+                if seen:
+                    pause = _FIRST_SWEEP_S
+            except MuxError as e:  # Redis is away; the next round comes
+                get_logger().debug("queue not swept", code=e.code)
+
+
+def _tail(run: str) -> str:
+    return f"mux:{{{run}}}:tail"
+
+
+def _conv(name: str) -> str:
+    return f"mux:{{c:{name}}}:conv"
 
 
 def _head_of(values: Sequence[Any]) -> Head:
