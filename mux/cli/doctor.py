@@ -22,7 +22,7 @@ from mux.guardrails import Rules
 from mux.http.service import load_roster
 from mux.llm.providers import Providers, probe_local_servers
 from mux.llm.rehearsal import RehearsalModel
-from mux.log import open_store
+from mux.log import open_store, store_holder
 from mux.settings import Settings
 from mux.telemetry import configure_logging
 from mux.tools.mcp_agents import mcp_problem
@@ -160,14 +160,14 @@ def _local(found: dict[str, Any]) -> str:
 async def _store(settings: Settings) -> Line:
     try:
         store = open_store(settings.store, durability=settings.durability)
+        holder = await asyncio.to_thread(store_holder, settings.store)
     except MuxError as e:
         return "bad", f"store: {e.message}"
+    if holder is not None and holder.url:
+        return "ok", f"store {store.info.url}: in use by the server at {holder.url}"
     try:
         await store.open()
     except MuxError as e:
-        at = e.extra.get("url")
-        if e.code == "store_locked" and at:
-            return "ok", f"store {store.info.url}: in use by the server at {at}"
         return "bad", f"store: {e.message}"
     await store.close()
     note = f"; {store.info.note}" if store.info.note else ""

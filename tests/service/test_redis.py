@@ -176,13 +176,8 @@ async def test_an_outage_beyond_every_bound_ends_in_a_takeover_and_the_whole_ans
         await check_log(server, run, [follower])
 
 
-async def test_a_second_server_is_refused_and_mux_run_uses_the_first(server: Server) -> None:
+async def test_mux_run_uses_a_server_of_the_same_store(server: Server) -> None:
     async with server.running():
-        code, _, err = await server.command("serve", "--port", "0", *server.args)
-        assert code not in (0, -9)
-        assert "store_locked" in err
-        assert server.url in err
-        assert "Traceback" not in err
         code, out, err = await server.command("run", "-a", "writer", "3 0", "--json", *server.args)
         assert code == 0, err
         assert '"run_finished"' in out
