@@ -31,6 +31,7 @@ from mux.events import (
     Body,
     Custom,
     DoneStatus,
+    Reasoning,
     SteerMode,
     Token,
     Usage,
@@ -213,7 +214,7 @@ class Host(Protocol):
     async def emit(self, draft: Draft) -> None:
         """Put a draft on the channel from beside the generator; waits while the channel's buffer is full."""
 
-    def offer(self, text: str) -> bool:
+    def offer(self, draft: str | Reasoning) -> bool:
         """Put a piece of the answer on the channel at once, from a callback of the event loop; ``False``,
         and nothing is done, where its buffer is full or it can't be taken so. Only while the agent itself
         waits, so that it comes after all that the agent yielded."""

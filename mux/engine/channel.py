@@ -324,10 +324,11 @@ class Channel:
             finally:
                 self.outlet.finish()
 
-    def offer(self, text: str) -> bool:
+    def offer(self, draft: str | Reasoning) -> bool:
         """Take a piece of the answer in the caller's turn of the event loop; see `mux.agent.Host`."""
+        text = draft if isinstance(draft, str) else draft.content
         size = len(text) if text.isascii() else len(text.encode())
-        if self.ttft_ms is None or self._bytes + size > self._max_bytes or not self.outlet.offer(text):
+        if self.ttft_ms is None or self._bytes + size > self._max_bytes or not self.outlet.offer(draft):
             return False
         self._bytes += size
         return True

@@ -16,6 +16,7 @@ from mux.events import (
     Custom,
     MessageApplied,
     Phase,
+    Reasoning,
 )
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ class ChannelHost:
     async def emit(self, draft: Draft) -> None:
         await self._channel.accept(draft)
 
-    def offer(self, text: str) -> bool:
+    def offer(self, draft: str | Reasoning) -> bool:
         channel = self._of()
-        return channel is not None and channel.offer(text)
+        return channel is not None and channel.offer(draft)
 
     # --- other channels -------------------------------------------------------------------------------------
 

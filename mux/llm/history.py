@@ -137,11 +137,13 @@ def fit(messages: Sequence[Message], limit: int | None, *, reserve: int = 0) -> 
         The messages to send. They may still be too long when the task alone exceeds the limit: the provider
         then says so, which is clearer than a task cut in half.
     """
+    if limit is None:
+        return Fitted(tuple(messages), 0, 0, 0, 0)
     users = [i for i, m in enumerate(messages) if m.role == "user"]
     last_user = users[-1] if users else 0
     sizes = [estimate(m, recent=i > last_user) for i, m in enumerate(messages)]
     before = sum(sizes)
-    if limit is None or before <= limit - max(reserve, _LEAST_RESERVE):
+    if before <= limit - max(reserve, _LEAST_RESERVE):
         return Fitted(tuple(messages), 0, 0, before, before)
     work = _Fit(messages, sizes, max(limit - max(reserve, _LEAST_RESERVE), 0))
     rounds = [i for i in range(last_user + 1, len(messages)) if messages[i].role == "assistant"]

@@ -151,7 +151,7 @@ class Turn:
 
     new_call_id: Callable[[], str]
     client_tools: Collection[str] = ()
-    offer: Callable[[str], bool] = lambda _: False
+    offer: Callable[[str | Reasoning], bool] = lambda _: False
     reopening: Callable[[], list[Body]] = list
     phase: PhaseName | None = None
     text: list[str] = field(default_factory=list)
@@ -178,13 +178,18 @@ class Turn:
         said = "".join(self.text).strip() or self.refusal or any(not o.silent for o in self.outputs)
         return bool(said or (self.end and any(self.end.choices)))
 
-    def take(self, text: str) -> bool:
-        """Take a piece of the answer in the turn of the event loop in which it was read, past all iterators;
+    def take(self, delta: Delta) -> bool:
+        """Take a piece of text in the turn of the event loop in which it was read, past all iterators;
         ``False``: it has to come as a delta."""
-        if self.phase != "responding" or not self.offer(text):
-            return False
-        self.text.append(text)
-        return True
+        if type(delta) is TextDelta:
+            if self.phase == "responding" and self.offer(delta.text):
+                self.text.append(delta.text)
+                return True
+        elif type(delta) is ReasoningDelta and self.phase == "thinking" and self.reasoning:
+            if taken := self.offer(Reasoning.of(delta.text)):
+                self.reasoning.append(delta.text)
+            return taken
+        return False
 
     async def drafts(
         self, model: Model, request: ModelRequest, interruption: Interruption
@@ -504,8 +509,9 @@ class Loop:
         return Custom(name="choice", value=value)
 
     def _request(self, turn: Turn) -> tuple[ModelRequest, list[Body]]:
-        reserve = schema_tokens(self._schemas) + self.setup.answer_tokens
-        fitted = fit(self.messages, self.setup.context_tokens, reserve=reserve)
+        limit = self.setup.context_tokens
+        reserve = 0 if limit is None else schema_tokens(self._schemas) + self.setup.answer_tokens
+        fitted = fit(self.messages, limit, reserve=reserve)
         notes: list[Body] = []
         if fitted.trimmed and (fitted.shortened, fitted.dropped) != self._trimmed:
             self._trimmed = (fitted.shortened, fitted.dropped)

@@ -58,8 +58,8 @@ class ModelRequest:
         params: temperature, max_tokens, … as the provider takes them.
         run, channel, step: for logs and for the rehearsal model's determinism.
         take: puts a piece of text on the channel at once, in the turn of the event loop in which it was
-            read; ``False`` where it can't be taken so: then it is given as a delta. Only for text that
-            nothing that was given before waits in front of.
+            read; ``False`` where it can't be taken so: then it is given as a delta. Asked only while
+            whoever iterates waits, and has been given everything before it.
     """
 
     model: str
@@ -69,7 +69,7 @@ class ModelRequest:
     run: str = ""
     channel: str = ""
     step: int = 1
-    take: Callable[[str], bool] | None = None
+    take: Callable[[Delta], bool] | None = None
 
 
 # one of these for each token: structs are made in a third of the time of a frozen dataclass

@@ -12,7 +12,7 @@ from aiohttp.client_proto import ResponseHandler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mux.llm.body import Read, direct_reader
+from mux.llm.body import Arrivals, Read, arrivals
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -20,11 +20,15 @@ HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 class Transport(asyncio.Transport):
     """Gives what it has piece by piece, and nothing while it is paused."""
 
-    def __init__(self, protocol: ResponseHandler, pieces: list[bytes]) -> None:
+    def __init__(self, protocol: asyncio.Protocol, pieces: list[bytes]) -> None:
         super().__init__()
         self._protocol = protocol
         self._pieces = pieces
         self.paused = False
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self._protocol = protocol
 
     def pause_reading(self) -> None:
         self.paused = True
@@ -38,6 +42,10 @@ class Transport(asyncio.Transport):
             return False
         self._protocol.data_received(self._pieces.pop(0))
         return True
+
+    def lose(self, error: Exception) -> None:
+        """The connection is lost."""
+        self._protocol.connection_lost(error)
 
     def close(self) -> None:
         self._pieces.clear()
@@ -53,12 +61,18 @@ def opened(pieces: list[bytes], *, limit: int = 2**16) -> tuple[Any, Transport]:
     return protocol._payload, transport
 
 
+def body(content: Any) -> Arrivals | Read | None:
+    """The body of this answer, as the SDK's stream has it."""
+    return arrivals(
+        SimpleNamespace(_stream=SimpleNamespace(_aiohttp_response=SimpleNamespace(content=content)))
+    )
+
+
 def direct(content: Any) -> Read:
-    """The reader of this body."""
-    stream = SimpleNamespace(_stream=SimpleNamespace(_aiohttp_response=SimpleNamespace(content=content)))
-    read = direct_reader(stream)
-    assert read is not None
-    return read
+    """Its reader, while it is listened to."""
+    found = body(content)
+    assert isinstance(found, Arrivals), "aiohttp's reader has changed: see mux.llm.body"
+    return found.listen(lambda: None).read
 
 
 async def read_all(read: Read, transport: Transport, bursts: list[int]) -> bytes:
@@ -82,10 +96,15 @@ def framed(chunks: list[bytes]) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(c), c) for c in chunks) + b"0\r\n\r\n"
 
 
-async def test_the_buffer_is_taken_where_aiohttp_is_as_known() -> None:
-    content, _ = opened([])
-    taken = getattr(direct(content), "__self__", None)
-    assert type(taken).__name__ == "_Direct", "aiohttp's reader has changed: see mux.llm.body"
+async def test_who_listens_is_told_in_the_turn_in_which_the_bytes_came() -> None:
+    content, transport = opened([framed([b"abc"])])
+    found = body(content)
+    assert isinstance(found, Arrivals)
+    came: list[bytes] = []
+    with found.listen(lambda: came.append(found.take())):
+        transport.give()
+        assert came == [b"abc"]
+    assert found.ended
 
 
 @settings(max_examples=150, deadline=None)
@@ -121,11 +140,11 @@ async def test_so_many_chunks_that_the_transport_pauses_are_all_read() -> None:
 
 
 async def test_a_connection_that_is_lost_is_told_to_who_waits_and_to_who_comes_later() -> None:
-    content, _ = opened([])
+    content, transport = opened([])
     read = direct(content)
     task = asyncio.ensure_future(read())
     await asyncio.sleep(0)
-    content._protocol.connection_lost(ConnectionResetError())
+    transport.lose(ConnectionResetError())
     with pytest.raises(ClientPayloadError):
         await task
     with pytest.raises(ClientPayloadError):
@@ -136,8 +155,7 @@ async def test_a_reader_that_was_begun_by_somebody_else_is_left_to_the_public_wa
     content, transport = opened([framed([b"abc"])])
     assert transport.give()
     assert await content.read(1) == b"a"
-    stream = SimpleNamespace(_stream=SimpleNamespace(_aiohttp_response=SimpleNamespace(content=content)))
-    assert direct_reader(stream) is None
+    assert body(content) is None
 
 
 async def test_a_reader_that_behaves_otherwise_is_asked_by_its_public_method() -> None:
@@ -153,6 +171,6 @@ async def test_a_reader_that_behaves_otherwise_is_asked_by_its_public_method() -
     protocol.set_response_params()
     protocol.data_received(HEAD + framed([b"abc"]))
     content: Any = protocol._payload
-    read = direct(content)
+    read = body(content)
     assert read == content.readany
-    assert await read() == b"abc"
+    assert await content.readany() == b"abc"

@@ -9,14 +9,15 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 import structlog
 
 from mux.agent import Message
-from mux.errors import UpstreamError
-from mux.llm.body import direct_reader
+from mux.errors import AgentError, UpstreamError
+from mux.llm.body import Arrivals, arrivals
 from mux.llm.model import Delta, ModelRequest, TextDelta, TurnEnd
 from mux.llm.upstream import HttpModel
 from mux.settings import Provider, Timeouts
@@ -308,6 +309,99 @@ async def test_the_request_is_the_body_that_was_built() -> None:
     }
 
 
+async def test_every_request_is_like_the_sdks_first_but_for_its_body() -> None:
+    async with endpoint(hello, api_key_env="K", env={"K": KEY}) as (model, server):
+        await read(model)
+        await read(model, replace(ASK, messages=[Message(role="user", content="gö\ud83d")], params={}))
+        await read(model, replace(ASK, model="other"))
+    first, second, third = server.seen
+    assert [m["content"] for m in second.body["messages"]] == ["gö\ufffd"]
+    assert third.body["model"] == "other"
+    same = [{k: v for k, v in x.headers.items() if k != "content-length"} for x in server.seen]
+    assert same[0] == same[1] == same[2]
+    assert first.path == second.path == third.path
+
+
+# --- text that goes past the iterator -----------------------------------------------------------------------
+
+
+class Channel:
+    """Takes text at once, as far as it has room."""
+
+    def __init__(self, room: int = 1_000_000) -> None:
+        self.room = room
+        self.text = ""
+        self.came = asyncio.Event()
+
+    def take(self, delta: Delta) -> bool:
+        if not isinstance(delta, TextDelta) or not self.room:
+            return False
+        self.room -= 1
+        self.text += delta.text
+        self.came.set()
+        return True
+
+
+async def test_text_is_on_the_channel_before_any_task_was_woken_for_it() -> None:
+    go_on = asyncio.Event()
+
+    async def script(x: Exchange) -> None:
+        await x.head()
+        await x.send(delta("a"))
+        await go_on.wait()
+        await x.send(delta("b"), delta(finish="stop"), DONE)
+        await x.end()
+
+    channel = Channel()
+    async with endpoint(script) as (model, _):
+        task = asyncio.create_task(read(model, replace(ASK, take=channel.take)))
+        await asyncio.wait_for(channel.came.wait(), 5)
+        go_on.set()
+        given = await task
+    assert channel.text == "ab"
+    assert [type(d) for d in given] == [TurnEnd]
+
+
+@pytest.mark.parametrize("room", [0, 1, 3, 50])
+async def test_what_a_full_channel_does_not_take_comes_in_order_by_the_iterator(room: int) -> None:
+    async def script(x: Exchange) -> None:
+        await x.head()
+        for number in range(40):
+            await x.send(delta(f"{number},"))
+        await x.send(delta(finish="stop"), DONE)
+        await x.end()
+
+    channel = Channel(room)
+    async with endpoint(script) as (model, _):
+        async for given in model.stream(replace(ASK, take=channel.take)):
+            if isinstance(given, TextDelta):
+                channel.text += given.text
+    assert channel.text == "".join(f"{number}," for number in range(40))
+
+
+async def test_a_channel_that_fails_ends_the_turn_with_its_error() -> None:
+    def take(delta: Delta) -> bool:
+        raise AgentError("reply_too_large", "It is too much.")
+
+    async with endpoint(hello) as (model, _):
+        with pytest.raises(AgentError, match="too much"):
+            await read(model, replace(ASK, take=take))
+
+
+async def test_a_connection_that_is_lost_ends_the_turn_after_the_text_before_it() -> None:
+    async def script(x: Exchange) -> None:
+        await x.head()
+        await x.send(delta("a"))
+        await asyncio.sleep(0.05)
+        x.writer.transport.abort()
+
+    channel = Channel()
+    async with endpoint(script) as (model, _):
+        with pytest.raises(UpstreamError) as caught:
+            await read(model, replace(ASK, take=channel.take))
+    assert (channel.text, caught.value.code) == ("a", "upstream_truncated")
+
+
 async def test_the_responses_api_is_asked_where_it_is_configured() -> None:
     async def script(x: Exchange) -> None:
         await x.head()
@@ -525,18 +619,18 @@ async def test_the_transports_own_reader_is_taken_where_the_sdk_is_as_known(
     taken: list[object] = []
 
     def spy(stream: object) -> Any:
-        taken.append(direct_reader(stream))
+        taken.append(arrivals(stream))
         return taken[-1]
 
-    monkeypatch.setattr("mux.llm.upstream.direct_reader", spy)
+    monkeypatch.setattr("mux.llm.upstream.arrivals", spy)
     async with endpoint(hello) as (model, _):
         await read(model)
-    assert [callable(t) for t in taken] == [True], "the SDK's transport has changed: see direct_reader"
+    assert [type(t) for t in taken] == [Arrivals], "the SDK's transport has changed: see mux.llm.body"
 
 
 async def test_another_transport_is_read_the_public_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert direct_reader(object()) is None
-    monkeypatch.setattr("mux.llm.upstream.direct_reader", lambda _: None)
+    assert arrivals(object()) is None
+    monkeypatch.setattr("mux.llm.upstream.arrivals", lambda _: None)
     async with endpoint(hello) as (model, server):
         for _ in range(2):
             assert (await read(model))[:2] == [TextDelta("hel"), TextDelta("lo")]

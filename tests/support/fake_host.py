@@ -17,7 +17,7 @@ from mux.agent import (
     Steering,
 )
 from mux.errors import ConfigError
-from mux.events import Body, Token
+from mux.events import Body, Reasoning, Token
 from mux.llm.model import Model
 from mux.llm.setup import LlmRuntime
 from mux.settings import Price, Provider, Settings
@@ -46,7 +46,7 @@ class FakeHost:
     async def emit(self, draft: Draft) -> None:
         self.emitted.append(draft)
 
-    def offer(self, text: str) -> bool:
+    def offer(self, draft: str | Reasoning) -> bool:
         return False
 
     async def open_channel(self, request: ChannelRequest) -> str:
