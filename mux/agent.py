@@ -186,7 +186,8 @@ class Guard(Protocol):
     def stream(self, drafts: AsyncIterator[Said]) -> AsyncIterator[Said | Draft]:
         """Pass an agent's drafts on, held back just far enough; close ``drafts`` and refuse on a block.
 
-        Texts that are ready together may come as one list: one search in all of them is much cheaper.
+        Texts that are ready together may come, and go on, as one list: one search in all of them is much
+        cheaper.
         """
 
 

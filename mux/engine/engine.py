@@ -18,7 +18,7 @@ from mux.engine.base import COME_BACK_S, Started
 from mux.engine.control import Controls
 from mux.engine.driver import Driver, run_started
 from mux.engine.history import summary_of
-from mux.engine.intake import guards, message_of, read_metadata, read_plan, shown
+from mux.engine.intake import check_id, guards, message_of, read_metadata, read_plan, shown
 from mux.engine.journal import Clock, Publish
 from mux.engine.live import LiveRun
 from mux.engine.plan import Plan, RosterLike, make_plan, new_id, title_of
@@ -232,6 +232,7 @@ class Engine(Controls, Archive):
             raise Unavailable("draining", "The server is stopping; try again in a moment.", retry_after=2.0)
         run, now = new_id("r"), self.services.clock()
         guard_of, agents = guards(self.services, run), tuple(dict.fromkeys(c.agent for c in plan.channels))
+        await check_id("thread's id", thread, agents, guard_of)
         plan = await read_plan(plan, guard_of)
         message = await shown(message_of(plan), agents, guard_of)
         title = await shown(title, agents, guard_of) or title_of(message)

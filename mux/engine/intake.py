@@ -15,15 +15,16 @@ from typing import Any, Final, TypeAlias
 from pydantic import BaseModel
 
 from mux.agent import Guard
-from mux.engine.plan import Asked, Plan, PlannedChannel
+from mux.engine.plan import Asked, Plan, PlannedChannel, free_id
 from mux.engine.services import Services
-from mux.errors import MuxError, NotFound
+from mux.errors import BadRequest, MuxError, NotFound
 from mux.requests import ChatMessage
 
 __all__ = [
     "BLOCKED",
     "GuardOf",
     "Reader",
+    "check_id",
     "guards",
     "message_of",
     "read_channel",
@@ -141,6 +142,22 @@ async def shown(value: Any, agents: Iterable[str], guard_of: GuardOf) -> Any:
     return value
 
 
+async def check_id(what: str, name: str, agents: Iterable[str], guard_of: GuardOf) -> None:
+    """Refuse an id of the caller's choice that a rule stops or would change: others refer to it, so it can't
+    be masked.
+
+    Raises:
+        BadRequest: ``id_blocked``.
+    """
+    if await shown(name, agents, guard_of) != name:
+        raise BadRequest("id_blocked", f"A guardrail of this server stopped the {what}: choose another one.")
+
+
+def _chosen(channel: PlannedChannel) -> bool:
+    """Whether the channel's id is the caller's and not made of its agent's name."""
+    return channel.id.partition("~")[0].partition(".")[0] != free_id(channel.agent, ()).partition(".")[0]
+
+
 async def read_metadata(
     metadata: Mapping[str, Any], agents: Iterable[str], guard_of: GuardOf
 ) -> dict[str, Any]:
@@ -150,7 +167,14 @@ async def read_metadata(
 
 
 async def read_plan(plan: Plan, guard_of: GuardOf) -> Plan:
-    """The plan as it may be kept: each channel with what its own rules let pass of its task."""
+    """The plan as it may be kept: each channel with what its own rules let pass of its task.
+
+    Raises:
+        BadRequest: ``id_blocked``.
+    """
+    for channel in plan.channels:
+        if _chosen(channel):
+            await check_id("id of a channel", channel.id, (channel.agent,), guard_of)
     shared = _task(plan.messages) if plan.messages else plan.message
     read = await asyncio.gather(*(_read(c, shared, guard_of) for c in plan.channels))
     tasks = [task for _, task in read if task is not None]
@@ -170,7 +194,9 @@ async def read_plan(plan: Plan, guard_of: GuardOf) -> Plan:
 
 
 async def read_channel(channel: PlannedChannel, plan: Plan, guard_of: GuardOf) -> PlannedChannel:
-    """A channel that joins a running run, as it may be kept."""
+    """A channel that joins a running run, as it may be kept. Raises BadRequest ``id_blocked``."""
+    if _chosen(channel):
+        await check_id("id of a channel", channel.id, (channel.agent,), guard_of)
     face = _task(plan.messages) if plan.messages else plan.message
     read, task = await _read(channel, face, guard_of)
     return _with_task(read, task, face)

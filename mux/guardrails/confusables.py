@@ -19,6 +19,20 @@ __all__ = ["latin"]
 
 _HINT = "fold needs the extra: pip install 'mux-agents[fold]'"
 _PLAIN = string.ascii_letters + string.digits
+# Small letters that have the shape of another's capital, which UTS #39 leaves out since the sizes differ;
+# nobody who reads them notices. Cyrillic, Greek, and the small capitals of the phonetic alphabet.
+_SMALL_CAPITALS = {
+    "к": "k", "м": "m", "т": "t", "в": "b", "н": "h", "п": "n", "и": "u", "я": "r", "ь": "b", "ё": "e",
+    "κ": "k", "τ": "t", "η": "n", "ω": "w", "ε": "e", "χ": "x", "μ": "u", "β": "b", "ζ": "z", "θ": "o",
+    "ᴀ": "a", "ʙ": "b", "ᴅ": "d", "ᴇ": "e", "ꜰ": "f", "ɢ": "g", "ʜ": "h", "ᴊ": "j", "ᴋ": "k", "ʟ": "l",
+    "ᴍ": "m", "ɴ": "n", "ᴘ": "p", "ꞯ": "q", "ʀ": "r", "ᴛ": "t",
+}  # fmt: skip
+# Letters in boxes, which no normalisation opens
+_BOXED = {
+    chr(first + n): letter
+    for first in (0x1F1E6, 0x1F130, 0x1F150, 0x1F170)
+    for n, letter in enumerate(string.ascii_uppercase)
+}
 
 
 @functools.cache
@@ -38,7 +52,7 @@ def latin() -> Mapping[int, str]:
             twin = entry["c"]
             if len(twin) == 1 and not twin.isascii():
                 found[twin] = _nearer(twin, plain, found.get(twin))
-    return {ord(twin): plain for twin, plain in found.items()}
+    return {ord(twin): plain for twin, plain in (_SMALL_CAPITALS | _BOXED | found).items()}
 
 
 def _nearer(twin: str, plain: str, known: str | None) -> str:

@@ -8,13 +8,21 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 from mux.guardrails.compiled import Rule
-from mux.guardrails.scan import Blocked, Carried, Finding, FunctionScanner, PatternScanner, Scanner, Span
-from mux.guardrails.views import Decoded, Escapes, JsonStrings, Normalised
+from mux.guardrails.scan import (
+    ON_LOOP,
+    Blocked,
+    Carried,
+    Finding,
+    FunctionScanner,
+    PatternScanner,
+    Scanner,
+    Span,
+)
+from mux.guardrails.views import Decoded, Entities, Escapes, JsonStrings, Normalised
 
 __all__ = ["Lane", "clean_text", "clean_value"]
 
 _SHORT = 2_000  # characters
-_GLANCE_S = 0.005
 _BREATH = 256  # values between two pauses for the other channels
 _GLANCING = (PatternScanner, Decoded)
 _MAX_HELD = 8_000_000  # characters that function rules may hold before the text is given up
@@ -54,6 +62,7 @@ class Lane:
         self._limits: list[int] = []  # of each scanner, last
         self._spans: list[Span] = []
         self._escapes = is_json  # whether escapes are looked for already
+        self._entities = is_json  # whether character references are; tools' JSON is no page
         self.silenced = False
 
     async def push(self, text: str, *, final: bool = False) -> None:
@@ -71,7 +80,7 @@ class Lane:
         """Add text, however many pieces it came in, if a glance of each rule decides the same of it as
         :meth:`push` would of every piece, and nothing is forbidden. ``False``: nothing has changed.
         """
-        if self._spans or ("\\" in text and not self._escapes):
+        if self._spans or self._shows_another_reading(text):
             return False
         glanced: list[PatternScanner | Decoded] = []
         limits: list[int] = []
@@ -89,12 +98,26 @@ class Lane:
         self._limit = min(limits, default=self.end)
         return True
 
-    async def _scan(self, text: str, final: bool) -> list[Finding]:
-        if not self._escapes and "\\" in text:
+    def _shows_another_reading(self, text: str) -> bool:
+        return ("\\" in text and not self._escapes) or ("&" in text and not self._entities)
+
+    def _read_otherwise(self, text: str) -> None:
+        """From the first escape or character reference on the text is scanned decoded as well."""
+        views: list[type[Decoded]] = []
+        if "\\" in text and not self._escapes:
             self._escapes = True
-            self._scanners += [
-                Escapes(s.fork(), self.end) for s in self._scanners if isinstance(s, PatternScanner)
-            ]
+            views.append(Escapes)
+        if "&" in text and not self._entities:
+            self._entities = True
+            views.append(Entities)
+        for view in views:
+            kinds = (PatternScanner, Normalised) if view is Entities else (PatternScanner,)
+            twins = [twin for s in self._scanners if isinstance(s, kinds) and (twin := s.fork()) is not None]
+            self._scanners += [view(twin, self.end) for twin in twins]
+
+    async def _scan(self, text: str, final: bool) -> list[Finding]:
+        if self._shows_another_reading(text):
+            self._read_otherwise(text)
         self._text += text
         self.end += len(text)
         all_found: list[Finding] = []
@@ -158,9 +181,11 @@ class Lane:
                 limit = min(limit, max(span.start, self.start))
                 break
             self._spans.pop(0)
+            if span.end <= self.start:  # inside a span that is masked already
+                if span.rule not in rules:
+                    rules.append(span.rule)  # another reading of the same rule has found it before
+                continue
             rules.append(span.rule)
-            if span.end <= self.start:
-                continue  # inside a span that is masked already
             if span.start >= self.start:
                 out += (self._text[self.start - origin : span.start - origin], self._mask(span.rule))
             self.start = span.end
@@ -194,12 +219,12 @@ async def clean_text(text: str, rules: Sequence[Rule]) -> tuple[str, list[Rule]]
 
 def _plainly_clean(text: str, rules: Sequence[Rule]) -> bool:
     """Whether one search per rule already says so: a result's data may hold thousands of short strings."""
-    if len(text) > _SHORT or "\\" in text:
+    if len(text) > _SHORT or "\\" in text or "&" in text:
+        return False
+    if any(rule.check or rule.normalize for rule in rules):
         return False
     try:
-        return not any(
-            rule.check or rule.normalize or rule.pattern.search(text, timeout=_GLANCE_S) for rule in rules
-        )
+        return not any(ON_LOOP.search(rule.pattern, text) for rule in rules)
     except TimeoutError:
         return False
 

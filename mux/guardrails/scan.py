@@ -9,19 +9,76 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import regex
 
 from mux.guardrails.compiled import Checker, Rule
 
-__all__ = ["Blocked", "Carried", "Finding", "FunctionScanner", "PatternScanner", "Scanner", "Span"]
+__all__ = [
+    "ON_LOOP",
+    "Allowance",
+    "Blocked",
+    "Carried",
+    "Finding",
+    "FunctionScanner",
+    "PatternScanner",
+    "Scanner",
+    "Span",
+]
 
-_INLINE_S = 0.02  # a scan that takes longer goes to a thread: the loop belongs to all channels
 _INLINE_CHARS = 50_000
 _DECIDED = 1 << 62  # a position behind any text
 _MAX_MATCHES = 10_000  # in one scan; a rule that masks more than that masks everything
+
+
+class Allowance:
+    """The time that slow scans may hold the event loop for: so much in any second, over all channels.
+
+    A pattern may take its limit again for every piece of text (``a{1,5000}b{1,5000}c`` on a flood of ``a``),
+    so a limit for each scan bounds nothing. What the allowance does not cover is done in a thread.
+
+    Args:
+        seconds: allowed in a burst, and in each second.
+        clock: seconds.
+    """
+
+    def __init__(self, seconds: float = 0.03, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._used = 0.0
+        self._at = clock()
+
+    def search(self, pattern: regex.Pattern[str], text: str, at: int = 0, *, partial: bool = False) -> Any:
+        """Search on the event loop. Raises TimeoutError where that takes longer than is left."""
+        began = self._clock()
+        left = self.left(began)
+        if left < _LEAST_S:
+            raise TimeoutError
+        try:
+            return pattern.search(text, at, partial=partial, timeout=left, concurrent=False)
+        finally:
+            took = self._clock() - began
+            if took > _QUICK_S:
+                self._used += took
+
+    def left(self, now: float) -> float:
+        """Seconds that may be used now."""
+        if self._used:
+            self._used = max(0.0, self._used - (now - self._at) * self._seconds)
+        self._at = now
+        return self._seconds - self._used
+
+
+_QUICK_S: Final = 0.000_2  # scans that take less are the usual ones, and are not counted
+_LEAST_S: Final = 0.001
+
+ON_LOOP: Final = Allowance()
+"""The event loop's; there is one in a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +110,19 @@ class Blocked(Exception):
         super().__init__(f"{rule.name}: {reason}")
         self.rule = rule
         self.reason = reason
+
+
+class Search(Protocol):
+    """Searches with a time limit; raises TimeoutError."""
+
+    def __call__(
+        self, pattern: regex.Pattern[str], text: str, at: int = 0, *, partial: bool = False
+    ) -> Any: ...
+
+
+# Threads of their own: slow patterns must not take the default pool's, in which pages and stores work
+_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="guardrail-scan")
+_THREAD_S: Final = 5.0  # for a place among them
 
 
 class Scanner(Protocol):
@@ -95,7 +165,7 @@ class PatternScanner:
         if len(whole) - self.at > min(rule.max_hold, _INLINE_CHARS):
             return None  # on the way there it might have been held too long
         try:
-            found = rule.hold.search(whole, self.at, partial=True, timeout=_INLINE_S, concurrent=False)
+            found = ON_LOOP.search(rule.hold, whole, self.at, partial=True)
         except TimeoutError:
             return None
         if found is None:
@@ -108,46 +178,61 @@ class PatternScanner:
         self._settle(limit - self.start)
 
     async def scan(self, final: bool) -> Finding:
+        if len(self.text) - self.at <= _INLINE_CHARS:
+            try:
+                return self._decide(final, ON_LOOP.search)
+            except TimeoutError:
+                pass  # once more, beside the loop and with the rule's own patience
         try:
-            if len(self.text) - self.at <= _INLINE_CHARS:
-                try:
-                    return self._decide(final, _INLINE_S, False)
-                except TimeoutError:
-                    pass  # once more, beside the loop and with the rule's own patience
-            return await asyncio.to_thread(self._decide, final, self.rule.timeout_s, True)
+            return await asyncio.wait_for(
+                asyncio.get_running_loop().run_in_executor(_threads, self._decide, final, self._patient()),
+                self.rule.timeout_s + _THREAD_S,
+            )
         except TimeoutError:
             raise Blocked(self.rule, "timeout") from None
 
-    def _decide(self, final: bool, timeout: float, beside: bool) -> Finding:
-        """``beside``: in a thread, where the scan must let go of the interpreter (that costs it time)."""
+    def _patient(self) -> Search:
+        """A search in a thread, with what the rule allows for all that one decision takes; it lets go of the
+        interpreter, which costs it time."""
+        until = time.monotonic() + self.rule.timeout_s
+
+        def search(pattern: regex.Pattern[str], text: str, at: int = 0, *, partial: bool = False) -> Any:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            return pattern.search(text, at, partial=partial, timeout=left, concurrent=True)
+
+        return search
+
+    def _decide(self, final: bool, search: Search) -> Finding:
         rule, text, at = self.rule, self.text, self.at
         if final:
-            spans = self._rest(timeout, beside)
+            spans = self._rest(search)
             self._settle(len(text))
             return Finding(self.start + self.at, spans)
         # One search answers the usual case: neither a match nor the beginning of one.
-        found = rule.hold.search(text, at, partial=True, timeout=timeout, concurrent=beside)
+        found = search(rule.hold, text, at, partial=True)
         spans = ()
         limit = len(text)
         if found is not None:
             if found.partial:
                 limit = found.start()
             else:
-                spans, limit = self._several(timeout, beside)
+                spans, limit = self._several(search)
         if len(text) - limit > rule.max_hold:
             raise Blocked(rule, "held too long")
         self._settle(limit)
         return Finding(self.start + self.at, spans)
 
-    def _several(self, timeout: float, beside: bool) -> tuple[tuple[Span, ...], int]:
+    def _several(self, search: Search) -> tuple[tuple[Span, ...], int]:
         """There is a match: which are decided, and where the first undecided text begins."""
         rule, text, at = self.rule, self.text, self.at
         spans: list[Span] = []
         while True:
-            match = rule.pattern.search(text, at, timeout=timeout, concurrent=beside)
+            match = search(rule.pattern, text, at)
             if match and rule.blocks and rule.refine is None and match.end() + rule.ahead <= len(text):
                 raise Blocked(rule)  # at the shortest match: more text can only make it longer
-            opened = rule.open.search(text, at, partial=True, timeout=timeout, concurrent=beside)
+            opened = search(rule.open, text, at, partial=True)
             undecided = opened.start() if opened else len(text)
             if match is None:
                 return tuple(spans), undecided
@@ -155,12 +240,12 @@ class PatternScanner:
                 return tuple(spans), min(undecided, match.start())
             at = self._take(match, spans)
 
-    def _rest(self, timeout: float, beside: bool) -> tuple[Span, ...]:
+    def _rest(self, search: Search) -> tuple[Span, ...]:
         """Every match in what is left of a text that has ended."""
         spans: list[Span] = []
         at = self.at
         while at <= len(self.text):
-            match = self.rule.pattern.search(self.text, at, timeout=timeout, concurrent=beside)
+            match = search(self.rule.pattern, self.text, at)
             if match is None:
                 break
             at = self._take(match, spans)

@@ -85,8 +85,8 @@ class GuardedStream(Generic[Said]):
         self._waiting = 0  # drafts that came while the head of the queue was undecided text
         self._open: dict[str, tuple[Path, str]] = {}  # calls that were shown and have no result yet
 
-    async def run(self) -> AsyncIterator[Draft]:
-        """The guarded drafts."""
+    async def run(self) -> AsyncIterator[Said | Draft]:
+        """The guarded drafts; texts that came together and may go on together are a list of the same kind."""
         block: Blocked | None = None
         failure: Exception | None = None
         try:
@@ -94,6 +94,9 @@ class GuardedStream(Generic[Said]):
                 async for said in self._drafts:
                     together = said if isinstance(said, list) else [said]
                     ready = self._at_once(together)
+                    if ready is not None and len(ready) > 1 and type(ready[0]) is str:
+                        yield cast("Said", type(together)(cast("list[Any]", ready)))
+                        continue
                     for passed in ready or ():
                         yield passed
                     for draft in together if ready is None else ():

@@ -1,4 +1,5 @@
-"""Other readings of a text that a forbidden span can hide in: escapes, Unicode variants, JSON strings.
+"""Other readings of a text that a forbidden span can hide in: escapes, entities, Unicode variants, JSON
+strings.
 
 Each view decodes what it is fed, hands the decoded text to a scanner, and translates what that scanner
 finds back into positions of the text as it was fed. What is not decodable yet (half an escape, a letter
@@ -7,6 +8,7 @@ that a combining mark may still follow) counts as undecided.
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +16,7 @@ from typing import Self
 
 from mux.guardrails.scan import Finding, PatternScanner, Scanner, Span
 
-__all__ = ["Decoded", "Escapes", "JsonStrings", "Normalised"]
+__all__ = ["Decoded", "Entities", "Escapes", "JsonStrings", "Normalised"]
 
 # JSON's escapes and the ones that programs print: \uXXXX (also as a surrogate pair), \UXXXXXXXX, \xXX
 _ESCAPE = re.compile(
@@ -25,6 +27,9 @@ _ESCAPE = re.compile(
 _UNFINISHED = re.compile(
     r"\\(?:u[0-9a-fA-F]{0,3}|U[0-9a-fA-F]{0,7}|x[0-9a-fA-F]?|u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?\Z"
 )
+# HTML's character references (WHATWG HTML, 13.5), which pages and Markdown decode; the last ; may be missing
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7};?|#[xX][0-9a-fA-F]{1,6};?|[A-Za-z][A-Za-z0-9]{1,31};?)")
+_UNFINISHED_ENTITY = re.compile(r"&(?:#[0-9]{0,7}|#[xX][0-9a-fA-F]{0,6}|[A-Za-z][A-Za-z0-9]{0,31})?\Z")
 _SHORT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 # Invisible although not of category Cf: grapheme joiner, Hangul fillers, variation selectors
 _INVISIBLE = re.compile(
@@ -152,6 +157,34 @@ def _decode(match: re.Match[str]) -> str:
         return _SHORT.get(short, short)
     code = int(four or eight or two, 16)
     return chr(code) if code <= 0x10FFFF else "\ufffd"
+
+
+def _references(text: str, final: bool) -> tuple[list[tuple[str, int]], int]:
+    """As `_unescape`, of HTML's character references."""
+    end = len(text)
+    if not final and (half := _UNFINISHED_ENTITY.search(text, max(0, end - 34))):
+        end = half.start()
+    out: list[tuple[str, int]] = []
+    i = 0
+    while i < end:
+        j = text.find("&", i, end)
+        out += [(text[k], k) for k in range(i, end if j < 0 else j)]
+        if j < 0:
+            break
+        match = _ENTITY.match(text, j, end)
+        out += [(c, j) for c in (html.unescape(match[0]) if match else "&")]
+        i = match.end() if match else j + 1
+    return out, end
+
+
+class Entities(Decoded):
+    """The text as a page shows it: its character references decoded, from where it first shows one."""
+
+    def decode(self, final: bool) -> None:
+        cells, used = _references(self.raw, final)
+        at = self.at
+        self._give("".join(c for c, _ in cells), [at + k for _, k in cells])
+        self.raw, self.at = self.raw[used:], at + used
 
 
 class Escapes(Decoded):

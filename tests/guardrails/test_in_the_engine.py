@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from mux.agent import Agent, AgentContext, Draft, Guard
+from mux.errors import BadRequest
 from mux.events import StepFinished, StepStarted, Token, ToolArgs, ToolCall, ToolResult, ToolStart
 from mux.guardrails import Rules
-from mux.requests import StartRequest
+from mux.requests import ChannelSpec, StartRequest
 from mux.settings import GuardrailRule
 from tests.support.agents import Scripted, harness, says, types
 
@@ -66,3 +67,26 @@ async def test_a_tool_starts_although_the_text_before_it_was_held() -> None:
         snapshot = await h.finished(run)
         assert snapshot["channels"][0]["status"] == "completed"
         assert types(await h.events(run), "a").count("tool_start") == 1
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        StartRequest(message="hi", channels=[ChannelSpec(id=SECRET, agent="good")]),
+        StartRequest(message="hi", agents=["good"], thread=SECRET),
+    ],
+    ids=["channel", "thread"],
+)
+async def test_an_id_of_the_callers_that_a_rule_forbids_is_refused(request_: StartRequest) -> None:
+    rules = Rules.compile(
+        {"keys": GuardrailRule(pattern="sk-[A-Za-z0-9]{20,}", stage=("input",))}, base=Path()
+    )
+
+    def of(agent: Agent, run: str, channel: str) -> Guard:
+        return rules.guard(run=run, channel=channel, refusal="No.")
+
+    async with harness(says("good", "fine"), guard_for=of) as h:
+        with pytest.raises(BadRequest) as refused:
+            await h.engine.start_run(request_)
+        assert refused.value.code == "id_blocked"
+        assert SECRET not in str(refused.value)

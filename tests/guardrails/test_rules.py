@@ -20,10 +20,10 @@ from mux.guardrails.compiled import compile_rule
 from mux.guardrails.confusables import latin
 from mux.guardrails.lane import Lane
 from mux.guardrails.presets import luhn
-from mux.guardrails.scan import Blocked
+from mux.guardrails.scan import Allowance, Blocked
 from mux.guardrails.shape import analyse, hold_pattern
 from mux.settings import GuardrailRule
-from tests.support.guardrails import flow
+from tests.support.guardrails import compiled, flow
 
 
 def rules(**configured: dict[str, Any]) -> Rules:
@@ -342,6 +342,51 @@ async def test_folding_leaves_other_scripts_as_they_are() -> None:
     assert ("".join(out), blocked) == (text, False)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("secret", "sеcreτ"),
+        ("market", "маrкет"),
+        ("secret", "ѕᴇᴄʀᴇᴛ"),
+        ("bottom", "воттom"),
+        ("help", "нelp"),
+        ("key", "κеу"),
+        ("SECRET", "🇸🇪🇨🇷🇪🇹"),
+        ("token", "τокеп"),
+    ],
+)
+async def test_small_letters_in_the_shape_of_anothers_capital_are_folded_too(pattern: str, text: str) -> None:
+    rule, _ = compile_rule("r", GuardrailRule(pattern=pattern, fold=True), Path())
+    assert (await flow([rule], list(f"so {text} it is")))[1]
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a s&#101;cret",
+        "a &#x73;&#101cret",
+        "R&D: secret",
+        "a &#115;&#x65;&#99;&#114;&#101;&#116;",
+        "&lt;secret&gt;",
+    ],
+)
+async def test_what_a_page_decodes_is_read_decoded(text: str, size: int, fold: bool) -> None:
+    rule, _ = compile_rule("r", GuardrailRule(pattern="secret", fold=fold, action="mask"), Path())
+    out, blocked = await flow([rule], [text[i : i + size] for i in range(0, len(text), size)])
+    assert not blocked
+    assert "".join(out).count("[masked]") == 1
+    assert "cret" not in "".join(out)
+
+
+async def test_ampersands_without_a_meaning_stay_as_they_are() -> None:
+    text = "AT&T & R&D &c; &#zz; &unknown; &amp; 1 && 2 &"
+    rule, _ = compile_rule("r", GuardrailRule(pattern="secret", action="mask"), Path())
+    out, blocked = await flow([rule], list(text))
+    assert ("".join(out), blocked) == (text, False)
+
+
 def test_folding_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "confusable_homoglyphs.confusables", None)
     latin.cache_clear()
@@ -350,3 +395,52 @@ def test_folding_without_its_extra_says_what_to_install(monkeypatch: pytest.Monk
             compile_rule("unfolded", GuardrailRule(pattern="x9", fold=True), Path())
     finally:
         latin.cache_clear()
+
+
+# --- time on the event loop ---------------------------------------------------------------------------------
+
+
+def test_slow_scans_share_one_allowance_a_second() -> None:
+    now = 0.0
+    allowance = Allowance(0.03, lambda: now)
+
+    class Slow:
+        def search(self, *_: object, timeout: float, **__: object) -> None:
+            nonlocal now
+            now += min(0.02, timeout)
+            if timeout < 0.02:
+                raise TimeoutError
+
+    allowance.search(Slow(), "")  # type: ignore[arg-type] # as slow as it says
+    for _ in range(2):  # the rest of the allowance, then none of it
+        with pytest.raises(TimeoutError):
+            allowance.search(Slow(), "")  # type: ignore[arg-type]
+    assert now == pytest.approx(0.03, abs=0.002)
+    now += 1.0
+    allowance.search(Slow(), "")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("a{1,5000}b{1,5000}c", "a" * 6000),
+        ("a{1,5000}b{1,5000}c", "a" * 2000 + "b" * 2000),
+        ("(x+x+)+y{1,40}z", "x" * 2000),
+    ],
+)
+async def test_no_pattern_holds_the_loop_however_the_text_comes(pattern: str, text: str) -> None:
+    rule = compiled(pattern=pattern, timeout_s=0.5)
+    worst, over = 0.0, asyncio.Event()
+
+    async def watch() -> None:
+        nonlocal worst
+        while not over.is_set():
+            began = time.perf_counter()
+            await asyncio.sleep(0)
+            worst = max(worst, time.perf_counter() - began)
+
+    watching = asyncio.create_task(watch())
+    await flow([rule], [text[i : i + 40] for i in range(0, len(text), 40)])
+    over.set()
+    await watching
+    assert worst < 0.05
