@@ -28,6 +28,7 @@ __all__ = [
     "CancelRequest",
     "ChannelSpec",
     "ChatMessage",
+    "ClientTool",
     "Grace",
     "PatchRun",
     "RetryRequest",
@@ -82,7 +83,9 @@ class ChatMessage(_Request):
 
     @property
     def says_something(self) -> bool:
-        """Whether there is more in it than white space."""
+        """Whether there is more in it than white space; what a tool gave may be nothing."""
+        if self.role == "tool":
+            return True
         if isinstance(self.content, str):
             return bool(self.content.strip())
         return any(p["type"] != "text" or str(p.get("text") or "").strip() for p in self.content or ())

@@ -224,6 +224,7 @@ class Settings(_Section):
     agents: tuple[Path, ...] = ()
     default_agents: tuple[str, ...] = ("assistant",)
     model: str | None = None
+    aliases: dict[str, str] = {}  # names for `model` over /v1: agents (`a+b` too) or provider:model
     log_format: Literal["auto", "json", "console"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     refusal: str = "I can't help with that here: a guardrail of this server stopped the reply."

@@ -13,7 +13,7 @@ import pydantic_core
 from mux.events import Record
 from mux.viewers.encoder import Encoder
 
-__all__ = ["Encoder", "dump", "one_line", "plain"]
+__all__ = ["Encoder", "dump", "one_line", "plain", "sse_data"]
 
 
 def dump(value: object) -> bytes:
@@ -27,6 +27,11 @@ def dump(value: object) -> bytes:
     except ValueError:
         return pydantic_core.to_json(value, inf_nan_mode="null")
     return text.encode("utf-8", "replace")
+
+
+def sse_data(value: object) -> bytes:
+    """A value as one SSE block without an id, as the protocols of others use them."""
+    return b"data: %b\n\n" % dump(value)
 
 
 def plain(frame: Mapping[str, object]) -> dict[str, object]:

@@ -20,6 +20,7 @@ class Ndjson:
     media_type: str = "application/x-ndjson"
     shared: bool = True
     window_s: float = 0.0
+    ended: bool = False
 
     def opening(self) -> bytes:
         return b""
@@ -43,6 +44,7 @@ class NdjsonCompact:
     media_type: str = "application/x-ndjson"
     shared: bool = True
     window_s: float = 0.04
+    ended: bool = False
 
     def opening(self) -> bytes:
         return b""

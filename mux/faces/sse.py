@@ -23,6 +23,7 @@ class Sse:
     media_type: str = "text/event-stream"
     shared: bool = True
     window_s: float = 0.0
+    ended: bool = False
 
     def opening(self) -> bytes:
         return b"retry: 1000\n"
@@ -58,6 +59,7 @@ class SseCompact:
     media_type: str = "text/event-stream"
     shared: bool = True
     window_s: float = 0.04
+    ended: bool = False
 
     def opening(self) -> bytes:
         return b"retry: 1000\n"

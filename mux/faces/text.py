@@ -27,6 +27,7 @@ class Text:
     media_type: str = "text/plain; charset=utf-8"
     shared: bool = True
     window_s: float = 0.0
+    ended: bool = False
 
     def opening(self) -> bytes:
         return b""

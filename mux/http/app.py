@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from mux._paths import bundled
-from mux.http import agents, chat_stream, health, openai, runs, streams
+from mux.http import ag_ui, agents, chat_stream, health, openai, openai_responses, runs, streams, ui_messages
 from mux.http.openapi import openapi
 from mux.http.pages import Pages
 from mux.http.problems import answer_to
@@ -28,6 +28,9 @@ NATIVE: tuple[Route, ...] = (
     *chat_stream.ROUTES,
     *agents.ROUTES,
     *openai.ROUTES,
+    *openai_responses.ROUTES,
+    *ag_ui.ROUTES,
+    *ui_messages.ROUTES,
     *health.ROUTES,
 )
 

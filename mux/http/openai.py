@@ -1,22 +1,26 @@
 """The OpenAI face over HTTP: ``POST /v1/chat/completions`` and ``GET /v1/models``.
 
 Only transport: the encoder is `mux.faces.openai_chat`. A request is a run whose agents are the ``model``'s;
-when the client hangs up, the run is cancelled.
+when the client hangs up, the run is cancelled. A run that fails before it has shown anything is answered
+with the status of what went wrong, as the provider's own class where a provider refused (`failed`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
+from typing import Any, Final
 
 from aiohttp import web
 from pydantic import ValidationError
 
-from mux.errors import BadRequest, NotFound
-from mux.events import Event, Record
+from mux.errors import NotFound, Unavailable
+from mux.events import Error
 from mux.faces.base import dump
 from mux.faces.openai_chat import ChatCompletions, error_body
 from mux.http.bodies import problem_of_validation
+from mux.http.faces import FaceEncoder, Refused, channel_ids, channels_of, collect, models_of, stream, watched
 from mux.http.openai_models import (
     MAX_CHOICES,
     Completion,
@@ -29,103 +33,72 @@ from mux.http.openai_models import (
 from mux.http.replies import reply
 from mux.http.routes import BODY, Answer, Param, Route
 from mux.http.runs import idempotency_key, start_watched
-from mux.http.state import API, Api
-from mux.http.streams import SSE, follow
-from mux.log.protocols import RunRow
+from mux.http.state import API
+from mux.http.streams import SSE
 from mux.requests import ChannelSpec, StartRequest
 
-__all__ = ["ROUTES", "ChatEncoder", "in_openais_form"]
+__all__ = ["ROUTES", "failed", "in_openais_form", "kind_of"]
 
-MAX_WAIT_S = 3600.0
-_OPENAIS_CODES = {"agent_unknown": "model_not_found"}  # that its clients know
-_PASSED_ON = (
-    "temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed", "presence_penalty",
-    "frequency_penalty", "reasoning_effort", "logit_bias",
-)  # fmt: skip
-
-
-class ChatEncoder:
-    """`ChatCompletions` as a face for viewers; belongs to one viewer.
-
-    Our cursors have no place in this protocol, so a stream that ends before its run (drain, rotation) is cut
-    with an error frame: the client knows that the answer is not whole.
-    """
-
-    name = "openai-chat"
-    media_type = SSE
-    shared = False
-    window_s = 0.0
-
-    def __init__(self, face: ChatCompletions) -> None:
-        self._face = face
-
-    def opening(self) -> bytes:
-        return b""
-
-    def events(self, records: Sequence[Record], prefix: bytes, suffix: bytes = b"") -> bytes:
-        return b"".join(frame for record in records for frame in self._face.feed(record.event()))
-
-    def control(self, frame: Mapping[str, object]) -> bytes:
-        if frame.get("type") not in ("stream_rotate", "stream_end", "stream_gap"):
-            return b""
-        return b"".join(
-            self._face.cut("The server ended this stream before the answer was complete; ask again.")
-        )
-
-    def heartbeat(self, cursor: bytes) -> bytes:
-        return b": keep-alive\n\n"
+_OPENAIS_CODES: Final = {"agent_unknown": "model_not_found"}  # that its clients know
+_KEPT: Final = frozenset(
+    {400, 401, 403, 404, 413, 422, 429}
+)  # classes of an upstream's status that stay its own
+_STATUS_OF: Final = {
+    "rate_limited": 429,
+    "upstream_unavailable": 503,
+    "interrupted": 503,
+    "turn_timeout": 504,
+    "timed_out": 504,
+    "upstream_stall": 504,
+    "agent_failed": 500,
+    "param_unsupported": 400,
+    "not_supported": 400,
+    "tool_duplicate": 400,
+    "model_unknown": 404,
+}
+_CLIENTS_FAULT: Final = frozenset({400, 404, 405, 408, 409, 413, 415, 422})
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """``POST /v1/chat/completions``."""
-    api: Api = request.app[API]
+    api = request.app[API]
     asked: CompletionRequest = request[BODY]
     await api.refresh()
-    row = (await start_watched(api, _start(asked), idempotency_key(request))).row
-    api.engine.viewer_joined(row.run)  # this request is the run's viewer: when it goes, the run is cancelled
-    try:
-        return await _completion(request, api, asked, row)
-    finally:
-        api.engine.viewer_left(row.run)
-
-
-async def _completion(
-    request: web.Request, api: Api, asked: CompletionRequest, row: RunRow
-) -> web.StreamResponse:
-    snapshot = await api.engine.snapshot(row.run)
+    start = _start(asked, channels_of(api, asked.model, copies=asked.n, most=MAX_CHOICES))
+    row = (await start_watched(api, start, idempotency_key(request))).row
     options = asked.stream_options
     face = ChatCompletions(
         id=f"chatcmpl-{row.run}",
         model=asked.model,
         created=row.created // 1000,
-        channels=[c["id"] for c in snapshot["channels"]],
+        channels=channel_ids(row),
         include_usage=options is not None and options.include_usage,
         streamed=asked.stream,
     )
+    encoder = FaceEncoder(face)
     headers = {"Mux-Run": row.run}
-    if asked.stream:
-        return await follow(request, [row.run], headers=headers, encoder=ChatEncoder(face))
-    if not await api.hub.wait_final(row.run, MAX_WAIT_S):
-        return reply(error_body(f"The run did not end within {MAX_WAIT_S:g} s.", "timed_out"), 502, headers)
-    async for line in api.engine.export(row.run):
-        if b'"seq":' in line:
-            face.feed(Event.parse(line))
+    async with watched(api, row.run, encoder):
+        if asked.stream:
+            try:
+                return await stream(request, row.run, encoder, headers=headers, late=face)
+            except Refused:
+                pass  # answered below, as a request that does not stream
+        else:
+            await collect(api, row.run, encoder)
     if (failure := face.failure) is not None:
-        return reply(error_body(failure.message, failure.code), 502, headers)
+        return failed(failure, headers, again=not (face.spoke or face.acted))
+    if not face.complete:
+        raise Unavailable("draining", "The server stops before the answer is complete; ask again.")
     return reply(face.result(), headers=headers)
 
 
-def _start(asked: CompletionRequest) -> StartRequest:
-    names = [name.strip() for name in asked.model.split("+")] * asked.n
-    if not all(names) or len(names) > MAX_CHOICES:
-        raise BadRequest(
-            "request_invalid", f"model names an agent, or up to {MAX_CHOICES} of them joined by +."
-        )
-    params = {k: v for k in _PASSED_ON if (v := getattr(asked, k)) is not None}
+def _start(asked: CompletionRequest, channels: list[ChannelSpec]) -> StartRequest:
+    params = asked.params()
+    own = {"params": params or None, "client_tools": asked.client_tools()}
     try:
         return StartRequest(
             messages=asked.messages,
-            channels=[ChannelSpec(agent=name, params=params or None) for name in names],
+            channels=[spec.model_copy(update=own) for spec in channels],
             metadata=dict(asked.metadata or {}),
             on_disconnect="cancel",
         )
@@ -133,40 +106,74 @@ def _start(asked: CompletionRequest) -> StartRequest:
         raise problem_of_validation(e, StartRequest) from None
 
 
-async def models(request: web.Request) -> web.StreamResponse:
-    """``GET /v1/models``."""
-    return reply(ModelCards(data=await _cards(request)).model_dump())
+# --- errors -------------------------------------------------------------------------------------------------
 
 
-async def model(request: web.Request) -> web.StreamResponse:
-    """``GET /v1/models/{model}``."""
-    name = request.match_info["model"]
-    for card in await _cards(request):
-        if card.id == name:
-            return reply(card.model_dump())
-    raise NotFound("agent_unknown", f"There is no agent {name[:80]!r}; GET /v1/models lists them.")
+def failed(failure: Error, headers: Mapping[str, str], *, again: bool) -> web.Response:
+    """A run that failed as an answer with a status: the upstream's own class where it refused.
+
+    Args:
+        again: nothing has been done that another try would do twice.
+    """
+    status = failure.status if failure.status in _KEPT else _STATUS_OF.get(failure.code, 502)
+    sent = dict(headers)
+    # The SDKs try again by themselves on 408, 409, 429 and 5xx: a run of agents is no cheap thing to do
+    # thrice.
+    sent["x-should-retry"] = "true" if again and failure.retryable else "false"
+    if failure.retry_after_s is not None:
+        sent["Retry-After"] = str(max(1, math.ceil(failure.retry_after_s)))
+    return reply(error_body(failure.message, failure.code, kind_of(status)), status, sent)
 
 
-async def _cards(request: web.Request) -> list[ModelCard]:
-    await request.app[API].refresh()
-    return [ModelCard(id=agent["name"]) for agent in request.app[API].roster.describe()]
+def kind_of(status: int) -> str:
+    """The ``type`` that OpenAI gives errors of this status."""
+    if status in _CLIENTS_FAULT:
+        return "invalid_request_error"
+    return {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(
+        status, "server_error"
+    )
 
 
 def in_openais_form(response: web.Response) -> web.Response:
     """A problem document as what this protocol's clients understand."""
     if response.content_type != "application/problem+json":
         return response
-    told = json.loads(response.body if isinstance(response.body, bytes) else b"{}")
+    told: dict[str, Any] = json.loads(response.body if isinstance(response.body, bytes) else b"{}")
     fields = told.get("errors") or [{}]
-    kind = "invalid_request_error" if response.status < 500 and response.status != 429 else "server_error"
-    if response.status == 429:
-        kind = "rate_limit_error"
-    headers = {k: v for k, v in response.headers.items() if k in ("Retry-After", "Cache-Control", "Allow")}
+    headers = {
+        k: v
+        for k, v in response.headers.items()
+        if k in ("Retry-After", "Cache-Control", "Allow", "WWW-Authenticate")
+    }
+    if not told.get("retryable"):
+        headers["x-should-retry"] = "false"
     code = _OPENAIS_CODES.get(told.get("code", ""), told.get("code", ""))
-    body = error_body(told.get("detail", ""), code, kind, fields[0].get("field"))
+    param = told.get("param") or fields[0].get("field")
+    body = error_body(told.get("detail", ""), code, kind_of(response.status), param)
     return web.Response(
         status=response.status, body=dump(body), content_type="application/json", headers=headers
     )
+
+
+# --- models -------------------------------------------------------------------------------------------------
+
+
+async def models(request: web.Request) -> web.StreamResponse:
+    """``GET /v1/models``."""
+    found = await models_of(request.app[API])
+    cards = [ModelCard(id=name, owned_by=owner) for name, owner in found.items()]
+    return reply(ModelCards(data=cards).model_dump())
+
+
+async def model(request: web.Request) -> web.StreamResponse:
+    """``GET /v1/models/{model}``."""
+    name = request.match_info["model"]
+    owner = (await models_of(request.app[API])).get(name)
+    if owner is None:
+        raise NotFound(
+            "agent_unknown", f"There is no agent or model {name[:80]!r}; GET /v1/models lists them."
+        )
+    return reply(ModelCard(id=name, owned_by=owner).model_dump())
 
 
 ROUTES = (
@@ -174,32 +181,32 @@ ROUTES = (
         "POST",
         "/v1/chat/completions",
         completions,
-        "OpenAI's chat completions: `model` is an agent, or several joined by `+` (one choice each).",
+        "OpenAI's chat completions: `model` is an agent, a configured model, an alias, or `a+b`.",
         "openai",
         error_form=OpenAIError,
         body=CompletionRequest,
         answers={200: Answer("The completion, or its chunks.", Completion, (SSE,), item=CompletionChunk)},
-        errors=(404, 409, 429, 502, 503),
+        errors=(401, 404, 409, 422, 429, 502, 503, 504),
         stream=True,
     ),
     Route(
         "GET",
         "/v1/models",
         models,
-        "The agents as models.",
+        "Agents, configured models and aliases.",
         "openai",
         error_form=OpenAIError,
-        answers={200: Answer("The agents.", ModelCards)},
+        answers={200: Answer("What `model` may name.", ModelCards)},
     ),
     Route(
         "GET",
         "/v1/models/{model}",
         model,
-        "One agent as a model.",
+        "One of them.",
         "openai",
         error_form=OpenAIError,
-        params=(Param("model", "the agent's name", place="path", required=True),),
-        answers={200: Answer("The agent.", ModelCard)},
+        params=(Param("model", "its name", place="path", required=True),),
+        answers={200: Answer("It can be used.", ModelCard)},
         errors=(404,),
     ),
 )

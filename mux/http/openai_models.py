@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from mux.requests import ChatMessage
+from mux.requests import ChatMessage, ClientTool
 
 __all__ = [
     "MAX_CHOICES",
@@ -22,7 +22,7 @@ MAX_CHOICES = 32
 
 
 class _Loose(BaseModel):
-    """Clients of this protocol send many members that have no meaning here; those are ignored."""
+    """Clients of this protocol send members that have no meaning here; those are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -33,43 +33,120 @@ class StreamOptions(_Loose):
     include_usage: bool = False
 
 
+class FunctionDefinition(_Loose):
+    """A function that the client runs."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    def tool(self) -> ClientTool:
+        """As the agents are offered it."""
+        given = {k: v for k, v in self.model_dump().items() if v is not None}
+        return ClientTool(**given)
+
+
+class FunctionTool(_Loose):
+    """One of ``tools``."""
+
+    type: str
+    function: FunctionDefinition | None = None
+
+    @model_validator(mode="after")
+    def _a_function(self) -> FunctionTool:
+        if self.type != "function" or self.function is None:
+            raise ValueError(f"a tool of type {self.type[:40]!r} can't be offered here; only functions can")
+        return self
+
+
+_REFUSED = {
+    "functions": "the older form of tools; use tools",
+    "function_call": "the older form of tool_choice; use tool_choice",
+    "audio": "agents answer in text",
+}
+_OURS = frozenset({"store"})  # every run is kept, whatever a client says about it
+
+
 class CompletionRequest(_Loose):
-    """``POST /v1/chat/completions``: ``model`` is an agent, or several joined by ``+``."""
+    """``POST /v1/chat/completions``. Members that are not named here go to the model as they are."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     model: str = Field(min_length=1, max_length=2000)
     messages: list[ChatMessage] = Field(min_length=1)
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int = Field(default=1, ge=1, le=MAX_CHOICES)
-    tools: list[Any] | None = None
+    tools: list[FunctionTool] | None = Field(default=None, max_length=128)
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     stop: str | list[str] | None = None
     seed: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     reasoning_effort: str | None = None
     logit_bias: dict[str, float] | None = None
+    modalities: list[str] | None = None
     metadata: dict[str, str] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, value: Any) -> Any:
         """Clients send null for what they leave out, also where the protocol has no null."""
-        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
-
-    @field_validator("tools")
-    @classmethod
-    def _no_tools(cls, value: list[Any] | None) -> list[Any] | None:
-        if value:
-            raise ValueError("agents bring their own tools and run them here; leave tools out")
+        if not isinstance(value, dict):
+            return value
+        value = {k: v for k, v in value.items() if v is not None}
+        for name, why in _REFUSED.items():
+            if name in value:
+                raise ValueError(f"{name} is not supported: {why}")
         return value
+
+    @field_validator("modalities")
+    @classmethod
+    def _only_text(cls, value: list[str] | None) -> list[str] | None:
+        if value and set(value) - {"text"}:
+            raise ValueError("agents answer in text; leave modalities out")
+        return None
+
+    def params(self) -> dict[str, Any]:
+        """What goes to the model as it is."""
+        named = self.model_dump(include=set(_PASSED_ON), exclude_none=True)
+        return named | {k: v for k, v in (self.model_extra or {}).items() if k not in _OURS}
+
+    def client_tools(self) -> list[ClientTool] | None:
+        """The tools that the client runs."""
+        return [t.function.tool() for t in self.tools or () if t.function is not None] or None
+
+
+_PASSED_ON = (
+    "tool_choice",
+    "parallel_tool_calls",
+    "response_format",
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "stop",
+    "seed",
+    "logprobs",
+    "top_logprobs",
+    "presence_penalty",
+    "frequency_penalty",
+    "reasoning_effort",
+    "logit_bias",
+)
 
 
 class ModelCard(_Loose):
-    """One agent as a model."""
+    """What ``model`` may name: an agent, a configured model or an alias."""
 
     id: str
     object: Literal["model"] = "model"
@@ -99,6 +176,30 @@ class OpenAIError(_Loose):
     error: OpenAIErrorBody
 
 
+class FunctionCall(_Loose):
+    """What a call calls; ``arguments`` is JSON as the model wrote it."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallItem(_Loose):
+    """A call that the client is to run."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class About(_Loose):
+    """Where a choice comes from, and a call of it that waits for a person."""
+
+    run: str
+    channel: str
+    agent: str
+    approval: dict[str, Any] | None = None
+
+
 class ChoiceMessage(_Loose):
     """An agent's whole answer."""
 
@@ -106,6 +207,7 @@ class ChoiceMessage(_Loose):
     content: str | None
     refusal: str | None
     reasoning_content: str | None = None
+    tool_calls: list[ToolCallItem] | None = None
 
 
 class Choice(_Loose):
@@ -113,8 +215,10 @@ class Choice(_Loose):
 
     index: int
     message: ChoiceMessage
-    finish_reason: Literal["stop", "length", "content_filter", "error"]
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter", "error"]
+    logprobs: dict[str, Any] | None = None
     error: OpenAIErrorBody | None = None
+    x_mux: About | None = None
 
 
 class CompletionUsage(_Loose):
@@ -125,6 +229,8 @@ class CompletionUsage(_Loose):
     total_tokens: int
     prompt_tokens_details: dict[str, int] | None = None
     completion_tokens_details: dict[str, int] | None = None
+    cost: float | None = None
+    cost_currency: str | None = None
 
 
 class Completion(_Loose):
@@ -145,6 +251,7 @@ class ChunkDelta(_Loose):
     content: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 class ChunkChoice(_Loose):
@@ -152,8 +259,10 @@ class ChunkChoice(_Loose):
 
     index: int
     delta: ChunkDelta
-    finish_reason: Literal["stop", "length", "content_filter", "error"] | None
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter", "error"] | None
+    logprobs: dict[str, Any] | None = None
     error: OpenAIErrorBody | None = None
+    x_mux: About | None = None
 
 
 class CompletionChunk(_Loose):

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from mux.roster.roster import Problem, Roster
+from mux.roster.roster import PLAIN, Problem, Roster
 
-__all__ = ["Problem", "Roster"]
+__all__ = ["PLAIN", "Problem", "Roster"]

@@ -22,9 +22,10 @@ from mux.roster.python import forget, read_python
 from mux.tools.base import Tool
 from mux.tools.mcp_agents import mcp_problem
 
-__all__ = ["Problem", "Roster"]
+__all__ = ["PLAIN", "Problem", "Roster"]
 
 _log = structlog.get_logger()
+PLAIN = "~model"  # the agent that is a model alone; no file can define an agent of that name
 _IGNORED = {"readme.md", "changelog.md", "license.md", "contributing.md"}
 
 
@@ -70,6 +71,9 @@ class Roster:
         self._builtin = builtin.resolve()
         self._asked = {Path(d).resolve() for d in dirs}
         self._runtime = runtime
+        self._plain = LlmAgent(name=PLAIN, description="A model alone, without instructions or tools.").bind(
+            runtime
+        )
         self._state = _Loaded()
         self._seen: dict[Path, tuple[int, int]] = {}
         self._lock = threading.Lock()  # refresh runs in threads
@@ -95,11 +99,13 @@ class Roster:
         return list(self._state.warnings)
 
     def get(self, name: str) -> Agent:
-        """An agent.
+        """An agent; `PLAIN` is one that is in no list.
 
         Raises:
             NotFound: ``agent_unknown``, with near names.
         """
+        if name == PLAIN:
+            return self._plain
         agent = self._state.agents.get(name)
         if agent is None:
             near = difflib.get_close_matches(name, self._state.agents, n=3)

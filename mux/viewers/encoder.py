@@ -21,6 +21,7 @@ class Encoder(Protocol):
         media_type: the ``Content-Type``.
         shared: whether equal encoders make equal bytes for the same records.
         window_s: seconds that a live window lasts; 0 = events go out as they come.
+        ended: the format's own end was written before the log's: nothing follows, and the viewer ends.
     """
 
     @property
@@ -34,6 +35,9 @@ class Encoder(Protocol):
 
     @property
     def window_s(self) -> float: ...
+
+    @property
+    def ended(self) -> bool: ...
 
     def opening(self) -> bytes:
         """The very first bytes of a connection."""

@@ -192,6 +192,8 @@ class Viewer:
             for leg in self.legs:
                 if not leg.ended:
                     moved = await self._advance(leg) or moved
+            if self.encoder.ended:
+                return "end"
             if self.ended:
                 await self._send(self.encoder.control(self._end_frame()))
                 return "end"

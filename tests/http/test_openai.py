@@ -141,7 +141,7 @@ async def test_a_guardrails_block_is_a_content_filter_and_leaks_nothing(client: 
         ({"model": "counter", "messages": []}, 400, "request_invalid", "messages"),
         ({"model": "counter+", "messages": [{"role": "user", "content": "x"}]}, 400, "request_invalid", None),
         ({"model": "counter", "messages": [{"role": "user", "content": "x"}], "tools": [{}]}, 400,
-         "request_invalid", "tools"),
+         "request_invalid", "tools.0.type"),
     ],
 )  # fmt: skip
 async def test_bad_requests_are_answered_in_openais_form(
@@ -223,12 +223,3 @@ async def test_a_draining_server_ends_the_stream_with_an_error_and_done(
     frames = [f.removeprefix(b"data: ") for f in rest if f.startswith(b"data: ")]
     assert frames[-1] == b"[DONE]"
     assert json.loads(frames[-2])["error"]["code"] == "interrupted"
-
-
-async def test_an_answer_that_is_not_whole_in_time_is_an_error_and_not_a_part(
-    client: AsyncOpenAI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mux.http.openai.MAX_WAIT_S", 0.1)
-    with pytest.raises(openai.APIStatusError) as e:
-        await client.chat.completions.create(model="endless", messages=ask())
-    assert (e.value.status_code, e.value.code) == (502, "timed_out")
