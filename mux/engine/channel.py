@@ -80,6 +80,10 @@ def _bare(said: Said) -> Said | str:
     return str.__str__(said.content) if isinstance(said, Token) and type(said) is Token else said
 
 
+def _reports_usage(_: str | None) -> bool:
+    return False
+
+
 class _Cut(Exception):
     """The agent was cancelled, by itself: there is no end to its answer."""
 
@@ -208,7 +212,8 @@ class Channel:
         guard = self.guard
         if self.state.at == "announced":
             model = self.plan.model or getattr(agent, "model", None)
-            yield ChannelStarted(agent=self.plan.agent, model=model, attempt=1)
+            counted = getattr(agent, "estimates_usage", _reports_usage)(self.plan.model) or None
+            yield ChannelStarted(agent=self.plan.agent, model=model, attempt=1, usage_estimated=counted)
         verdict = await self._checked_task(guard)
         safe = verdict.task
         if not self._resumes(agent):  # they are in the log already

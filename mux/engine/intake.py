@@ -149,8 +149,15 @@ async def check_id(what: str, name: str, agents: Iterable[str], guard_of: GuardO
     Raises:
         BadRequest: ``id_blocked``.
     """
-    if await shown(name, agents, guard_of) != name:
-        raise BadRequest("id_blocked", f"A guardrail of this server stopped the {what}: choose another one.")
+    for agent in agents:
+        try:
+            reader = Reader(guard_of(agent, ""))
+        except MuxError:  # rules that can't be used: the channel never runs, and says why
+            continue
+        if await reader.read(name) != name:
+            raise BadRequest(
+                "id_blocked", f"A guardrail of this server stopped the {what}: choose another one."
+            )
 
 
 def _chosen(channel: PlannedChannel) -> bool:

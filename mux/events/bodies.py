@@ -108,12 +108,16 @@ class RunFinished(Body):
 
 
 class ChannelStarted(Body):
-    """First event of each attempt at a channel; with ``attempt`` > 1 everything before it is discarded."""
+    """First event of each attempt at a channel; with ``attempt`` > 1 everything before it is discarded.
+
+    ``usage_estimated``: its endpoint is known to report no usage, so tokens are counted here.
+    """
 
     type: Literal["channel_started"] = "channel_started"
     agent: str
     model: str | None = None
     attempt: int
+    usage_estimated: Literal[True] | None = None
 
 
 class StepStarted(Body):

@@ -72,6 +72,22 @@ class LlmAgent:
         """The names of its tools, as configured."""
         return tuple(t if isinstance(t, str) else t.name for t in self.tools)
 
+    def estimates_usage(self, model: str | None) -> bool:
+        """Whether tokens will be counted here, since the endpoint is known to report none.
+
+        Args:
+            model: the channel's own, where it asks for one.
+        """
+        if self.runtime is None:
+            return False
+        try:
+            endpoint, name = self.runtime.providers.model(
+                model or self.model or self.runtime.settings.default_model()
+            )
+        except ConfigError:
+            return False
+        return bool(getattr(endpoint, "estimates_usage", _reports_usage)(name))
+
     def bind(self, runtime: LlmRuntime) -> LlmAgent:
         """The same agent, ready to run."""
         return replace(self, runtime=runtime)
@@ -151,6 +167,10 @@ class LlmAgent:
             elif ctx.tools is None or tool.name in ctx.tools:
                 tools[tool.name] = tool
         return tools
+
+
+def _reports_usage(_: str) -> bool:
+    return False
 
 
 def _provider(runtime: LlmRuntime, spec: str) -> Provider | None:

@@ -80,6 +80,7 @@ class HttpModel:
         self._slots = asyncio.Semaphore(provider.max_concurrent) if provider.max_concurrent else None
         self._client: AsyncOpenAI | None = None
         self._http: httpx2.AsyncClient | None = None
+        self._silent: set[str] = set()  # models that reported no usage when they were last asked
         self._made: dict[str, httpx2.Request] = {}  # the SDK's first request for each model
         self._opening = asyncio.Lock()
         self._closed = asyncio.Event()
@@ -181,9 +182,17 @@ class HttpModel:
                 answer.check()
             await answer.drain()
 
+    def estimates_usage(self, model: str) -> bool:
+        """Whether the last turn of this model came without usage: what it uses is counted here."""
+        return model in self._silent
+
     def _ended(self, end: TurnEnd, request: ModelRequest, watch: Watch) -> TurnEnd:
         """The turn's end with its times, and its cost where the price library knows it."""
         usage = end.usage
+        if usage is not None:
+            self._silent.discard(request.model)
+        elif len(self._silent) < _MADE:
+            self._silent.add(request.model)
         if usage is not None and request.model not in self._priced:
             usage = library_cost(self.provider.base_url, request.model, usage)
         if watch.first is None:

@@ -31,9 +31,9 @@ from mux.tools.decorator import tool
 from mux.tools.runtime import Toolbox
 from tests.support.fake_host import as_event, context
 from tests.support.legal import play
-from tests.support.player import Case, load_cases, needs_quirks, playing
+from tests.support.player import Case, load_cases, playing
 
-pytestmark = [needs_quirks, pytest.mark.slow, pytest.mark.timeout(60), pytest.mark.usefixtures("no_leaks")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60), pytest.mark.usefixtures("no_leaks")]
 TIMERS = Timeouts(first_byte_s=10, progress_s=5, turn_s=20)
 ERRORS = {
     "invalid_json": "invalid_arguments",

@@ -1,10 +1,11 @@
-"""Every recorded case (shared/quirks and ours): as bytes through the parser, and over HTTP by `HttpModel`."""
+"""Every recorded case: as bytes through the parser, and over HTTP by `HttpModel`."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +22,11 @@ from mux.llm.model import (
     CallBegan,
     Delta,
     ModelRequest,
+    OutputDelta,
     ReasoningDelta,
     RefusalDelta,
     TextDelta,
+    TextWasThought,
     ToolSchema,
     TurnEnd,
 )
@@ -31,9 +34,7 @@ from mux.llm.responses import ResponsesParser
 from mux.llm.upstream import HttpModel
 from mux.llm.wire import TurnReader
 from mux.settings import Provider, Timeouts
-from tests.support.player import Case, Running, load_cases, needs_quirks, playing
-
-pytestmark = needs_quirks
+from tests.support.player import OURS, Case, Running, load_cases, playing
 
 CASES = load_cases()
 TIMERS = Timeouts(first_byte_s=10, progress_s=5, turn_s=20)
@@ -47,6 +48,7 @@ class Heard:
     text: str = ""
     reasoning: str = ""
     refusal: str = ""
+    outputs: int = 0
     names: dict[int, str] = field(default_factory=dict)
     arguments: dict[int, str] = field(default_factory=dict)
     end: TurnEnd | None = None
@@ -61,6 +63,10 @@ class Heard:
                 self.reasoning += text
             case RefusalDelta(text):
                 self.refusal += text
+            case OutputDelta():
+                self.outputs += 1
+            case TextWasThought():
+                self.reasoning, self.text = self.reasoning + self.text, ""
             case CallBegan(key, name):
                 assert key == len(self.names), "calls are numbered as they begin"
                 self.names[key] = name
@@ -179,7 +185,7 @@ async def ask(case: Case, player: Running) -> tuple[Heard, list[str]]:
             except UpstreamError as e:
                 heard.error = e
                 said.append(f"{e} {e.extra}")
-            shown = heard.text or heard.reasoning or heard.refusal or heard.names
+            shown = heard.text or heard.reasoning or heard.refusal or heard.names or heard.outputs
             if heard.error is None or shown or not heard.error.retryable:
                 break
             if (heard.error.retry_after or 0) > 10:
@@ -209,3 +215,9 @@ async def test_over_http_a_case_means_what_it_expects(case: Case, no_leaks: None
     assert all(r["auth"] == f"Bearer {KEY}" for r in requests)
     for secret in (KEY, *case.expect.get("never_contains", ())):
         assert not any(secret in s for s in said)
+
+
+@pytest.mark.parametrize("rule", range(1, 11))
+def test_every_rule_has_a_case_of_our_own(rule: int) -> None:
+    own = [json.loads(f.read_text(encoding="utf-8"))["source"] for f in OURS.glob("*.json")]
+    assert [s for s in own if re.search(rf"\brule (?:\d+ and )?{rule}\b", s)]

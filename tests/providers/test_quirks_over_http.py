@@ -1,4 +1,4 @@
-"""Every recorded case (shared/quirks and ours) through the product: request, run, player, events, client.
+"""Every recorded case through the product: request, run, player, events, client.
 
 All cases run in one server, a few at a time, so that the slow ones wait beside each other.
 """
@@ -17,11 +17,11 @@ import pytest
 from mux.telemetry import configure_logging
 from tests.support.api import call, finished_run, read, start
 from tests.support.checker import Checker
-from tests.support.player import Case, Running, load_cases, needs_quirks, playing
+from tests.support.player import Case, Running, load_cases, playing
 from tests.support.quirk_agents import RAN, write_roster
 from tests.support.service import make_settings, running
 
-pytestmark = [needs_quirks, pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.usefixtures("no_leaks")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.usefixtures("no_leaks")]
 
 KEY = "sk-quirk-SECRET"
 TIMERS = {"first_byte_s": 10, "progress_s": 5, "turn_s": 20}

@@ -1,25 +1,29 @@
-"""Recorded provider streams: the cases of shared/quirks and our own, and a player that serves them all."""
+"""An upstream that replays recorded provider streams: ``tests/providers/cases``, and those of a folder
+``shared/quirks/cases`` where one lies beside the checkout. The format is described in ``cases/README.md``.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import base64
+import contextlib
 import json
-from collections.abc import AsyncIterator
+import socket
+import struct
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import pytest
+__all__ = ["Case", "Running", "load_cases", "playing"]
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "quirks"
-OURS = Path(__file__).resolve().parents[1] / "providers" / "cases"  # the same format; made by us
+OURS = Path(__file__).resolve().parents[1] / "providers" / "cases"
+BESIDE = Path(__file__).resolve().parents[3] / "shared" / "quirks" / "cases"
 
-needs_quirks = pytest.mark.skipif(
-    not (SHARED / "player.py").is_file(),
-    reason="PROVIDER QUIRKS ARE NOT TESTED: shared/quirks is not beside this checkout",
-)
+_BETWEEN_S = 0.002  # so that each item comes by a read of its own
+_BUNDLE = 200  # repeated items in one write
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,39 @@ class Case:
 
     def wire_bytes(self) -> bytes:
         """The body of the stream as bytes, without its pauses."""
-        return b"".join(c for c in _player().expand(self.spec["chunks"]) if isinstance(c, bytes))
+        return b"".join(item for item in self.items() if isinstance(item, bytes))
+
+    def items(self) -> Iterator[bytes | float]:
+        """What is written, in order, and the seconds to wait in between."""
+        for item in self.spec["chunks"]:
+            match item:
+                case str():
+                    yield _record(item)
+                case {"raw": text}:
+                    yield text.encode()
+                case {"b64": text}:
+                    yield base64.b64decode(text)
+                case {"sleep": seconds}:
+                    yield float(seconds)
+                case {"gen": {"prefix": prefix, "unit": unit, "count": count, "suffix": suffix}}:
+                    yield _record(prefix + unit * count + suffix)
+                case {"repeat": {"item": text, "count": count}}:
+                    for start in range(0, count, _BUNDLE):
+                        yield _record(text) * min(_BUNDLE, count - start)
+                case _:
+                    raise ValueError(f"{self.name}: no such item: {item}")
+
+
+def _record(data: str) -> bytes:
+    return f"data: {data}\n\n".encode()
 
 
 def load_cases() -> list[Case]:
-    """All cases: those of shared/quirks by their numbers (none where it is absent), then ours."""
-    files = sorted((SHARED / "cases").glob("*.json"), key=lambda f: int(f.name.split("-")[0]))
-    specs = [json.loads(f.read_text(encoding="utf-8")) for f in [*files, *sorted(OURS.glob("*.json"))]]
-    cases = [Case(s["name"], s) for s in specs]
-    assert len({c.name for c in cases}) == len(cases), "a name is used twice"
+    """All cases: those beside the checkout, if there are any, then ours."""
+    files = [*sorted(BESIDE.glob("*.json")), *sorted(OURS.glob("*.json"))]
+    specs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    cases = [Case(spec["name"], spec) for spec in specs]
+    assert len({case.name for case in cases}) == len(cases), "a name is used twice"
     return cases
 
 
@@ -63,37 +91,98 @@ def load_cases() -> list[Case]:
 class Running:
     """A player that listens."""
 
-    port: int
+    port: int = 0
+    cases: dict[str, Case] = field(default_factory=dict)
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    asked: Counter[str] = field(default_factory=Counter)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def base_url(self, case: str) -> str:
         return f"http://127.0.0.1:{self.port}/{case}/v1"
 
     def requests(self, case: str) -> list[dict[str, Any]]:
-        """What the player was asked for this case."""
-        return [r for r in _player().LOG if r["name"] == case]
+        """What it was asked for this case: ``name``, ``auth``, ``body``."""
+        return [request for request in self.seen if request["name"] == case]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                while await self._answer(reader, writer):
+                    pass
+        finally:
+            self.tasks.discard(task)
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request; whether the connection is used again."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        pairs = (line.partition(":") for line in head[1:] if line)
+        headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        name = head[0].split(" ")[1].split("/")[1]
+        self.seen.append(
+            {"name": name, "auth": headers.get("authorization"), "body": json.loads(body or b"null")}
+        )
+        self.asked[name] += 1
+        case = self.cases.get(name)
+        if case is None:
+            await _send(writer, 404, {}, b"")
+            return True
+        http = case.spec["http"]
+        before = http.get("before", [])
+        number = self.asked[name]
+        if number <= len(before) or http.get("forever"):
+            fixed = before[number - 1] if number <= len(before) else http
+            given = {"content-type": "application/json", **fixed.get("headers", {})}
+            await _send(writer, fixed["status"], given, fixed.get("body", "").encode())
+            return True
+        await _stream(writer, case, http)
+        return False
+
+
+async def _send(writer: asyncio.StreamWriter, status: int, headers: dict[str, str], body: bytes) -> None:
+    writer.write(_head(status, {**headers, "content-length": str(len(body))}) + body)
+    await writer.drain()
+
+
+def _head(status: int, headers: dict[str, str]) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode()
+
+
+async def _stream(writer: asyncio.StreamWriter, case: Case, http: dict[str, Any]) -> None:
+    headers = {"content-type": "text/event-stream; charset=utf-8", **http.get("headers", {})}
+    ours = {"transfer-encoding": "chunked", "connection": "close"}
+    writer.write(_head(http.get("status", 200), {**headers, **ours}))
+    await writer.drain()
+    for item in case.items():
+        if isinstance(item, float):
+            await asyncio.sleep(item)
+        elif item:
+            writer.write(b"%x\r\n%b\r\n" % (len(item), item))
+            await writer.drain()
+            await asyncio.sleep(_BETWEEN_S)
+    match http.get("end", "close"):
+        case "close":
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+        case "rst":
+            await asyncio.sleep(0.05)  # what was written arrives before
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
 
 
 @asynccontextmanager
 async def playing() -> AsyncIterator[Running]:
-    """The player on a free port; it forgets earlier requests, and nothing of it is left afterwards."""
-    module = _player()
-    module.LOG.clear()
-    module.COUNT.clear()
-    player = module.Player(str(SHARED / "cases"))
-    player.cases.update(module.Player(str(OURS)).cases)
-    running = Running(0)
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        running.tasks.add(task)
-        try:
-            await player.handle(reader, writer)
-        finally:
-            running.tasks.discard(task)
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0, limit=1 << 22)
+    """The player on a free port; nothing of it is left afterwards."""
+    running = Running(cases={case.name: case for case in load_cases()})
+    server = await asyncio.start_server(running.serve, "127.0.0.1", 0, limit=1 << 22)
     running.port = server.sockets[0].getsockname()[1]
     try:
         yield running
@@ -103,17 +192,3 @@ async def playing() -> AsyncIterator[Running]:
             task.cancel()
         await asyncio.gather(*running.tasks, return_exceptions=True)
         await server.wait_closed()
-
-
-_loaded: dict[str, Any] = {}
-
-
-def _player() -> Any:
-    if "player" not in _loaded:
-        spec = importlib.util.spec_from_file_location("quirk_player", SHARED / "player.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        _loaded["player"] = module
-    return _loaded["player"]
