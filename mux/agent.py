@@ -60,6 +60,7 @@ __all__ = [
     "Steering",
     "Verdict",
     "agent",
+    "tool_names",
 ]
 
 
@@ -343,6 +344,17 @@ class Agent(Protocol):
 
     def run(self, ctx: AgentContext) -> AsyncIterator[Draft]:
         """Do the task. Called once per attempt; iterated to its end or closed."""
+
+
+def tool_names(agent: Agent) -> tuple[str, ...]:
+    """The names of an agent's tools, whatever it calls so: names, functions, objects with a name."""
+    tools = getattr(agent, "tool_names", None) or getattr(agent, "tools", ())
+    if not isinstance(tools, list | tuple | set | frozenset | Mapping):
+        return ()
+    names = (
+        t if isinstance(t, str) else getattr(t, "name", None) or getattr(t, "__name__", None) for t in tools
+    )
+    return tuple(name for name in names if isinstance(name, str))
 
 
 AgentFunction: TypeAlias = Callable[[AgentContext], AsyncIterator[Draft]]

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from mux.agent import Agent, Budget, ChannelRequest, ClientTool
+from mux.agent import Agent, Budget, ChannelRequest, ClientTool, tool_names
 from mux.errors import BadRequest
 from mux.events import ChannelAdded, ChannelInfo
 from mux.log.protocols import RunRow
@@ -241,8 +241,7 @@ def free_id(agent: str, taken: Iterable[str], mark: str = ".") -> str:
 
 def _check_tools(spec: ChannelSpec | ChannelRequest, agent: Agent) -> None:
     """A tool that the agent does not have can't be left to it; those of its own servers come later."""
-    named: Iterable[str] = getattr(agent, "tool_names", getattr(agent, "tools", ()))
-    known = list(named)
+    known = tool_names(agent)
     if spec.client_tools:
         _check_client_tools(spec, agent, known)
     if spec.tools is None:

@@ -150,6 +150,7 @@ class AgentItem(_Answer):
     """An agent of the roster."""
 
     name: str
+    title: str | None = Field(default=None, description="the name for people, where it is another one")
     description: str = ""
     model: str | None = None
     tools: list[str] = []

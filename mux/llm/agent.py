@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any, Literal, cast
 
 from mux.agent import AgentContext, Budget, Draft
@@ -14,8 +15,9 @@ from mux.llm.loop import Loop
 from mux.llm.setup import LlmRuntime, McpTools, Setup
 from mux.settings import GuardrailRule, McpServer, Price, Provider
 from mux.tools.base import Tool
+from mux.tools.decorator import tool
 
-__all__ = ["LlmAgent", "LlmRuntime"]
+__all__ = ["LlmAgent", "LlmRuntime", "is_pattern"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,9 @@ class LlmAgent:
         description: one sentence for people and for agents that delegate.
         instructions: the system message.
         model: ``provider:model`` or a configured name; ``None`` = the configured default.
-        tools: tools, or names of built-in, MCP and roster tools.
+        title: the name for people, where it is another one.
+        tools: tools, typed functions, or names and patterns (``files_*``) of built-in, MCP and roster tools.
+        denied: names and patterns of tools that it may not use, whatever ``tools`` says.
         params: temperature, max_tokens, … as the provider takes them.
         guardrails: names of configured rules, or rules by name, that hold besides the global ones.
         mcp: tool servers by name, as in ``[mcp.NAME]``; their tools are this agent's alone.
@@ -39,10 +43,12 @@ class LlmAgent:
     """
 
     name: str
+    title: str = ""
     description: str = ""
     instructions: str = ""
     model: str | None = None
-    tools: Sequence[Tool | str] = ()
+    tools: Sequence[Tool | str | Callable[..., Any]] = ()
+    denied: Sequence[str] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     guardrails: Sequence[str] | Mapping[str, GuardrailRule] = ()
     mcp: Mapping[str, McpServer] = field(default_factory=dict)
@@ -56,6 +62,8 @@ class LlmAgent:
     def __post_init__(self) -> None:
         servers = {name: McpServer.model_validate(server) for name, server in self.mcp.items()}
         object.__setattr__(self, "mcp", servers)  # plain mappings too, as they stand in a file
+        tools = tuple(t if isinstance(t, Tool | str) else tool(t) for t in self.tools)
+        object.__setattr__(self, "tools", tools)
 
     @property
     def resumable(self) -> Literal["resume"]:
@@ -69,8 +77,28 @@ class LlmAgent:
 
     @property
     def tool_names(self) -> tuple[str, ...]:
-        """The names of its tools, as configured."""
-        return tuple(t if isinstance(t, str) else t.name for t in self.tools)
+        """The names of its tools, as configured; patterns stand for the tools that there are."""
+        known = self.runtime.toolbox().tools if self.runtime is not None else {}
+        return tuple(name for name, _ in self._allowed(known))
+
+    def may_use(self, name: str) -> bool:
+        """Whether no restriction of the agent forbids a tool."""
+        return not any(fnmatchcase(name.lower(), pattern.lower()) for pattern in self.denied)
+
+    def _allowed(self, known: Mapping[str, Tool]) -> Iterator[tuple[str, Tool | None]]:
+        """Its tools by name, patterns resolved, each once; ``None``: there is no such tool (yet)."""
+        seen: set[str] = set()
+        for given in cast("Sequence[Tool | str]", self.tools):
+            if isinstance(given, Tool):
+                found: Iterable[tuple[str, Tool | None]] = [(given.name, given)]
+            elif is_pattern(given):
+                found = [(name, known[name]) for name in known if fnmatchcase(name, given)]
+            else:
+                found = [(given, known.get(given))]
+            for name, value in found:
+                if name not in seen and self.may_use(name):
+                    seen.add(name)
+                    yield name, value
 
     def estimates_usage(self, model: str | None) -> bool:
         """Whether tokens will be counted here, since the endpoint is known to report none.
@@ -110,7 +138,7 @@ class LlmAgent:
             ctx.log.warning("mcp server of an agent is away", agent=self.name, problem=problem)
             yield Custom(name="progress", value={"message": problem})
         setup = self.setup(ctx)
-        chosen = [t for t in tools if ctx.tools is None or t.name in ctx.tools]
+        chosen = [t for t in tools if self.may_use(t.name) and (ctx.tools is None or t.name in ctx.tools)]
         own = {t.name: t for t in chosen if t.name not in setup.tools}
         loop = Loop(ctx, replace(setup, tools={**setup.tools, **own}))
         async with aclosing(cast("AsyncGenerator[Draft, None]", loop.run())) as drafts:
@@ -160,13 +188,17 @@ class LlmAgent:
     def _tools(self, ctx: AgentContext, runtime: LlmRuntime) -> dict[str, Tool]:
         known = runtime.toolbox().tools
         tools: dict[str, Tool] = {}
-        for given in self.tools:
-            tool = known.get(given) if isinstance(given, str) else given
-            if tool is None:
-                ctx.log.debug("tool_unknown", agent=self.name, tool=given)  # the roster has warned of it
-            elif ctx.tools is None or tool.name in ctx.tools:
-                tools[tool.name] = tool
+        for name, found in self._allowed(known):
+            if found is None:
+                ctx.log.debug("tool_unknown", agent=self.name, tool=name)  # the roster has warned of it
+            elif ctx.tools is None or name in ctx.tools:
+                tools[name] = found
         return tools
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a tool's name in a list stands for all that it matches."""
+    return any(c in name for c in "*?[")
 
 
 def _reports_usage(_: str) -> bool:

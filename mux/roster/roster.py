@@ -7,15 +7,16 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
-from mux.agent import Agent
+from mux.agent import Agent, Budget, tool_names
 from mux.errors import ConfigError, NotFound
 from mux.guardrails import Rules
-from mux.llm.agent import LlmAgent
+from mux.llm.agent import LlmAgent, is_pattern
 from mux.llm.setup import LlmRuntime
 from mux.roster.markdown import read_markdown
 from mux.roster.python import forget, read_python
@@ -27,6 +28,12 @@ __all__ = ["PLAIN", "Problem", "Roster"]
 _log = structlog.get_logger()
 PLAIN = "~model"  # the agent that is a model alone; no file can define an agent of that name
 _IGNORED = {"readme.md", "changelog.md", "license.md", "contributing.md"}
+_NO_AGENTS = {
+    "node_modules",
+    "site-packages",
+    "venv",
+}  # folders that hold other people's files by the thousand
+_DEPTH = 6  # sub-folders below a roster's folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +155,23 @@ class Roster:
 
     def _files(self) -> Iterator[Path]:
         for folder in self._dirs:
-            try:
-                paths = sorted(folder.iterdir())
-            except OSError:  # not there, no folder, or not ours to read: `load` says which
-                continue
-            for path in paths:
-                hidden = path.name.startswith(("_", ".")) or path.name.lower() in _IGNORED
-                if path.suffix in (".md", ".py") and not hidden and path.is_file():
-                    yield path
+            for base, below, names in os.walk(folder):  # a folder that can't be read: `load` says which
+                here = Path(base)
+                deep = len(here.relative_to(folder).parts) >= _DEPTH
+                below[:] = (
+                    []
+                    if deep
+                    else sorted(n for n in below if not n.startswith(("_", ".")) and n not in _NO_AGENTS)
+                )
+                for name in sorted(names):
+                    hidden = name.startswith(("_", ".")) or name.lower() in _IGNORED
+                    path = here / name
+                    if path.suffix in (".md", ".py") and not hidden and path.is_file():
+                        yield path
+
+    def _folder_of(self, path: Path) -> Path:
+        """The roster's folder in which a file lies, however deep."""
+        return next(d for d in (path, *path.parents) if d in self._dirs)
 
     def _load(self) -> None:
         state = _Loaded()
@@ -171,8 +187,13 @@ class Roster:
                 found.extend((agent, path) for agent in self._read(path, state))
             except ConfigError as e:
                 state.problems.append(Problem(path, e.message))
+            except Exception as e:  # noqa: BLE001 -- one file's fault must never be another's
+                state.problems.append(Problem(path, f"it can't be loaded: {type(e).__name__}: {e}"))
         for agent, path in found:
-            self._admit(agent, path, state)
+            try:
+                self._admit(agent, path, state)
+            except Exception as e:  # noqa: BLE001 -- likewise
+                state.problems.append(Problem(path, f"its agent can't be used: {type(e).__name__}: {e}"))
         self._state = state
         _log.info(
             "roster_loaded",
@@ -183,10 +204,18 @@ class Roster:
         )
 
     def _read(self, path: Path, state: _Loaded) -> list[Agent]:
+        nested = path.parent not in self._dirs
         if path.suffix == ".md":
+            if nested and not _has_front_matter(path):
+                state.warnings.append(f"{path}: passed over: it has no front matter")
+                return []
             agent, warnings = read_markdown(path)
             state.warnings.extend(f"{path}: {w}" for w in warnings)
-            return [agent]
+            return [] if agent is None else [agent]
+        if nested:  # perhaps a helper of a file above: running it unasked could do anything
+            if not (path.parent / "__init__.py").exists():
+                state.warnings.append(f"{path}: passed over: Python files in sub-folders are not loaded")
+            return []
         value, tools = read_python(path)
         for tool in tools:
             state.tools.setdefault(tool.name, tool)
@@ -195,8 +224,9 @@ class Roster:
     def _admit(self, agent: Agent, path: Path, state: _Loaded) -> None:
         earlier = state.sources.get(agent.name)
         if earlier is not None:
-            if earlier.parent == path.parent:
-                reason = f"{earlier.name} already defines an agent named {agent.name!r}"
+            folder = self._folder_of(path)
+            if self._folder_of(earlier) == folder:
+                reason = f"{earlier.relative_to(folder)} already defines an agent named {agent.name!r}"
                 state.problems.append(Problem(path, reason))
             return  # an earlier folder replaces an agent of a later one: that is how one overrides
         if isinstance(agent, LlmAgent):
@@ -209,17 +239,21 @@ class Roster:
         """The agent on our runtime, with its roster tools in place of their names."""
         builtin = self._runtime.toolbox().tools
         tools: list[Tool | str] = []
-        for tool in agent.tools:
-            if isinstance(tool, str) and tool not in builtin:
+        for tool in cast("Sequence[Tool | str]", agent.tools):
+            if isinstance(tool, str) and is_pattern(tool):
+                tools.extend(state.tools[name] for name in state.tools if fnmatchcase(name, tool))
+            elif isinstance(tool, str) and tool not in builtin:
                 if tool in state.tools:
                     tools.append(state.tools[tool])
                     continue
                 if not self._may_come(tool) and not any(tool.startswith(f"{s}_") for s in agent.mcp):
                     state.warnings.append(f"{path}: unknown tool {tool!r}; the agent runs without it")
             tools.append(tool)
-        if agent.model is not None:
+        model = agent.model
+        if model is not None:
+            model = self._runtime.settings.aliases.get(model, model)
             try:
-                self._runtime.providers.model(agent.model)
+                self._runtime.providers.model(model)
             except ConfigError:
                 state.warnings.append(
                     f"{path}: unknown model {agent.model!r}; the agent runs on the default model"
@@ -227,7 +261,9 @@ class Roster:
         for server, config in agent.mcp.items():
             if problem := mcp_problem(config):
                 state.warnings.append(f"{path}: MCP server {server!r}: {problem}; the agent runs without it")
-        bound = LlmAgent(**{**_fields(agent), "tools": tuple(tools), "source": agent.source or str(path)})
+        bound = LlmAgent(
+            **{**_fields(agent), "model": model, "tools": tuple(tools), "source": agent.source or str(path)}
+        )
         return bound.bind(self._runtime)
 
     def _guard_warnings(self, agent: Agent) -> list[str]:
@@ -256,11 +292,19 @@ class Roster:
 
     def describe(self) -> list[dict[str, Any]]:
         """The agents as ``GET /api/agents`` shows them, own ones first."""
-        return [self._described(name, agent) for name, agent in self._state.agents.items()]
+        found: list[dict[str, Any]] = []
+        for name, agent in self._state.agents.items():
+            try:
+                found.append(self._described(name, agent))
+            except Exception as e:  # noqa: BLE001 -- an attribute that fails is this agent's alone
+                _log.warning("agent_not_described", agent=name, error=f"{type(e).__name__}: {e}")
+                source = str(self._state.sources[name])
+                found.append({"name": name, "description": "", "tools": [], "source": source})
+        return found
 
     def _described(self, name: str, agent: Agent) -> dict[str, Any]:
         path = self._state.sources[name]
-        tools = agent.tool_names if isinstance(agent, LlmAgent) else getattr(agent, "tools", ())
+        tools = tool_names(agent)
         known = {*self._runtime.toolbox().tools, *self._state.tools}
         described: dict[str, Any] = {
             "name": name,
@@ -272,10 +316,13 @@ class Roster:
         if isinstance(agent, LlmAgent) and agent.mcp:
             described["mcp"] = sorted(agent.mcp)
         budget = getattr(agent, "budget", None)
-        if budget is not None:
+        if isinstance(budget, Budget):
             described["budget"] = budget.model_dump(exclude_none=True)
-        if examples := list(getattr(agent, "examples", ())):
-            described["examples"] = examples
+        examples = getattr(agent, "examples", ())
+        if isinstance(examples, list | tuple) and examples:
+            described["examples"] = [str(example) for example in examples]
+        if title := getattr(agent, "title", None):
+            described["title"] = str(title)
         return {k: v for k, v in described.items() if v is not None}
 
     def _model_of(self, agent: Agent) -> str | None:
@@ -289,6 +336,14 @@ class Roster:
                 return self._runtime.settings.default_model()
             return agent.model
         return self._runtime.settings.default_model()
+
+
+def _has_front_matter(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            return file.readline(16).rstrip() == "---"
+    except OSError:
+        return False
 
 
 def _own(agent: LlmAgent, name: str) -> bool:
