@@ -51,6 +51,7 @@ def tools_of(folder: Path, front: str) -> tuple[str, ...]:
         ("tools: run_python, search_docs\ndisallowed-tools: Bash", ("search_docs",)),
         ("tools: [run_python, search_docs]\ndisallowedTools: {run_python: true}", ("search_docs",)),
         ("tools: [run_python, search_docs]\ndisallowedTools: 7", ()),
+        ("tools: [run_python, search_docs]\ndisallowedTools: [run_python", ()),
         ("tools: [run_python, search_docs]\npermission: {edit: deny}", ("run_python", "search_docs")),
         ("tools: [run_python, search_docs]\npermission: {bash: ask}", ("search_docs",)),
         (

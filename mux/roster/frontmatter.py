@@ -78,6 +78,8 @@ def _key_by_key(text: str, is_key: Callable[[str], bool]) -> tuple[dict[str, Any
     unread: list[str] = []
     for key, lines in blocks:
         value, read = _value(key, lines)
+        if not read and key == "name" and value[:1] in ("[", "{"):
+            continue  # a list that does not end is no name
         if not read:
             unread.append(key)
         if key == "tools" and key in found:

@@ -136,7 +136,7 @@ def _taken(key: str, value: Any, warnings: list[str]) -> list[str]:
         return []
     if isinstance(value, Mapping):
         names = [str(name) for name, forbidden in value.items() if forbidden is not False]
-    elif isinstance(value, str):
+    elif isinstance(value, str) and value[:1] not in ("[", "{", "&"):  # a list that does not end is no list
         names = [part for name in _names(value) for part in (name, *name.split())]
     elif isinstance(value, list | tuple):
         names = [str(name) for name in value]
