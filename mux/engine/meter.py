@@ -42,6 +42,18 @@ class Meter:
         """Seconds count from here."""
         self._started = time.monotonic()
 
+    def limit(self, budget: Budget | None) -> None:
+        """The budget that holds from now on; seconds count from here."""
+        self.budget = budget
+        self.start()
+
+    @property
+    def seconds(self) -> float | None:
+        """The fewest seconds that this budget, or the run's, allows in all."""
+        budgets = [self.budget, self._outer.budget if self._outer is not None else None]
+        limits = [b.seconds for b in budgets if b is not None and b.seconds is not None]
+        return min(limits, default=None)
+
     def restore(self, channel: ChannelState) -> None:
         """Begin with what the log shows of a channel (after a crash)."""
         usage = channel.usage or Usage()

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mux.agent import Agent, Budget, ChannelRequest, ClientTool, tool_names
 from mux.errors import BadRequest
-from mux.events import ChannelAdded, ChannelInfo
+from mux.events import ChannelAdded, ChannelInfo, RunStarted
 from mux.log.protocols import RunRow
 from mux.requests import ChannelSpec, ChatMessage, Grace, StartRequest
 
@@ -135,6 +135,15 @@ class Plan(BaseModel):
     def channel(self, channel: str) -> PlannedChannel | None:
         """The channel of that id."""
         return next((c for c in self.channels if c.id == channel), None)
+
+    def start_event(self, thread: str, message: str | None, metadata: Mapping[str, Any]) -> RunStarted:
+        """The run's first event."""
+        return RunStarted(
+            thread=thread,
+            channels=[c.info() for c in self.channels if not c.added],
+            message=message,
+            metadata=dict(metadata) or None,
+        )
 
     def with_channel(self, channel: PlannedChannel) -> Plan:
         """The plan with one channel more."""

@@ -1,14 +1,22 @@
-"""What happens to a run when nobody watches it any more: the disconnect policy."""
+"""What happens to a run when nobody watches it any more: the disconnect policy.
+
+Viewers may be at several servers; each says how many it has, and says it again now and then. What a server
+said is forgotten after a while: then it is gone, and its viewers with it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 from mux.requests import Grace
 
-__all__ = ["Presence"]
+__all__ = ["COME_BACK_S", "Presence", "SAY_EVERY_S"]
+
+COME_BACK_S: Final = 15.0  # for viewers whose connection the server ended: a restart, a rotation
+SAY_EVERY_S: Final = 5.0
+_FORGET_S: Final = 3.5 * SAY_EVERY_S
 
 
 class Presence:
@@ -23,39 +31,51 @@ class Presence:
         self._grace_s = policy.grace_s if isinstance(policy, Grace) else 0.0
         self._applies = policy != "continue"
         self._on_gone = on_gone
+        self._fronts: dict[str, tuple[int, float]] = {}  # front → its viewers, and when it said so
         self._timer: asyncio.TimerHandle | None = None
-        self.viewers = 0
 
-    def joined(self) -> None:
-        """A viewer came (or came back)."""
-        self.viewers += 1
-        self.stop()
+    @property
+    def viewers(self) -> int:
+        """How many there are."""
+        return sum(count for count, _ in self._fronts.values())
 
-    def left(self, at_least_s: float = 0.0) -> None:
-        """A viewer went; one that was sent away has this long to come back, whatever the grace."""
-        self.viewers = max(0, self.viewers - 1)
-        if self.viewers == 0:
-            self.arm(at_least_s)
+    def watched(self, front: str, viewers: int, back_s: float = 0.0) -> None:
+        """A front has so many viewers now; those that it sent away have ``back_s`` to come back, whatever the
+        grace."""
+        had = self.viewers
+        self._fronts[front] = (viewers, asyncio.get_running_loop().time())
+        if self.viewers:
+            self._watch()
+        elif had:
+            self.arm(back_s)
 
     def arm(self, at_least_s: float = 0.0) -> None:
-        """Start the grace now; also after a restart of the server, which took everybody's connection."""
-        self.stop()
-        if self._applies and self.viewers == 0:
+        """Start the grace now, if nobody watches; also after a takeover, which took everybody's connection."""
+        self._stop()
+        if self._applies and not self.viewers:
             delay = max(self._grace_s, at_least_s)
             self._timer = asyncio.get_running_loop().call_later(delay, self._on_gone)
 
     def close(self) -> None:
         """The run is over: whoever comes and goes means nothing any more."""
-        self.stop()
+        self._stop()
         self._applies = False
-        self._on_gone = _nothing
 
-    def stop(self) -> None:
-        """Forget the timer (somebody came)."""
+    def _watch(self) -> None:
+        self._stop()
+        if self._applies:
+            self._timer = asyncio.get_running_loop().call_later(_FORGET_S, self._forget)
+
+    def _forget(self) -> None:
+        """Fronts that have not said anything for long are gone."""
+        limit = asyncio.get_running_loop().time() - _FORGET_S
+        self._fronts = {name: said for name, said in self._fronts.items() if said[1] > limit}
+        if self.viewers:
+            self._watch()
+        else:
+            self.arm()
+
+    def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _nothing() -> None:
-    """What happens when the viewers of a run that is over are gone."""

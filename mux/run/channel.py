@@ -141,7 +141,7 @@ class ChannelState:
             body, ToolArgs | ToolStart | ToolProgress | ToolResult | ApprovalRequested | ApprovalResolved
         ):
             call, call_at = self._next_call(body, event.path)
-            self._fold_call(call, call_at, body, event.cseq)
+            self._fold_call(call, call_at, body, event)
         else:
             self._check(body, event)
             self._fold(body, event)
@@ -303,14 +303,15 @@ class ChannelState:
         if self.first_delta is None and self.requested_ts is not None:
             self.first_delta = (event.cseq, max(0, event.ts - self.requested_ts))
 
-    def _fold_call(self, call: ToolState, at: CallAt, body: Body, cseq: int) -> None:
-        call.last_cseq = cseq
+    def _fold_call(self, call: ToolState, at: CallAt, body: Body, event: Event) -> None:
+        call.last_cseq = event.cseq
         call.at = at
         match body:
             case ToolArgs():
                 call.raw.append(body.content)
             case ToolStart():
                 call.arguments = body.arguments
+                call.started_ts = event.ts
             case ToolProgress():
                 call.progress = body
             case ToolResult():

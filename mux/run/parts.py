@@ -84,6 +84,7 @@ class ToolState:
         cseq, last_cseq: of its `tool_call`, and of the newest event about it.
         after_parts: how many text deltas came before it, which gives its place in the text.
         waiting: an approval is open; ``decision`` is the last one made.
+        started_ts: when it began to run, ms since the epoch.
     """
 
     call_id: str
@@ -100,6 +101,7 @@ class ToolState:
     progress: ToolProgress | None = None
     waiting: ApprovalRequested | None = None
     decision: ApprovalResolved | None = None
+    started_ts: int | None = None
 
     @property
     def status(self) -> str:

@@ -8,6 +8,7 @@ the fairness in one.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
 
 from mux.errors import AgentError
@@ -35,20 +36,23 @@ class Buffer:
         gated: ports that somebody waits for room in.
     """
 
-    __slots__ = ("_held", "_loop", "_waiter", "bundled", "gated", "growing", "items", "quota", "swaps")
+    __slots__ = (
+        "_gathering", "_held", "_loop", "_waiter", "bundled", "gated", "growing", "items", "quota", "swaps",
+    )  # fmt: skip
 
     def __init__(self, quota: int, bundled: type | None) -> None:
         self.quota = quota
         self.bundled = bundled
-        self.items: list[tuple[str, Any]] = []
+        self.items: list[tuple[Any, Any]] = []
         self.swaps = 0
         self.growing: dict[Port[Any], None] = {}
         self.gated: list[Port[Any]] = []
         self._held = 0  # but for the growing bursts
         self._waiter: asyncio.Future[None] | None = None
+        self._gathering: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # kept: CPython 3.11 looks it up by a system call
 
-    def add(self, key: str, item: object, weight: int = 1) -> None:
+    def add(self, key: Hashable, item: object, weight: int = 1) -> None:
         """Append an item and wake the consumer."""
         self.items.append((key, item))
         self._held += weight
@@ -65,7 +69,7 @@ class Buffer:
         self._held += weight
         del self.growing[port]
 
-    def swap(self) -> tuple[list[tuple[str, Any]], int]:
+    def swap(self) -> tuple[list[tuple[Any, Any]], int]:
         """Take everything, and how many items that is; let in who waited for room."""
         while self.growing:
             next(iter(self.growing)).seal()
@@ -75,7 +79,8 @@ class Buffer:
         if self.gated:  # each of them gave a whole quota: O(1) per event
             gated, self.gated = self.gated, []
             for port in gated:
-                port.let_in()
+                if not port.held:
+                    port.let_in()
         return taken, held
 
     def changed(self) -> asyncio.Future[None]:
@@ -84,6 +89,24 @@ class Buffer:
             raise RuntimeError("a merger has one consumer; somebody else is waiting already")
         self._waiter = self.future()
         return self._waiter
+
+    def hurry(self) -> None:
+        """A source waits for room: a consumer that gathers takes what there is."""
+        if self._gathering is not None and not self._gathering.done():
+            self._gathering.set_result(None)
+
+    async def gather(self, seconds: float) -> None:
+        """Let more come before the next swap, for so long at most."""
+        if self.gated:
+            return
+        self._gathering = self.future()
+        assert self._loop is not None
+        timer = self._loop.call_later(seconds, self.hurry)
+        try:
+            await self._gathering
+        finally:
+            timer.cancel()
+            self._gathering = None
 
     def wake(self) -> None:
         """Let the consumer look."""
@@ -102,13 +125,17 @@ class Port(Generic[T]):
 
     Attributes:
         closed: whether nobody but the iterator may give anything (any more).
+        held: whether it has no room, whatever the consumer takes; see `hold`.
     """
 
-    __slots__ = ("_buffer", "_burst", "_gate", "_given", "_putters", "_room", "_swap", "closed", "key")
+    __slots__ = (
+        "_buffer", "_burst", "_gate", "_given", "_putters", "_room", "_swap", "closed", "held", "key",
+    )  # fmt: skip
 
-    def __init__(self, buffer: Buffer, key: str) -> None:
+    def __init__(self, buffer: Buffer, key: Hashable) -> None:
         self.key = key
         self.closed = False
+        self.held = False
         self._buffer = buffer
         self._swap = buffer.swaps
         self._given = 0  # since that swap, but for the burst
@@ -155,12 +182,24 @@ class Port(Generic[T]):
     def finish(self) -> None:
         """Nobody writes any more; idempotent. The source itself goes on to its end."""
         self.closed = True
+        self.held = False
         self.let_in()
 
     @property
     def waiting(self) -> bool:
         """Whether somebody waits for room."""
         return self._gate is not None or bool(self._putters)
+
+    # --- for the consumer ---------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """The source has no room from now on: its consumer can't use more just now. Idempotent."""
+        self.held = True
+
+    def release(self) -> None:
+        """It has room again."""
+        self.held = False
+        self.let_in()
 
     # --- for the merger -----------------------------------------------------------------------------------
 
@@ -176,13 +215,13 @@ class Port(Generic[T]):
                 buffer.growing[self] = None
                 buffer.add(self.key, self._burst, 0)
             self._burst.append(item)
-            return len(self._burst) >= self._room
+            return self.held or len(self._burst) >= self._room
         if self._burst is not None:
             self.seal()  # what comes after it may not overtake it
         weight = len(item) if isinstance(item, Burst) else 1
         buffer.add(self.key, item, weight)
         self._given += weight
-        return self._given >= buffer.quota
+        return self.held or self._given >= buffer.quota
 
     @property
     def growing(self) -> int:
@@ -212,9 +251,10 @@ class Port(Generic[T]):
     def _full(self) -> bool:
         if self._swap != self._buffer.swaps:
             self._swap, self._given = self._buffer.swaps, 0
-        return self._given + self.growing >= self._buffer.quota
+        return self.held or self._given + self.growing >= self._buffer.quota
 
     def _wait(self) -> asyncio.Future[None]:
         if not self.waiting:
             self._buffer.gated.append(self)
+            self._buffer.hurry()
         return self._buffer.future()

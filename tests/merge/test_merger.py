@@ -76,7 +76,7 @@ async def settle() -> None:
     raise AssertionError("the tasks never came to rest")
 
 
-async def drain(merger: Merger[Any]) -> list[tuple[str, Any]]:
+async def drain(merger: Merger[str, Any]) -> list[tuple[str, Any]]:
     return [pair async for batch in merger for pair in batch]
 
 
@@ -84,7 +84,7 @@ async def drain(merger: Merger[Any]) -> list[tuple[str, Any]]:
 
 
 async def test_every_item_arrives_once_and_in_its_sources_order(sources: Sources) -> None:
-    async with Merger[int]() as merger:
+    async with Merger[str, int]() as merger:
         for name in "abc":
             merger.add(name, sources.items(*range(200)))
         merger.close()
@@ -107,7 +107,7 @@ def test_any_mix_of_lengths_failures_and_bounds_is_complete(
     async def run() -> None:
         sources = Sources()
         error = ValueError("boom")
-        async with Merger[Any](max_buffer=quota, max_batch=max_batch) as merger:
+        async with Merger[str, Any](max_buffer=quota, max_batch=max_batch) as merger:
             for number, length in enumerate(lengths):
                 tail = [error] if number in failing else []
                 merger.add(str(number), sources.items(*range(length), *tail))
@@ -123,14 +123,14 @@ def test_any_mix_of_lengths_failures_and_bounds_is_complete(
 
 
 async def test_a_merge_without_sources_ends_when_it_is_closed() -> None:
-    async with Merger[str]() as merger:
+    async with Merger[str, str]() as merger:
         merger.close()
         assert await drain(merger) == []
 
 
 async def test_one_failure_is_reported_and_ends_nothing_else(sources: Sources) -> None:
     error = ValueError("boom")
-    async with Merger[Any]() as merger:
+    async with Merger[str, Any]() as merger:
         merger.add("bad", sources.items(1, error))
         merger.add("good", sources.items(1, 2, 3))
         merger.close()
@@ -143,7 +143,7 @@ async def test_one_failure_is_reported_and_ends_nothing_else(sources: Sources) -
 async def test_even_an_exit_or_a_cancellation_of_its_own_is_one_sources_failure(
     sources: Sources, error: BaseException
 ) -> None:
-    async with Merger[Any]() as merger:
+    async with Merger[str, Any]() as merger:
         merger.add("bad", sources.items(error))
         merger.add("good", sources.items(1))
         merger.close()
@@ -159,7 +159,7 @@ async def test_a_failure_while_closing_is_reported(sources: Sources) -> None:
         finally:
             raise ValueError("in clean-up")
 
-    async with Merger[Any]() as merger:
+    async with Merger[str, Any]() as merger:
         merger.add("bad", bad())
         assert await anext(merger) == [("bad", 1)]
         merger.cancel("bad")
@@ -173,7 +173,7 @@ async def test_a_failure_while_closing_is_reported(sources: Sources) -> None:
 
 
 async def test_a_source_that_gave_its_quota_waits_for_the_consumer(sources: Sources) -> None:
-    async with Merger[str](max_buffer=3) as merger:
+    async with Merger[str, str](max_buffer=3) as merger:
         merger.add("a", sources.always("a"))
         merger.add("b", sources.always("b"))
         await settle()
@@ -203,7 +203,7 @@ async def test_always_ready_channels_get_equal_shares(
 
 async def test_batches_give_equal_shares_to_a_slow_consumer(sources: Sources) -> None:
     seen: Counter[str] = Counter()
-    async with Merger[str]() as merger:
+    async with Merger[str, str]() as merger:
         for n in range(8):
             merger.add(str(n), sources.always(str(n)))
         while seen.total() < 64 * 8 * 10:
@@ -232,7 +232,7 @@ def test_bursts_are_complete_in_order_and_counted_as_their_items(
 
     async def run() -> None:
         seen: dict[str, list[int]] = {str(n): [] for n in range(len(bursts))}
-        async with Merger[int | Burst[int]](max_buffer=max_buffer, max_batch=max_batch) as merger:
+        async with Merger[str, int | Burst[int]](max_buffer=max_buffer, max_batch=max_batch) as merger:
             for n, lengths in enumerate(bursts):
                 merger.add(str(n), source(lengths))
             merger.close()
@@ -261,7 +261,7 @@ async def test_channels_that_give_bursts_get_the_share_of_those_that_do_not() ->
             yield Burst(["x"] * burst) if burst else "x"
 
     counts: Counter[str] = Counter()
-    async with Merger[str | Burst[str]](max_buffer=64) as merger:
+    async with Merger[str, str | Burst[str]](max_buffer=64) as merger:
         for key, burst in {"single": 0, "pairs": 2, "whole": 64}.items():
             merger.add(key, endless(burst))
         async for batch in merger:
@@ -273,7 +273,7 @@ async def test_channels_that_give_bursts_get_the_share_of_those_that_do_not() ->
 
 
 async def test_a_rare_channel_is_not_held_up_by_busy_ones(sources: Sources) -> None:
-    async with Merger[str](max_buffer=8, max_batch=16) as merger:
+    async with Merger[str, str](max_buffer=8, max_batch=16) as merger:
         for n in range(4):
             merger.add(str(n), sources.always(str(n)))
         await settle()
@@ -303,7 +303,7 @@ async def _operations(channels: int, events: int = 400) -> tuple[int, int]:
         nonlocal calls
         calls += 1
 
-    async with Merger[Any]() as merger:
+    async with Merger[str, Any]() as merger:
         for n in range(channels - 1):
             merger.add(str(n), sources.silent())
         merger.add("live", sources.items(*range(events)))
@@ -331,7 +331,7 @@ async def test_the_cost_of_an_event_does_not_depend_on_the_number_of_channels() 
 
 
 async def test_a_source_may_join_while_the_consumer_waits(sources: Sources) -> None:
-    async with Merger[str]() as merger:
+    async with Merger[str, str]() as merger:
         merger.add("idle", sources.silent())
         taking = asyncio.create_task(anext(merger))
         await settle()
@@ -340,7 +340,7 @@ async def test_a_source_may_join_while_the_consumer_waits(sources: Sources) -> N
 
 
 async def test_a_key_may_be_used_again_after_its_end_but_not_before(sources: Sources) -> None:
-    async with Merger[int]() as merger:
+    async with Merger[str, int]() as merger:
         merger.add("a", sources.items(1))
         with pytest.raises(ValueError, match="still open"):
             merger.add("a", stream.empty())
@@ -351,7 +351,7 @@ async def test_a_key_may_be_used_again_after_its_end_but_not_before(sources: Sou
 
 
 async def test_nothing_can_be_added_after_close() -> None:
-    async with Merger[int]() as merger:
+    async with Merger[str, int]() as merger:
         merger.close()
         with pytest.raises(RuntimeError, match="closed"):
             merger.add("a", stream.empty())
@@ -359,7 +359,7 @@ async def test_nothing_can_be_added_after_close() -> None:
 
 @pytest.mark.parametrize("state", ["not begun", "reading", "at its gate"])
 async def test_cancelling_one_source_closes_it_and_reports_its_end(sources: Sources, state: str) -> None:
-    async with Merger[str](max_buffer=4) as merger:
+    async with Merger[str, str](max_buffer=4) as merger:
         merger.add("other", sources.items("x"))
         merger.add("a", sources.silent() if state == "reading" else sources.always("a"))
         if state != "not begun":
@@ -375,7 +375,7 @@ async def test_cancelling_one_source_closes_it_and_reports_its_end(sources: Sour
 
 
 async def test_cancelling_an_unknown_source_says_so() -> None:
-    async with Merger[str]() as merger:
+    async with Merger[str, str]() as merger:
         assert not merger.cancel("nobody")
 
 
@@ -392,7 +392,7 @@ async def test_a_source_that_swallows_its_cancellation_is_closed_all_the_same() 
         finally:
             closed.append(True)
 
-    async with Merger[str]() as merger:
+    async with Merger[str, str]() as merger:
         merger.add("a", stubborn())
         await settle()
         merger.cancel("a")
@@ -412,7 +412,7 @@ async def test_a_source_that_never_stops_is_abandoned_with_a_reason() -> None:
                 continue
         yield "too late"
 
-    async with Merger[str](stop_s=0.01) as merger:
+    async with Merger[str, str](stop_s=0.01) as merger:
         merger.add("a", immortal())
         await settle()
         merger.cancel("a")
@@ -481,7 +481,7 @@ async def _cancelled_consumer(sources: Sources) -> None:
 
 async def _cancelled_twice(sources: Sources) -> None:
     async def consume() -> None:
-        async with Merger[str]() as merger:
+        async with Merger[str, str]() as merger:
             merger.add("a", sources.silent())
             merger.add("b", sources.always("b"))
             async for _ in merger:
@@ -498,7 +498,7 @@ async def _cancelled_twice(sources: Sources) -> None:
 
 
 async def _piped_batches(sources: Sources) -> None:
-    merger: Merger[str] = Merger()
+    merger: Merger[str, str] = Merger()
     merger.add("a", sources.always("a"))
     merger.add("b", sources.silent())
     assert len(await (merged(merger) | pipe.take(1))) > 0
@@ -529,7 +529,7 @@ async def test_a_batch_that_was_not_taken_because_of_a_timeout_is_not_lost() -> 
         await ready.wait()
         yield "x"
 
-    async with Merger[str]() as merger:
+    async with Merger[str, str]() as merger:
         merger.add("a", late())
         taking = asyncio.create_task(anext(merger))
         await settle()
@@ -542,7 +542,7 @@ async def test_a_batch_that_was_not_taken_because_of_a_timeout_is_not_lost() -> 
 
 
 async def test_a_second_consumer_is_refused(sources: Sources) -> None:
-    async with Merger[str]() as merger:
+    async with Merger[str, str]() as merger:
         merger.add("a", sources.silent())
         taking = asyncio.create_task(anext(merger))
         await settle()

@@ -41,7 +41,7 @@ async def settle() -> None:
 async def test_what_is_written_comes_after_what_was_yielded_and_before_the_end() -> None:
     boom = ValueError("boom")
     source = Held("hello", error=boom)
-    async with Merger[Any]() as merger:
+    async with Merger[str, Any]() as merger:
         port = merger.add("a", source())
         merger.close()
         await settle()
@@ -57,7 +57,7 @@ async def test_what_is_written_comes_after_what_was_yielded_and_before_the_end()
 
 async def test_what_is_written_is_in_the_merge_at_once() -> None:
     source = Held()
-    async with Merger[Any]() as merger:
+    async with Merger[str, Any]() as merger:
         port = merger.add("a", source())
         taking = asyncio.create_task(anext(merger))
         await settle()
@@ -69,7 +69,7 @@ async def test_what_is_written_is_in_the_merge_at_once() -> None:
 
 async def test_a_source_and_its_writers_share_one_quota() -> None:
     source = Held("a", "b")
-    async with Merger[Any](max_buffer=3) as merger:
+    async with Merger[str, Any](max_buffer=3) as merger:
         port = merger.add("s", source())
         await settle()
         assert port.offer("c")
@@ -85,7 +85,7 @@ async def test_a_source_and_its_writers_share_one_quota() -> None:
 
 
 async def test_what_is_forced_needs_no_room_and_counts_all_the_same() -> None:
-    async with Merger[Any](max_buffer=1) as merger:
+    async with Merger[str, Any](max_buffer=1) as merger:
         port = merger.add("s", Held()())
         assert port.offer(1)
         port.force(2)
@@ -94,7 +94,7 @@ async def test_what_is_forced_needs_no_room_and_counts_all_the_same() -> None:
 
 
 async def test_items_in_a_row_are_one_burst_whoever_speaks_between_them() -> None:
-    async with Merger[Any](bundled=int) as merger:
+    async with Merger[str, Any](bundled=int) as merger:
         one, other = merger.add("one", Held()()), merger.add("other", Held()())
         assert all(one.offer(n) for n in (1, 2))
         assert other.offer(7)
@@ -110,7 +110,7 @@ async def test_items_in_a_row_are_one_burst_whoever_speaks_between_them() -> Non
 
 
 async def test_every_item_of_a_burst_counts_into_the_quota() -> None:
-    async with Merger[Any](max_buffer=3, bundled=int) as merger:
+    async with Merger[str, Any](max_buffer=3, bundled=int) as merger:
         port = merger.add("a", Held()())
         assert [port.offer(n) for n in range(4)] == [True, True, True, False]
         assert merger.statistics().buffered == 3
@@ -120,7 +120,7 @@ async def test_every_item_of_a_burst_counts_into_the_quota() -> None:
 @pytest.mark.parametrize("how", ["finish", "end", "cancel", "close"])
 async def test_a_closed_port_takes_nothing_and_lets_its_writers_go(how: str) -> None:
     source = Held()
-    async with Merger[Any](max_buffer=1) as merger:
+    async with Merger[str, Any](max_buffer=1) as merger:
         port = merger.add("a", source())
         await settle()
         assert port.offer("said before")
@@ -160,7 +160,7 @@ async def test_a_cancelled_source_whose_writer_waits_is_closed_and_reported() ->
         finally:
             closed = True
 
-    async with Merger[str](max_buffer=1, stop_s=60) as merger:
+    async with Merger[str, str](max_buffer=1, stop_s=60) as merger:
         port = merger.add("a", source())
         assert port.offer("x")
         writer = asyncio.create_task(port.put("y"))
@@ -181,7 +181,7 @@ async def test_a_source_that_waits_at_its_gate_is_not_asked_again_when_it_is_can
             asked += 1
             yield asked
 
-    async with Merger[int](max_buffer=2) as merger:
+    async with Merger[str, int](max_buffer=2) as merger:
         merger.add("a", source())
         await settle()
         merger.cancel("a")
@@ -191,7 +191,7 @@ async def test_a_source_that_waits_at_its_gate_is_not_asked_again_when_it_is_can
 
 
 async def test_a_cancelled_writer_leaves_the_others_their_room() -> None:
-    async with Merger[Any](max_buffer=1) as merger:
+    async with Merger[str, Any](max_buffer=1) as merger:
         port = merger.add("a", Held()())
         assert port.offer(0)
         writers = [asyncio.create_task(port.put(n)) for n in (1, 2)]
@@ -232,7 +232,7 @@ def test_whoever_writes_loses_and_doubles_nothing_keeps_an_order_and_stays_withi
 
     async def run() -> None:
         got: list[int] = []
-        async with Merger[int](
+        async with Merger[str, int](
             max_buffer=quota, max_batch=max_batch, bundled=int if bundled else None
         ) as merger:
             port = merger.add("a", source())

@@ -10,29 +10,30 @@ them over as one `Burst`, at the price of a single item.
 Who has a task of their own anyway need not be read by a pump: `Merger.add` returns the source's `Port`, and
 what is written into that is in the merge at once, within the source's quota and in order with what it yields.
 
-`merge` is the same as an operator of aiostream: ``merge(a, b) | pipe.take(3)``.
-
 Whoever opens closes: every source is closed, and its closing awaited, on every way out.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterable, AsyncIterator
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Hashable
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
 from typing import Final, Generic, Literal, Self, TypeAlias, TypeVar
 
-from aiostream import operator
-from aiostream.core import Streamer, sources_operator
+from aiostream.core import Streamer
 
-from mux._buffer import Buffer, Burst, Port
+from mux.merge.buffer import Buffer, Burst, Port
 
-__all__ = ["END", "Batch", "Burst", "End", "Failed", "Merger", "Port", "Statistics", "merge", "merged"]
+__all__ = ["END", "Batch", "End", "Failed", "Merger", "Statistics"]
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+
+_MANY = 16  # open sources; with fewer the consumer is woken at once, whatever the load
+_GATHER = 12  # after a batch that took d it lets more come for 12 d, at most a tick
 
 
 class End(Enum):
@@ -52,7 +53,7 @@ class Failed:
     error: BaseException
 
 
-Batch: TypeAlias = list[tuple[str, T | Failed | Literal[End.END]]]
+Batch: TypeAlias = list[tuple[K, T | Failed | Literal[End.END]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,10 @@ class Statistics:
     buffered: int
 
 
-class _Source(Generic[T]):
+class _Source(Generic[K, T]):
     __slots__ = ("aclose", "iterator", "key", "port", "started", "stopping", "task", "timer")
 
-    def __init__(self, key: str, iterator: AsyncIterator[T], port: Port[T]) -> None:
+    def __init__(self, key: K, iterator: AsyncIterator[T], port: Port[T]) -> None:
         self.key = key
         self.iterator = iterator
         self.aclose = getattr(iterator, "aclose", None)
@@ -86,7 +87,7 @@ class _Source(Generic[T]):
 _abandoned: set[asyncio.Task[None]] = set()
 
 
-class Merger(Generic[T]):
+class Merger(Generic[K, T]):
     """Merges sources that may join while it runs, and reports the end of each.
 
     Iterate it (one consumer) for batches of ``(key, item)``: at most ``max_batch`` items (but never less
@@ -102,6 +103,8 @@ class Merger(Generic[T]):
         bundled: items of exactly this type that a source gives in a row become one `Burst`.
         stop_s: seconds that a cancelled source has for its clean-up; then it is cancelled once more, and
             after as long again it is abandoned and reported as failed with `TimeoutError`.
+        tick_s: with many sources, the longest that items wait for others to come, so that one wake of the
+            consumer serves them all; 0 = never.
     """
 
     def __init__(
@@ -111,21 +114,24 @@ class Merger(Generic[T]):
         max_batch: int = 256,
         bundled: type | None = None,
         stop_s: float = 5.0,
+        tick_s: float = 0.0,
     ) -> None:
         if max_buffer < 1 or max_batch < 1:
             raise ValueError("max_buffer and max_batch must be at least 1")
         self._max_batch = max_batch
         self._stop_s = stop_s
-        self._sources: dict[str, _Source[T]] = {}
+        self._tick_s = tick_s
+        self._given_at = 0.0  # when the consumer got its last batch
+        self._sources: dict[K, _Source[K, T]] = {}
         self._buffer = Buffer(max_buffer, bundled)
-        self._taken: Batch[T] = []  # swapped out, and given in batches from `_next` on
+        self._taken: Batch[K, T] = []  # swapped out, and given in batches from `_next` on
         self._next = 0
         self._left = 0  # items in `_taken` from `_next` on
         self._no_more = False
 
     # --- sources ----------------------------------------------------------------------------------------
 
-    def add(self, key: str, source: AsyncIterable[T]) -> Port[T]:
+    def add(self, key: K, source: AsyncIterable[T]) -> Port[T]:
         """Begin to read a source; may be called while the merger is being consumed.
 
         Returns:
@@ -144,7 +150,7 @@ class Merger(Generic[T]):
         entry.task = asyncio.get_running_loop().create_task(self._pump(entry), name=f"merge-pump-{key}")
         return port
 
-    def cancel(self, key: str) -> bool:
+    def cancel(self, key: K) -> bool:
         """Stop one source: its pump is cancelled and the source closed; what it gave before stays.
 
         Its end is reported like any other, as ``(key, END)``, when it is closed. What it yields while it is
@@ -184,6 +190,11 @@ class Merger(Generic[T]):
         if cancelled is not None:
             raise cancelled
 
+    def port(self, key: K) -> Port[T] | None:
+        """An open source's port."""
+        source = self._sources.get(key)
+        return source.port if source is not None else None
+
     def statistics(self) -> Statistics:
         """How full it is now."""
         return Statistics(
@@ -205,12 +216,17 @@ class Merger(Generic[T]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Batch[T]:
+    async def __anext__(self) -> Batch[K, T]:
         if not self._left:
+            not_before = self._paced() if self._tick_s and len(self._sources) >= _MANY else 0.0
             while not self._buffer.items:
                 if self._no_more and not self._sources:
                     raise StopAsyncIteration
                 await self._buffer.changed()
+            if not_before and (left := not_before - time.monotonic()) > 0:
+                await self._buffer.gather(left)
+            if self._tick_s:
+                self._given_at = time.monotonic()
             self._taken, self._left = self._buffer.swap()
             self._next = 0
         if self._left <= self._max_batch and not self._next:  # nearly always: all of it, uncut
@@ -218,7 +234,12 @@ class Merger(Generic[T]):
             return self._taken
         return self._cut()
 
-    def _cut(self) -> Batch[T]:
+    def _paced(self) -> float:
+        """When the next batch may be taken at the earliest: the last one has just been handled."""
+        now = time.monotonic()
+        return now + min(self._tick_s, _GATHER * (now - self._given_at))
+
+    def _cut(self) -> Batch[K, T]:
         """The next ``max_batch`` items of what was taken."""
         start = end = self._next
         room = self._max_batch
@@ -235,7 +256,7 @@ class Merger(Generic[T]):
 
     # --- the pumps' side ------------------------------------------------------------------------------------
 
-    async def _pump(self, source: _Source[T]) -> None:
+    async def _pump(self, source: _Source[K, T]) -> None:
         source.started = True
         last: Failed | Literal[End.END] = END
         try:
@@ -254,7 +275,7 @@ class Merger(Generic[T]):
         if isinstance(last, Failed) and isinstance(last.error, KeyboardInterrupt):
             raise last.error
 
-    async def _read(self, source: _Source[T]) -> None:
+    async def _read(self, source: _Source[K, T]) -> None:
         if isinstance(source.iterator, Streamer):  # warns unless it is entered; its `aclose` leaves it
             await source.iterator.__aenter__()
         give = source.port.give
@@ -266,7 +287,7 @@ class Merger(Generic[T]):
                 if source.was_cancelled():
                     return
 
-    def _report(self, source: _Source[T], last: Failed | Literal[End.END]) -> None:
+    def _report(self, source: _Source[K, T], last: Failed | Literal[End.END]) -> None:
         if source.timer is not None:
             source.timer.cancel()
         source.port.finish()
@@ -274,51 +295,23 @@ class Merger(Generic[T]):
             del self._sources[source.key]
             self._buffer.add(source.key, last)
 
-    def _interrupt(self, source: _Source[T]) -> None:
+    def _interrupt(self, source: _Source[K, T]) -> None:
         # A pump that has not run yet must run, or it could neither close its source nor report it. One that
         # waits at its gate is let through it and closes a source that is suspended at a yield.
         source.port.closed = True
         if not source.port.let_in() and source.started and source.task is not None:
             source.task.cancel()
 
-    def _insist(self, source: _Source[T]) -> None:
+    def _insist(self, source: _Source[K, T]) -> None:
         if source.task is not None:
             source.task.cancel()
         loop = asyncio.get_running_loop()
         source.timer = loop.call_later(self._stop_s, self._abandon, source)
 
-    def _abandon(self, source: _Source[T]) -> None:
+    def _abandon(self, source: _Source[K, T]) -> None:
         task = source.task
         if task is not None and not task.done():
             _abandoned.add(task)
             task.add_done_callback(_abandoned.discard)
             task.cancel()
         self._report(source, Failed(TimeoutError(f"it did not stop within {2 * self._stop_s:g} s")))
-
-
-@operator
-async def merged(merger: Merger[T]) -> AsyncIterator[Batch[T]]:
-    """The batches of a merger as a stream of aiostream; all its sources are closed with the stream."""
-    async with merger:
-        async for batch in merger:
-            yield batch
-
-
-@sources_operator
-async def merge(*sources: AsyncIterable[T], max_buffer: int = 2) -> AsyncIterator[T]:
-    """Merge asynchronous sequences: items in order of arrival, each source at most ``max_buffer`` ahead.
-
-    Every source gets the same share when all have something, however slow the consumer is. The first
-    failure of a source is raised after the items that came before it, and closes the others.
-    """
-    merger: Merger[T] = Merger(max_buffer=max_buffer)
-    async with contextlib.aclosing(merger):
-        for number, source in enumerate(sources):
-            merger.add(str(number), source)
-        merger.close()
-        async for batch in merger:
-            for _, item in batch:
-                if isinstance(item, Failed):
-                    raise item.error
-                if item is not END:
-                    yield item
