@@ -7,15 +7,16 @@ import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from dataclasses import replace
 from typing import Any, Final, cast
+from weakref import WeakValueDictionary
 
-from mux.engine._tasks import uncut
-from mux.engine.base import EngineBase
-from mux.engine.history import row_summary, summary_of
 from mux.engine.intake import guards, shown
 from mux.engine.plan import check_metadata, new_id
-from mux.errors import BadRequest, MuxError
+from mux.engine.site import Site
+from mux.engine.stored import Stored, row_summary, summary_of
+from mux.engine.tasks import finish
+from mux.errors import BadRequest, MuxError, NotFound
 from mux.events import Event, Record
-from mux.log.protocols import RowStatus, RunPage, RunQuery, RunRow
+from mux.log.protocols import OPEN, RowStatus, RunPage, RunQuery, RunRow
 from mux.requests import PatchRun
 from mux.run import IllegalEvent, RunState
 
@@ -25,63 +26,62 @@ _EXPORT_VERSION: Final = 1
 _MAX_IMPORT: Final = 256 << 20  # bytes of one imported run
 _IMPORT_BATCH: Final = 500
 _AT_ONCE: Final = 200  # events of an import that are looked at in one turn of the loop: 4 ms
-_OPEN: Final[frozenset[RowStatus]] = frozenset({"queued", "running", "waiting"})
+_OPEN: Final[frozenset[RowStatus]] = frozenset(OPEN)
 _RETENTION_EVERY_S: Final = 600.0
-_DELETE_WAIT_S: Final = 5.0
-_FRESH_S: Final = 0.5  # that a list waits for runs whose appends hang; then it shows them as last kept
 
 
-class Archive(EngineBase):
-    """See `Engine`."""
+class Archive:
+    """See `Engine`.
+
+    Args:
+        site: the server.
+        stored: reads runs.
+    """
+
+    def __init__(self, site: Site, stored: Stored) -> None:
+        self._site = site
+        self._store = site.store
+        self._stored = stored
+        self._editing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def row(self, run: str, *, owner: str | None = None) -> RunRow:
+        """The run's row. Raises NotFound ``run_not_found``, also for another owner's run."""
+        row = await self._store.get(run)
+        if owner is not None and row.owner != owner:
+            raise NotFound("run_not_found", f"There is no run {run!r}.")
+        return row
 
     async def snapshot(self, run: str, *, owner: str | None = None) -> dict[str, Any]:
-        """The run as DESIGN section 5 shows it: from memory while it is live, else from its log.
+        """The run as DESIGN section 5 shows it, as far as its log goes.
 
         Raises:
             NotFound: ``run_not_found``.
         """
         row = await self.row(run, owner=owner)
-        live = self._live.get(run)
-        if live is not None and live.state.started is not None:
-            return await live.snapshot(self._queue_position(run))
-        return await self._folder.snapshot(row)
-
-    def _queue_position(self, run: str) -> int | None:
-        return None
-
-    async def wait(self, run: str, timeout_s: float) -> bool:
-        """Wait until a live run has ended; whether it has."""
-        live = self._live.get(run)
-        if live is None:
-            return True
-        try:
-            await asyncio.wait_for(live.ended.wait(), timeout_s)
-        except TimeoutError:
-            return False
-        return True
+        position = await self._store.queue.position(run) if row.status == "queued" else None
+        return await self._stored.snapshot(row, position)
 
     async def list_runs(self, query: RunQuery) -> RunPage:
-        """A page of runs, newest first; live ones with their present status."""
+        """A page of runs, newest first; those that are not over with their present status."""
         wanted = query.status
-        if not _OPEN.isdisjoint(wanted):  # rows tell the open states apart only now and then; live runs do
-            query = replace(query, status=(*_OPEN, *(s for s in wanted if s not in _OPEN)))
-        page = await self.store.list(query)
-        until = asyncio.get_running_loop().time() + _FRESH_S
-        rows = [await self._fresh(row, until) for row in page.runs]
+        if not _OPEN.isdisjoint(wanted):  # rows tell the open states apart only now and then; logs do
+            query = replace(query, status=(*OPEN, *(s for s in wanted if s not in _OPEN)))
+        page = await self._store.list(query)
+        until = asyncio.get_running_loop().time() + self._site.times.fresh
+        rows = [await self._fresh(row, until) if row.status in _OPEN else row for row in page.runs]
         if wanted:
             rows = [row for row in rows if row.status in wanted]
         return RunPage(rows, page.next, page.hits)
 
     async def _fresh(self, row: RunRow, until: float) -> RunRow:
-        live = self._live.get(row.run)
-        if live is None or live.state.started is None:
-            return row
         try:
-            async with asyncio.timeout_at(until), live.journal.lock:  # a cursor must not be ahead of the log
-                status = cast("RowStatus", live.state.status)
-                return replace(row, status=status, summary=summary_of(live.state, live.journal.epoch))
-        except TimeoutError:  # the store does not take what it has to say
+            async with asyncio.timeout_at(until):
+                state, epoch = await self._stored.state(row.run)
+        except (TimeoutError, MuxError):  # the store hangs, or the log is damaged: the row is all there is
             return row
+        if state.started is None:
+            return row
+        return replace(row, status=cast("RowStatus", state.status), summary=summary_of(state, epoch))
 
     def summary(self, row: RunRow) -> dict[str, Any]:
         """A row as JSON for lists."""
@@ -98,7 +98,7 @@ class Archive(EngineBase):
         """
         row = await self.row(run)
         given = request.model_dump(exclude_unset=True)
-        changes: dict[str, Any] = await shown(given, row.agents, guards(self.services, run))
+        changes: dict[str, Any] = await shown(given, row.agents, guards(self._site, run))
         if not isinstance(changes, dict):
             raise BadRequest("edit_blocked", "A guardrail of this server stopped the title or the metadata.")
         editing = self._editing.setdefault(run, asyncio.Lock())
@@ -116,19 +116,12 @@ class Archive(EngineBase):
         if changes.get("starred", False) is None:
             changes.pop("starred")
         if changes:
-            row = await self.store.update(run, **changes)
-            if (live := self._live.get(run)) is not None:
-                live.row = row
+            await self._store.update(run, **changes)
 
     async def delete(self, run: str) -> None:
-        """Forget a run; one that is live is cancelled first."""
-        await self.row(run)
-        live = self._live.get(run)
-        if live is not None:
-            await live.cancel("now")
-            await self.wait(run, _DELETE_WAIT_S)
-        await self.store.delete(run)
-        self._folder.forget(run)
+        """Forget a run that nobody drives."""
+        await self._store.delete(run)
+        self._stored.forget(run)
 
     # --- export and import --------------------------------------------------------------------------------
 
@@ -151,7 +144,7 @@ class Archive(EngineBase):
             "created": row.created,
         }
         yield json.dumps(about, ensure_ascii=False).encode() + b"\n"
-        async for record, _ in self._folder.records(run):
+        async for record, _ in self._stored.records(run):
             yield record.data + b"\n"
 
     async def import_run(self, lines: Iterable[bytes] | AsyncIterable[bytes], *, owner: str = "local") -> str:
@@ -181,7 +174,7 @@ class Archive(EngineBase):
             records.append(moved.record())
         if state.finished is None:
             raise BadRequest("import_invalid", "The run is not finished: export it again when it is.")
-        await uncut(self._keep_import(run, owner, about, state, records))
+        await finish(self._keep_import(run, owner, about, state, records))
         return run
 
     async def _read_import(
@@ -237,39 +230,39 @@ class Archive(EngineBase):
             finished=state.last_ts,
             summary=summary_of(state, 1),  # the epoch of a new log
         )
-        await self.store.create(row)
+        await self._store.create(row)
         try:
-            fence = await self.store.claim(run, self.services.owner)
+            fence = await self._store.claim(run, self._site.name)
             for start in range(0, len(records), _IMPORT_BATCH):
-                await self.store.append(run, fence, records[start : start + _IMPORT_BATCH])
+                await self._store.append(run, fence, records[start : start + _IMPORT_BATCH])
             for channel in state.channels.values():
-                await self.store.index_text(run, channel.id, channel.output())
+                await self._store.index_text(run, channel.id, channel.output())
         except MuxError:
-            await self.store.delete(run)  # all or nothing
+            await self._store.delete(run)  # all or nothing
             raise
 
     # --- retention ----------------------------------------------------------------------------------------
 
     async def expire(self) -> list[str]:
         """Forget finished, unstarred runs above the configured bounds; returns their ids."""
-        keep = self.settings.retention
-        gone = await self.store.expire(
+        keep = self._site.settings.retention
+        gone = await self._store.expire(
             older_than_ms=round(keep.max_age_days * 86_400_000) if keep.max_age_days else None,
             keep_runs=keep.max_runs,
             max_bytes=round(keep.max_mb * 1_048_576) if keep.max_mb else None,
         )
         for run in gone:
-            self._folder.forget(run)
+            self._stored.forget(run)
         return list(gone)
 
-    async def _retention(self) -> None:
+    async def retention(self) -> None:
         """The background task."""
         while True:
             try:
                 if gone := await self.expire():
-                    self._log.info("runs forgotten by retention", runs=len(gone))
+                    self._site.log.info("runs forgotten by retention", runs=len(gone))
             except MuxError as e:
-                self._log.warning("retention failed", code=e.code, reason=e.message)
+                self._site.log.warning("retention failed", code=e.code, reason=e.message)
             await asyncio.sleep(_RETENTION_EVERY_S)
 
 

@@ -131,6 +131,16 @@ def _reports_usage(_: str | None) -> bool:
     return False
 
 
+class _Over:
+    """The surroundings of a channel whose run is over."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AgentError("channel_ended", "The channel's run is over; nothing can be added to it.")
+
+
+_OVER: Final[Any] = _Over()
+
+
 class _Cut(Exception):
     """The agent was cancelled, by itself: there is no end to its answer."""
 
@@ -245,12 +255,12 @@ class Channel:
         self.stopping = True
 
     def release(self) -> None:
-        """The channel is over: nobody waits here any more, and its task (whose exception points here) goes."""
+        """The channel is over: nobody waits here any more."""
         if self._timer is not None:
             self._timer.cancel()
-        self._agent_task = None
         for waiting in self._decisions.values():
             waiting.cancel()
+        self._around = _OVER  # its agent may hold on to its context, and must not hold the run with it
 
     # --- running --------------------------------------------------------------------------------------------
 
@@ -306,7 +316,9 @@ class Channel:
         now = await checked(await self._around.task(self.plan.id), guard)
         return replace(now, rules=tuple(dict.fromkeys((*asked.rules, *now.rules))))
 
-    async def _guarded(self, box: Outbox, agent_task: asyncio.Task[None]) -> AsyncIterator[Draft | Burst[str]]:
+    async def _guarded(
+        self, box: Outbox, agent_task: asyncio.Task[None]
+    ) -> AsyncIterator[Draft | Burst[str]]:
         """What the agent says, ending as the agent ends: the guardrails pass held-back text on at the end of
         an answer, and must not take a failure for one."""
         try:

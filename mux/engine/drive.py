@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from mux.agent import Agent, ChannelRequest, ChannelResult, Guard, Message
+from mux.agent import Agent, ChannelRequest, ChannelResult, Guard, Message, Steering
 from mux.clock import Clock
 from mux.engine.channel import MAX_STEERING, Channel, filtered
 from mux.engine.commands import Add, Answer, Cancel, Command, Retry, Steer, Watched
@@ -18,7 +18,7 @@ from mux.engine.intake import guards, read_channel
 from mux.engine.meter import Meter
 from mux.engine.multiplexer import Multiplexer
 from mux.engine.plan import Plan, PlannedChannel, plan_channel, spec_of, too_many_channels
-from mux.engine.presence import COME_BACK_S, Presence
+from mux.engine.presence import Presence
 from mux.engine.run import (
     Action,
     Decided,
@@ -99,7 +99,9 @@ class Drive:
         self.refusal = site.settings.refusal
         self.over = asyncio.Event()
         self.lost_by: MuxError | None = None
-        self.presence = Presence(plan.on_disconnect, self._everybody_left)
+        self.presence = Presence(
+            plan.on_disconnect, self._everybody_left, forget_s=3.5 * site.times.say_every
+        )
         self._site = site
         self._multiplexer = multiplexer
         self._stored = stored
@@ -139,7 +141,7 @@ class Drive:
         left = max(1.0, limit - elapsed_s) if elapsed_s else limit
         self._later(left, lambda: self._time_out(limit))
         if recovered:
-            self.presence.arm(COME_BACK_S)
+            self.presence.arm(self._site.times.come_back)
         self.machine.begin()
         self._multiplexer.flush(self.run)
 
@@ -167,9 +169,10 @@ class Drive:
         self.presence.close()
         for timer in self._timers:
             timer.cancel()
-        self._multiplexer.leave(self.run)
+        self._multiplexer.leave(self)
         for channel in self._channels.values():
             channel.release()
+        self._channels = {}  # they know it: thousands of runs that are over would wait for the collector
         for event in self._ends.values():
             event.set()
         self.over.set()
@@ -204,11 +207,10 @@ class Drive:
             self._tasks.spawn(self._leave(error))
 
     async def _leave(self, error: MuxError) -> None:
-        await self._site.store.commands.stop_receiving(self.run)
         self._release()
         self._owner.over(self, error)
 
-    def perform(self, action: Action) -> None:  # noqa: C901 - one case per action, side by side
+    def perform(self, action: Action) -> None:
         """See `Driven`."""
         match action:
             case Start(channel):
@@ -228,8 +230,7 @@ class Drive:
             case StatusChanged(status):
                 self._later(_STATUS_S, lambda: self._keep_status(status))
             case Finished():
-                self._owner.freed(self)
-                self._tasks.spawn(self._finish())
+                self.finish_row()
             case Note(level, channel, text, fields):
                 getattr(self._log, level)(text, channel=channel, **fields)
                 if isinstance(failure := fields.get("exc_info"), BaseException):
@@ -300,14 +301,16 @@ class Drive:
         except MuxError as e:
             self._log.warning("row could not be kept", changes=sorted(changes), code=e.code)
 
+    def finish_row(self) -> None:
+        """Its last event is in the log already: only the row has to be told."""
+        self._owner.freed(self)
+        self._tasks.spawn(self._finish())
+
     async def _finish(self) -> None:
         """After its last event: the row, for lists and retention."""
         state = self.machine.state
         assert state.finished is not None
-        self._log.info(
-            "run finished", status=state.finished.status, duration_ms=state.finished.duration_ms
-        )
-        await self._site.store.commands.stop_receiving(self.run)
+        self._log.info("run finished", status=state.finished.status, duration_ms=state.finished.duration_ms)
         error: MuxError | None = None
         try:
             self.row = await self._site.store.update(
@@ -384,9 +387,7 @@ class Drive:
     async def expire_approval(self, channel: str, call_id: str) -> None:
         """See `Surroundings`."""
         try:
-            self.machine.resolve(
-                channel, ApprovalResolved(call_id=call_id, decision="expired", by="expiry")
-            )
+            self.machine.resolve(channel, ApprovalResolved(call_id=call_id, decision="expired", by="expiry"))
         except IllegalEvent:  # decided in this very moment
             return
         self._multiplexer.flush(self.run)
@@ -431,9 +432,7 @@ class Drive:
         self._log.info("run is being cancelled", graceful=graceful, channel=channel)
         self.machine.cancel(graceful=graceful, channel=channel)
 
-    async def _add(
-        self, spec: ChannelSpec, *, parent: str | None = None, retry_of: str | None = None
-    ) -> str:
+    async def _add(self, spec: ChannelSpec, *, parent: str | None = None, retry_of: str | None = None) -> str:
         """Add a channel; durable before it is announced.
 
         Raises:
@@ -530,7 +529,5 @@ class Drive:
         )
 
 
-def _steering(message: MessageReceived) -> Any:
-    from mux.agent import Steering
-
+def _steering(message: MessageReceived) -> Steering:
     return Steering(message_id=message.message_id, content=message.content or "", mode=message.mode)

@@ -1,47 +1,37 @@
-"""The engine: owns every task of every run, from admission to the last event."""
+"""The engine: accepts runs and answers for them (front), drives them (worker), remembers them (archive)."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import contextlib
 import os
 import socket
-import time
-from functools import partial
-from typing import Any, Final
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from typing import Any, Final, Literal
 
-from mux._failpoints import failpoint
-from mux.engine._tasks import kept, uncut
-from mux.engine.admission import Admission
+from mux.clock import Clock, now_ms, steady
 from mux.engine.archive import Archive
-from mux.engine.base import COME_BACK_S, Started
-from mux.engine.control import Controls
-from mux.engine.driver import Driver, run_started
-from mux.engine.history import summary_of
-from mux.engine.intake import check_id, guards, message_of, read_metadata, read_plan, shown
-from mux.engine.journal import Clock, Publish
-from mux.engine.live import LiveRun
-from mux.engine.plan import Plan, RosterLike, make_plan, new_id, title_of
-from mux.engine.recovery import restore
-from mux.engine.services import GuardFor, Services
-from mux.errors import BadRequest, Conflict, Fenced, MuxError, NotFound, StoreError, Unavailable
-from mux.log.protocols import Idempotency, RunQuery, RunRow, Store
-from mux.requests import StartRequest
+from mux.engine.front import Front, Started
+from mux.engine.multiplexer import Publish
+from mux.engine.plan import RosterLike
+from mux.engine.site import GuardFor, Site, Times
+from mux.engine.stored import Stored
+from mux.engine.tasks import Tasks
+from mux.engine.worker import Worker
+from mux.errors import Conflict
+from mux.log.protocols import FINAL, RunPage, RunQuery, RunRow, Store
+from mux.requests import AddChannel, ApprovalAnswer, CancelMode, PatchRun, StartRequest, SteerRequest
 from mux.settings import Settings
 from mux.telemetry import get_logger
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Role", "Started"]
 
-_TAKE_OVER_DELAYS_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)  # the last is repeated while the store is broken
-_TOGETHER: Final = 16  # runs that are taken over at once
-
-
-def now_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
+Role = Literal["all", "api", "worker"]
+_DELETE_WAIT_S: Final = 5.0
+_LOOK_S: Final = 0.05
 
 
-class Engine(Controls, Archive):
+class Engine:
     """Starts, drives, controls and remembers runs. All its errors are `MuxError`.
 
     Args:
@@ -50,7 +40,9 @@ class Engine(Controls, Archive):
         roster: the agents.
         guard_for: makes the guardrails of one channel.
         publish: shows a run's appended records to viewers; must not block or raise.
-        clock: ms since the epoch.
+        clock: ms since the epoch; by default each run's is steady while the run lasts.
+        times: waits that are no user's to set.
+        role: ``api`` drives no runs, ``worker`` accepts none, ``all`` does both.
     """
 
     def __init__(
@@ -61,86 +53,71 @@ class Engine(Controls, Archive):
         *,
         guard_for: GuardFor,
         publish: Publish,
-        clock: Clock = now_ms,
+        clock: Clock | None = None,
+        role: Role = "all",
+        times: Times | None = None,
     ) -> None:
-        owner = f"{socket.gethostname()}-{os.getpid()}"
-        super().__init__(Services(settings, store, roster, guard_for, publish, clock, owner, get_logger()))
-        self._admission = Admission(settings.limits.max_runs, settings.limits.max_queue)
-        self._keys: dict[tuple[str, str], tuple[str, str]] = {}  # of live runs: (owner, key) → hash, run
-        self._starting: dict[tuple[str, str], tuple[str, asyncio.Task[Started]]] = {}  # by owner and key
-        self._background: set[asyncio.Task[Any]] = set()
-        self.accepting = False
-        self._draining = False
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        run_clock: Callable[[], Clock] = steady if clock is None else lambda: clock
+        site = Site(
+            settings,
+            store,
+            roster,
+            guard_for,
+            clock or now_ms,
+            run_clock,
+            name,
+            times or Times(),
+            get_logger(),
+        )
+        stored = Stored(store)
+        self.archive = Archive(site, stored)
+        self.worker = Worker(site, stored, publish)
+        self.front = Front(site, stored, self.archive, self.worker, publish)
+        self.store = store
+        self.settings = settings
+        self.role = role
+        self._tasks = Tasks()
 
     # --- lifecycle ----------------------------------------------------------------------------------------
 
+    @property
+    def accepting(self) -> bool:
+        """Whether new runs are accepted."""
+        return self.front.accepting
+
     async def start(self) -> None:
         """Take unfinished runs over, then accept new ones. The store must be open."""
-        rows = await self.store.unfinished()
-        for start in range(0, len(rows), _TOGETHER):
-            # Read together, so that their commits are shared; admitted in the order in which they came.
-            some = rows[start : start + _TOGETHER]
-            restored = await asyncio.gather(*map(self._restored, some), return_exceptions=True)
-            for row, live in zip(some, restored, strict=True):
-                if isinstance(live, LiveRun):
-                    self._adopt(live)
-                elif isinstance(live, StoreError):
-                    self._in_background(self._retry_take_over(row.run))
-                elif live is not None:
-                    raise live
-        if rows:
-            self._log.info("unfinished runs taken over", runs=len(rows))
-        retention = self.settings.retention
-        if retention.max_age_days or retention.max_runs or retention.max_mb:
-            self._in_background(self._retention())
-        self.accepting = True
+        if self.role == "api":
+            self.worker.multiplexer.start()
+        else:
+            await self.worker.start()
+        keep = self.settings.retention
+        if self.role != "api" and (keep.max_age_days or keep.max_runs or keep.max_mb):
+            self._tasks.spawn(self.archive.retention())
+        self.front.accepting = self.role != "worker"
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new runs and let the running ones finish; what is left after the grace is for recovery.
 
         Args:
-            grace_s: seconds. Runs that wait for a slot are not started any more.
+            grace_s: seconds. Runs that wait for a place are not started any more.
         """
-        self.accepting = False
-        self._draining = True
-        self._admission.pause()
-        for live in self._live.values():
-            live.presence.close()  # its viewers were told to come back; that nobody watches now is our doing
-        tasks = [t for run, t in self._tasks.items() if self._admission.position(run) is None]
-        if tasks and grace_s > 0:
-            await asyncio.wait(tasks, timeout=grace_s)
-        left = [run for run, t in self._tasks.items() if not t.done()]
-        if left:
-            self._log.info("runs are left for recovery", runs=len(left))
+        self.front.accepting = False
+        self.worker.pause()
+        await self.worker.drained(grace_s)
 
     async def close(self) -> None:
         """Stop everything at once. Unfinished runs get no last event: they are taken over later."""
-        self.accepting = False
-        for live in self._live.values():
-            live.journal.abandon()
-        tasks = [*self._tasks.values(), *self._background]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        self.front.accepting = False
+        await self._tasks.close()
+        await self.front.close()
+        await self.worker.close()
 
-    def _in_background(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    def stats(self) -> dict[str, Any]:
-        """Numbers for operations."""
-        channels = [c for live in self._live.values() for c in live.channels.values()]
-        return {
-            **self._admission.statistics(),
-            "accepting": self.accepting,
-            "channels": sum(c.started and not c.ended.is_set() for c in channels),
-            "viewers": sum(live.presence.viewers for live in self._live.values()),
-        }
-
-    def _queue_position(self, run: str) -> int | None:
-        return self._admission.position(run)
+    async def stats(self) -> dict[str, Any]:
+        """Numbers for operations; ``queued`` counts the runs of all processes on the store."""
+        queued = await self.store.queue.waiting()
+        return {**self.worker.statistics(), "queued": queued, "accepting": self.accepting}
 
     # --- starting -----------------------------------------------------------------------------------------
 
@@ -161,227 +138,134 @@ class Engine(Controls, Archive):
             Unavailable: ``draining``.
             StoreError: the run could not be kept.
         """
-        digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
-        if key is None:
-            return await self._start(request, owner, None, digest, streaming)
-        while (first := self._starting.get((owner, key))) is not None:  # it needs no slot of its own
-            await asyncio.wait([first[1]])
-            if not first[1].cancelled() and first[1].exception() is None:
-                _check_digest(first[0], digest)
-                return Started(first[1].result().row, created=False)
-        task = kept(self._start(request, owner, key, digest, streaming))
-        self._starting[owner, key] = (digest, task)
-        task.add_done_callback(lambda _: self._starting.pop((owner, key)))
-        return await asyncio.shield(task)
+        return await self.front.start_run(request, owner=owner, key=key, streaming=streaming)
 
-    async def _start(
-        self, request: StartRequest, owner: str, key: str | None, digest: str, streaming: bool
-    ) -> Started:
-        if key is not None and (known := self._keys.get((owner, key))) is not None:
-            _check_digest(known[0], digest)
-            return Started(await self.row(known[1]), created=False)
-        if not self.accepting:
-            raise Unavailable("draining", "The server is stopping; try again in a moment.", retry_after=2.0)
-        last = await self._last_of_thread(request.thread, owner)
-        plan = make_plan(
-            request,
-            self.services.roster,
-            last=last,
-            default_agents=self.settings.default_agents,
-            max_channels=self.settings.limits.max_channels,
-            streaming=streaming,
-        )
-        await self._check_inputs(plan, owner)
-        thread = request.thread or new_id("t")
-        idempotency = None
-        if key is not None:
-            expires = self.services.clock() + round(self.settings.limits.idempotency_s * 1000)
-            idempotency = Idempotency(owner, key, digest, expires)
-        return await self._launch(plan, owner, thread, request.title, dict(request.metadata), idempotency)
+    # --- what callers do to a running run -------------------------------------------------------------------
+    # Every method raises NotFound for unknown runs and channels, and Unavailable ``worker_unreachable`` when
+    # whoever drives the run does not answer in time; the command is applied all the same, when it can be.
 
-    async def _last_of_thread(self, thread: str | None, owner: str) -> RunRow | None:
-        if thread is None:
-            return None
-        page = await self.store.list(RunQuery(thread=thread, limit=1))
-        if not page.runs:
-            return None
-        if page.runs[0].owner != owner:
-            raise NotFound("thread_not_found", f"There is no thread {thread!r}.")
-        return page.runs[0]
+    async def cancel(self, run: str, mode: CancelMode = "now") -> None:
+        """Cancel a run; one that is finished already stays as it is.
 
-    async def _check_inputs(self, plan: Plan, owner: str) -> None:
-        for name in {i for c in plan.channels for i in c.inputs if "/" in i}:
-            try:
-                await self.row(name.partition("/")[0], owner=owner)
-            except NotFound:
-                raise BadRequest(
-                    "input_unknown", f"inputs names {name!r}, but there is no such run."
-                ) from None
+        Args:
+            mode: ``graceful`` lets each channel's step end; ``now`` closes streams and stops tools.
+        """
+        await self.front.cancel(run, mode)
 
-    async def _launch(
-        self,
-        plan: Plan,
-        owner: str,
-        thread: str,
-        title: str | None,
-        metadata: dict[str, Any],
-        idempotency: Idempotency | None = None,
-    ) -> Started:
-        """Start a planned run; a caller that goes away does not leave it half started."""
-        if not self.accepting:
-            raise Unavailable("draining", "The server is stopping; try again in a moment.", retry_after=2.0)
-        run, now = new_id("r"), self.services.clock()
-        guard_of, agents = guards(self.services, run), tuple(dict.fromkeys(c.agent for c in plan.channels))
-        await check_id("thread's id", thread, agents, guard_of)
-        plan = await read_plan(plan, guard_of)
-        message = await shown(message_of(plan), agents, guard_of)
-        title = await shown(title, agents, guard_of) or title_of(message)
-        metadata = await read_metadata(metadata, agents, guard_of)
-        self._admission.check()
-        self._admission.enter(run)
-        row = RunRow(
-            run=run, thread=thread, owner=owner, status="queued", created=now, updated=now,
-            request=plan.dump(), title=title, metadata=metadata, message=message, agents=agents,
-        )  # fmt: skip
-        return await uncut(self._begin(row, plan, idempotency))
+    async def cancel_channel(self, run: str, channel: str, mode: CancelMode = "now") -> None:
+        """Cancel one channel; one that is done already stays as it is."""
+        await self.front.cancel(run, mode, channel)
 
-    async def _begin(self, row: RunRow, plan: Plan, idempotency: Idempotency | None) -> Started:
-        run = row.run
-        try:
-            kept = await self.store.create(row, idempotency)
-            if kept.run != run:
-                self._admission.leave(run)
-                return Started(kept, created=False)
-        except BaseException:
-            self._admission.leave(run)
-            raise
-        failpoint("accept.after")
-        live = LiveRun(self.services, kept, plan, self._foreign_output)
-        try:
-            await live.journal.open(self.services.owner)
-            await live.journal.write([(None, run_started(live))])
-        except BaseException:
-            self._admission.leave(run)
-            await self._take_back(run)
-            raise
-        if idempotency is not None:
-            self._keys[idempotency.owner, idempotency.key] = (idempotency.body_hash, run)
-        self._drive(live)
-        return Started(live.row, created=True)
+    async def add_channel(self, run: str, spec: AddChannel) -> str:
+        """Add a channel to a running run; returns its id. Raises Conflict ``run_finished``."""
+        return await self.front.add_channel(run, spec)
 
-    async def _take_back(self, run: str) -> None:
-        """The start failed and its caller is told so: the run must not begin by itself later."""
-        try:
-            await self.store.delete(run)
-        except MuxError as e:
-            self._log.warning("run was kept but could not be started", run=run, code=e.code)
-            self._in_background(self._retry_take_over(run))
+    async def retry(self, run: str, channel: str, model: str | None = None) -> tuple[str, str]:
+        """Do a channel again: beside the old one in a running run, else in a new run on the thread.
 
-    # --- driving ------------------------------------------------------------------------------------------
+        One that still runs goes on: to compare, for example with another model.
 
-    def _drive(self, live: LiveRun) -> None:
-        self._live[live.run] = live
-        live.on_finished = partial(self._admission.leave, live.run)  # also if it still waits for a slot
-        driver = Driver(live)
-        self._tasks[live.run] = asyncio.get_running_loop().create_task(
-            self._run(live, driver), name=f"run-{live.run}"
-        )
+        Args:
+            model: another model for it.
 
-    async def _run(self, live: LiveRun, driver: Driver) -> None:
-        """The task of one run: the failure boundary around its driver."""
-        run = live.run
-        lost: Exception | None = None
-        try:
-            await self._admission.admitted(run)
-            if live.state.finished is None:
-                live.row = await self.store.update(run, status="running")
-                await driver.drive()
-            await self._finish_row(live)
-        except Fenced:
-            live.log.warning("another process took the run over")
-        except Exception as e:
-            lost = e
-            live.log.exception("run can't go on; it will be taken over")
-        finally:
-            await self._forget(live)
-        if lost is not None:
-            self._in_background(self._retry_take_over(run))
-
-    async def _finish_row(self, live: LiveRun) -> None:
-        state = live.state
-        assert state.finished is not None
-        live.row = await self.store.update(
-            live.run,
-            status=state.finished.status,
-            finished=state.last_ts,
-            summary=summary_of(state, live.journal.epoch),
-        )
-        live.log.info("run finished", status=state.finished.status, duration_ms=state.finished.duration_ms)
-
-    async def _forget(self, live: LiveRun) -> None:
-        live.journal.abandon()
-        await live.release()
-        self._admission.leave(live.run)
-        self._keys = {k: v for k, v in self._keys.items() if v[1] != live.run}
-        self._live.pop(live.run, None)
-        self._tasks.pop(live.run, None)
-        live.ended.set()
-
-    # --- recovery -----------------------------------------------------------------------------------------
-
-    async def _restored(self, row: RunRow) -> LiveRun | None:
-        """A run that nobody drives, ready to go on; ``None`` if it is damaged, and given up.
+        Returns:
+            Run and channel of the new attempt.
 
         Raises:
-            StoreError: it is to be tried again later.
+            Conflict: ``run_imported``: it holds no request.
         """
+        return await self.front.retry(run, channel, model)
+
+    async def steer(self, run: str, channel: str, request: SteerRequest) -> str:
+        """Send a message to a running channel; it is logged before this returns its id.
+
+        Raises:
+            Conflict: ``channel_finished``, ``channel_not_started``, ``run_finished``.
+            BadRequest: ``message_blocked`` by a guardrail on input.
+            Overloaded: ``too_many_messages`` wait already.
+        """
+        return await self.front.steer(run, channel, request)
+
+    async def answer(
+        self, run: str, call_id: str, answer: ApprovalAnswer, by: str = "local"
+    ) -> dict[str, Any]:
+        """Decide about a call that waits for a person; logged before this returns.
+
+        Raises:
+            NotFound: ``call_not_found``.
+            Conflict: ``approval_decided`` (the winner is in ``extra``), ``approval_closed``.
+            BadRequest: ``arguments_missing`` for an edit; ``answer_blocked`` by a guardrail.
+        """
+        return await self.front.answer(run, call_id, answer, by)
+
+    def viewer_joined(self, run: str, *, observe: bool = False) -> None:
+        """A viewer opened a stream; observers don't count."""
+        if not observe:
+            self.front.viewer_joined(run)
+
+    def viewer_left(self, run: str, *, observe: bool = False, sent_away: bool = False) -> None:
+        """The viewer is gone, however it went.
+
+        Args:
+            sent_away: by the server, which told it to come back: it gets the time for that.
+        """
+        if not observe:
+            self.front.viewer_left(run, sent_away=sent_away)
+
+    # --- what is kept ---------------------------------------------------------------------------------------
+
+    async def row(self, run: str, *, owner: str | None = None) -> RunRow:
+        """The run's row. Raises NotFound ``run_not_found``, also for another owner's run."""
+        return await self.archive.row(run, owner=owner)
+
+    async def snapshot(self, run: str, *, owner: str | None = None) -> dict[str, Any]:
+        """The run as DESIGN section 5 shows it. Raises NotFound ``run_not_found``."""
+        out = await self.archive.snapshot(run, owner=owner)
+        if (drive := self.worker.drive(run)) is not None and drive.lost_by is not None:
+            out["problem"] = {"code": drive.lost_by.code, "message": drive.lost_by.message}
+        return out
+
+    async def wait(self, run: str, timeout_s: float) -> bool:
+        """Wait until a run has ended, and its row says so; whether it has. Raises NotFound."""
         try:
-            plan = Plan.model_validate(row.request)
-            live = LiveRun(self.services, row, plan, self._foreign_output)
-            await restore(live, self._folder)
-        except StoreError as e:
-            self._log.error("run can't be taken over", run=row.run, code=e.code)
-            raise
-        except (MuxError, ValueError) as e:
-            self._log.error(
-                "run can't be taken over: its log or request is damaged", run=row.run, error=str(e)
-            )
-            await self._give_up(row)
-            return None
-        return live
+            async with asyncio.timeout(timeout_s):
+                while (await self.row(run)).status not in FINAL:
+                    if (drive := self.worker.drive(run)) is not None:
+                        await drive.over.wait()
+                    else:
+                        await self.store.wait(run, (await self.store.head(run)).head, _LOOK_S)
+        except TimeoutError:
+            return False
+        return True
 
-    def _adopt(self, live: LiveRun) -> None:
-        """Drive a restored run."""
-        self._admission.enter(live.run)
-        self._drive(live)
-        live.presence.viewers = self._viewers[live.run]
-        if not self._draining:
-            live.presence.arm(COME_BACK_S)
+    async def list_runs(self, query: RunQuery) -> RunPage:
+        """A page of runs, newest first; those that are not over with their present status."""
+        return await self.archive.list_runs(query)
 
-    async def _give_up(self, row: RunRow) -> None:
-        try:
-            await self.store.update(row.run, status="failed", finished=self.services.clock())
-        except MuxError as e:
-            self._log.error("run can't be marked as failed", run=row.run, code=e.code)
+    def summary(self, row: RunRow) -> dict[str, Any]:
+        """A row as JSON for lists."""
+        return self.archive.summary(row)
 
-    async def _retry_take_over(self, run: str) -> None:
-        """The store failed under a run: take it over again as soon as it works."""
-        attempt = 0
-        while True:
-            await asyncio.sleep(_TAKE_OVER_DELAYS_S[min(attempt, len(_TAKE_OVER_DELAYS_S) - 1)])
-            attempt += 1
-            try:
-                row = await self.store.get(run)
-                live = await self._restored(row) if row.finished is None else None
-            except NotFound:
-                return
-            except MuxError:
-                continue
-            if live is not None:
-                self._adopt(live)
-            return
+    async def patch(self, run: str, request: PatchRun) -> dict[str, Any]:
+        """See `Archive.patch`."""
+        return await self.archive.patch(run, request)
 
+    async def delete(self, run: str) -> None:
+        """Forget a run; one that is not over is cancelled first."""
+        await self.row(run)
+        with contextlib.suppress(Conflict):  # it is over
+            await self.front.cancel(run, "now")
+        await self.wait(run, _DELETE_WAIT_S)
+        await self.archive.delete(run)
 
-def _check_digest(known: str, digest: str) -> None:
-    if known != digest:
-        raise Conflict("idempotency_conflict", "This idempotency key was used with another request.")
+    def export(self, run: str) -> AsyncIterator[bytes]:
+        """See `Archive.export`."""
+        return self.archive.export(run)
+
+    async def import_run(self, lines: Iterable[bytes] | AsyncIterable[bytes], *, owner: str = "local") -> str:
+        """See `Archive.import_run`."""
+        return await self.archive.import_run(lines, owner=owner)
+
+    async def expire(self) -> list[str]:
+        """See `Archive.expire`."""
+        return await self.archive.expire()

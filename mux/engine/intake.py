@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from mux.agent import Guard
 from mux.engine.plan import Asked, Plan, PlannedChannel, free_id
-from mux.engine.services import Services
+from mux.engine.site import Site
 from mux.errors import BadRequest, MuxError, NotFound
 from mux.requests import ChatMessage
 
@@ -55,15 +55,15 @@ class _NoAgent:
     """Stands for an agent that is no more: the server's own rules still hold."""
 
 
-def guards(services: Services, run: str) -> GuardOf:
+def guards(site: Site, run: str) -> GuardOf:
     """The guards of a run's channels, also of agents that have left the roster."""
 
     def of(agent: str, channel: str) -> Guard:
         try:
-            found: Any = services.roster.get(agent)
+            found: Any = site.roster.get(agent)
         except NotFound:
             found = _NoAgent()
-        return services.guard_for(found, run, channel)
+        return site.guard_for(found, run, channel)
 
     return of
 

@@ -47,7 +47,7 @@ class Driven(Protocol):
     """A run as the multiplexer drives it."""
 
     @property
-    def run(self) -> Run:
+    def machine(self) -> Run:
         """The run itself."""
 
     @property
@@ -132,16 +132,23 @@ class Multiplexer:
     # --- runs and channels ----------------------------------------------------------------------------------
 
     def join(self, driven: Driven) -> None:
-        """A run's records are appended here from now on."""
-        self._places[driven.run.run] = _Place(driven)
+        """A run's records are appended here from now on; another claim on it, if there was one, is lost."""
+        run = driven.machine.run
+        if (other := self._places.get(run)) is not None:
+            other.lost = other.lost or Fenced("fenced", f"Run {run!r} was claimed again.", retryable=False)
+            other.driven.lost(other.lost)
+        self._places[run] = _Place(driven)
 
-    def leave(self, run: str) -> None:
+    def leave(self, driven: Driven) -> None:
         """Nothing of a run is appended any more, and its channels are stopped; idempotent."""
-        place = self._places.pop(run, None)
-        if place is None:
+        run = driven.machine.run
+        place = self._places.get(run)
+        if place is None or place.driven is not driven:
             return
-        place.lost = place.lost or Fenced("run_left", "This run was left for another process.")
-        for channel in place.driven.run.channels:
+        del self._places[run]
+        if place.driven.machine.state.finished is None or place.appending is not None:
+            place.lost = place.lost or Fenced("run_left", "This run was left for another process.")
+        for channel in place.driven.machine.channels:
             self._merger.cancel((run, channel))
 
     def add(self, run: str, channel: str, source: AsyncIterator[Item]) -> Port[Item]:
@@ -154,7 +161,7 @@ class Multiplexer:
 
     def flush(self, run: str) -> None:
         """A run was changed from beside its channels: append what that came to."""
-        self._commit(() if (place := self._places.get(run)) is None else (place,))
+        self._commit([] if (place := self._places.get(run)) is None else [place])
 
     async def settled(self, run: str) -> None:
         """Wait until nothing of a run is on its way. Raises what the run was lost by."""
@@ -166,7 +173,7 @@ class Multiplexer:
 
     # --- the pipeline ---------------------------------------------------------------------------------------
 
-    def _take(self, batch: Batch[Key, Item], *_: object) -> Iterable[_Place]:
+    def _take(self, batch: Batch[Key, Item], *_: object) -> list[_Place]:
         """Give each run its part; the runs that it moved."""
         moved: dict[_Place, None] = {}
         for (run, channel), item in batch:
@@ -178,7 +185,7 @@ class Multiplexer:
                 continue
             self._give(place, channel, item)
             moved[place] = None
-        return moved
+        return list(moved)
 
     def _give(self, place: _Place, channel: str, item: Any) -> None:
         if place.lost is not None:
@@ -187,7 +194,7 @@ class Multiplexer:
             if item is END or isinstance(item, Failed):
                 place.driven.ended(channel, item.error if isinstance(item, Failed) else None)
             else:
-                place.driven.run.take(channel, item)
+                place.driven.machine.take(channel, item)
         except Exception as e:  # noqa: BLE001 - a defect in one run must not end the others
             self._defect(place, e)
 
@@ -198,19 +205,20 @@ class Multiplexer:
                 port.hold()
 
     def _ports(self, place: _Place) -> Iterable[Port[Item]]:
-        run = place.driven.run
+        run = place.driven.machine
         ports = (self._merger.port((run.run, channel)) for channel in run.channels)
         return [port for port in ports if port is not None]
 
-    def _commit(self, moved: Iterable[_Place], *_: object) -> None:
+    def _commit(self, moved: list[_Place], *_: object) -> None:
         """Append, publish and act, for all these runs together."""
-        waiting = list(moved)
+        waiting = moved.copy()
+        moved.clear()  # the pipeline holds its last item until the next one comes
         while waiting:
             together: list[tuple[_Place, Turn]] = []
             for place in waiting:
-                if place.lost is not None or place.appending is not None or not place.driven.run.dirty:
+                if place.lost is not None or place.appending is not None or not place.driven.machine.dirty:
                     continue
-                turn = place.driven.run.flush()
+                turn = place.driven.machine.flush()
                 if turn.ended:
                     self._append_alone(place, turn)
                 else:
@@ -224,8 +232,8 @@ class Multiplexer:
                 return
             errors = iter(outcomes)
             for place, turn in together:
-                self._appended(place, turn, next(errors) if turn.records else None)
-            waiting = [place for place, _ in together if place.driven.run.dirty]
+                self._settle(place, turn, next(errors) if turn.records else None)
+            waiting = [place for place, _ in together if place.driven.machine.dirty]
 
     def _append_alone(self, place: _Place, turn: Turn) -> None:
         self._append_later([(place, turn)])
@@ -249,17 +257,23 @@ class Multiplexer:
         except Exception as e:  # noqa: BLE001 - whatever a store raises, each of its runs is told
             failure = e if isinstance(e, MuxError) else StoreError("store_failed", f"{type(e).__name__}.")
             errors = iter([failure] * len(batches))
-        again: list[tuple[_Place, Turn]] = []
         for place, turn in together:
             error = next(errors) if turn.records else None
-            if isinstance(error, StoreError) and error.retryable and not isinstance(error, Fenced):
-                again.append((place, turn))
+            if _passes(error):
+                self._settle(place, turn, error)
             else:
                 self._finish(place, turn, error)
-        for place, turn in again:
-            task = asyncio.get_running_loop().create_task(self._try_again(place, turn))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+
+    def _settle(self, place: _Place, turn: Turn, error: MuxError | None) -> None:
+        """What became of one run's records; what was refused for the time being is tried again."""
+        if not _passes(error):
+            self._appended(place, turn, error)
+            return
+        loop = asyncio.get_running_loop()
+        place.appending = place.appending or loop.create_future()
+        task = loop.create_task(self._try_again(place, turn))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _try_again(self, place: _Place, turn: Turn) -> None:
         error: MuxError | None = None
@@ -271,7 +285,7 @@ class Multiplexer:
                 (error,) = await self._store.append_many([_batch(place, turn)])
             except MuxError as e:
                 error = e
-            if not isinstance(error, StoreError) or isinstance(error, Fenced) or not error.retryable:
+            if not _passes(error):
                 break
         self._finish(place, turn, error)
 
@@ -285,7 +299,7 @@ class Multiplexer:
         if len(put_by) >= _PUT_BY:
             for port in self._ports(place):
                 port.release()
-        self._commit((place,))
+        self._commit([place])
         if appending is not None and not appending.done():
             appending.set_result(None)
 
@@ -303,7 +317,7 @@ class Multiplexer:
                     failpoint(_FAILPOINTS[record.type])
             failpoint("notify.before")
             last = turn.records[-1].seq
-            self._publish(driven.run.run, Head(driven.at.epoch, driven.at.first, last), turn.records)
+            self._publish(driven.machine.run, Head(driven.at.epoch, driven.at.first, last), turn.records)
         for action in turn.actions:
             try:
                 driven.perform(action)
@@ -311,12 +325,16 @@ class Multiplexer:
                 self._defect(place, e)
 
     def _defect(self, place: _Place, error: Exception) -> None:
-        get_logger(run=place.driven.run.run).error("run failed", exc_info=error)
-        place.lost = place.lost or StoreError("run_failed", "The run met a defect of the server.", retryable=False)
+        get_logger(run=place.driven.machine.run).error("run failed", exc_info=error)
+        defect = StoreError("run_failed", "The run met a defect of the server.", retryable=False)
+        place.lost = place.lost or defect
         place.driven.lost(place.lost)
 
 
+def _passes(error: MuxError | None) -> bool:
+    """Whether a refusal may pass by itself."""
+    return isinstance(error, StoreError) and error.retryable and not isinstance(error, Fenced)
+
+
 def _batch(place: _Place, turn: Turn) -> tuple[str, int, Sequence[Record]]:
-    return place.driven.run.run, place.driven.fence, turn.records
-
-
+    return place.driven.machine.run, place.driven.fence, turn.records

@@ -31,6 +31,7 @@ __all__ = [
     "make_plan",
     "new_id",
     "plan_channel",
+    "spec_of",
     "title_of",
 ]
 
@@ -217,26 +218,14 @@ def _specs(request: StartRequest, last: RunRow | None, default: Sequence[str]) -
         return [ChannelSpec(agent=name) for name in request.agents]
     if last is not None:
         plan = Plan.model_validate(last.request)
-        keep = {
-            "id",
-            "agent",
-            "model",
-            "instructions",
-            "params",
-            "tools",
-            "client_tools",
-            "depends_on",
-            "when",
-            "inputs",
-            "budget",
-            "title",
-        }
-        return [
-            ChannelSpec.model_validate(c.model_dump(include=keep, mode="json"))
-            for c in plan.channels
-            if not c.added
-        ]
+        return [spec_of(c).model_copy(update={"id": c.id}) for c in plan.channels if not c.added]
     return [ChannelSpec(agent=name) for name in default]
+
+
+def spec_of(channel: PlannedChannel) -> ChannelSpec:
+    """What was asked for, so that it can be asked for again under another id."""
+    fields = set(ChannelSpec.model_fields) - {"id"}
+    return ChannelSpec.model_validate(channel.model_dump(include=fields, mode="json"))
 
 
 def free_id(agent: str, taken: Iterable[str], mark: str = ".") -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from mux._failpoints import failpoint
 from mux.agent import ChannelResult, Draft, Nested, Outcome, Steering
@@ -390,9 +390,7 @@ class Run:
         course = self._courses[channel]
         status, error = self._verdict(channel, course, failure)
         state = self.state.channels[channel]
-        for body in closing(
-            state, status, error, now=self._clock(), outcome=course.outcome, ttft_ms=ttft_ms
-        ):
+        for body in closing(state, status, error, now=self._clock(), outcome=course.outcome, ttft_ms=ttft_ms):
             self.write(channel, body)
         self._ended.append(channel)
         self._actions.append(Ended(channel))

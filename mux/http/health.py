@@ -40,7 +40,7 @@ _GAUGES = (  # name, member of `Engine.stats`, what it is
 async def metrics(request: web.Request) -> web.StreamResponse:
     """``GET /metrics``, in Prometheus' text format 0.0.4: how much there is to do now."""
     api = request.app[API]
-    stats = api.engine.stats()
+    stats = await api.engine.stats()
     gauges = [(name, int(stats[member]), about) for name, member, about in _GAUGES]
     gauges.append(("mux_streams_open", api.hub.count, "Open streams."))
     gauges.append(

@@ -103,6 +103,9 @@ class MemoryStore:
 
     async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
         """See `EventLog.append`."""
+        self._append(run, fence, records)
+
+    def _append(self, run: str, fence: int, records: Sequence[Record]) -> None:
         entry = self._get(run)
         check_append(run, entry.fence, entry.records.head, fence, records)
         if not records:
@@ -114,18 +117,24 @@ class MemoryStore:
         failpoint("append.after")
         self._heads.wake(run)
 
+    def append_now(
+        self, batches: Sequence[tuple[str, int, Sequence[Record]]]
+    ) -> Sequence[MuxError | None] | None:
+        """See `EventLog.append_now`: always."""
+        outcomes: list[MuxError | None] = []
+        for run, fence, records in batches:
+            try:
+                self._append(run, fence, records)
+                outcomes.append(None)
+            except MuxError as e:
+                outcomes.append(e)
+        return outcomes
+
     async def append_many(
         self, batches: Sequence[tuple[str, int, Sequence[Record]]]
     ) -> Sequence[MuxError | None]:
         """See `EventLog.append_many`."""
-        refused: list[MuxError | None] = []
-        for run, fence, records in batches:
-            try:
-                await self.append(run, fence, records)
-                refused.append(None)
-            except MuxError as e:
-                refused.append(e)
-        return refused
+        return self.append_now(batches) or []
 
     async def read(self, run: str, after: int, *, limit: int = 1000, max_bytes: int = 1 << 20) -> Page:
         """See `EventLog.read`."""
@@ -146,7 +155,7 @@ class MemoryStore:
         self._size -= entry.records.forget_before(before)
         return entry.at()
 
-    async def follow(self, run: str, publish: Callable[[str, Sequence[Record]], None]) -> None:
+    async def follow(self, run: str, publish: Callable[[str, Head | None, Sequence[Record]], None]) -> None:
         """Nobody else appends."""
 
     async def unfollow(self, run: str) -> None:
@@ -154,7 +163,9 @@ class MemoryStore:
 
     # --- runs -----------------------------------------------------------------------------------------------
 
-    async def create(self, row: RunRow, idempotency: Idempotency | None = None) -> RunRow:
+    async def create(
+        self, row: RunRow, idempotency: Idempotency | None = None, records: Sequence[Record] = ()
+    ) -> RunRow:
         """See `RunStore.create`."""
         if idempotency is not None:
             key = (idempotency.owner, idempotency.key)
@@ -170,6 +181,8 @@ class MemoryStore:
         entry = _Run(next(self._numbers), row)
         self._runs[row.run] = entry
         self._index_row(entry)
+        if records:
+            self._size += entry.records.extend(records)
         self._make_room()
         return row
 

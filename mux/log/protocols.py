@@ -99,6 +99,12 @@ class EventLog(Protocol):
                 the batch is kept.
         """
 
+    def append_now(
+        self, batches: Sequence[tuple[str, int, Sequence[Record]]]
+    ) -> Sequence[MuxError | None] | None:
+        """`append_many` without waiting, where that takes no longer than the wait would; ``None``, and
+        nothing is done, where it does: the store needs a disk, a thread or another machine for it."""
+
     async def append_many(
         self, batches: Sequence[tuple[str, int, Sequence[Record]]]
     ) -> Sequence[MuxError | None]:
@@ -122,9 +128,9 @@ class EventLog(Protocol):
     async def trim(self, run: str, before: int) -> Head:
         """Forget records with seq < ``before``; idempotent, never touches ``before`` and later."""
 
-    async def follow(self, run: str, publish: Callable[[str, Sequence[Record]], None]) -> None:
-        """From now on ``publish(run, records)`` is called with what *other* processes append to the log,
-        in order; with no records when something else happened to the run (deleted, its epoch changed). It is
+    async def follow(self, run: str, publish: Callable[[str, Head | None, Sequence[Record]], None]) -> None:
+        """From now on ``publish(run, head, records)`` is called with what *other* processes append to the
+        log, in order; without a head when something else happened to the run (deleted, rebuilt). It is
         called on the loop, and must not block or raise. Some of it may be lost with a connection: a gap of
         seq shows that, and `read` has the rest. A store of one process has nothing to call it for."""
 
@@ -199,8 +205,11 @@ class RunPage:
 class RunStore(Protocol):
     """Runs, threads, idempotency and ownership."""
 
-    async def create(self, row: RunRow, idempotency: Idempotency | None = None) -> RunRow:
-        """Keep a new run, durably; with a known idempotency key give back the run that it made first.
+    async def create(
+        self, row: RunRow, idempotency: Idempotency | None = None, records: Sequence[Record] = ()
+    ) -> RunRow:
+        """Keep a new run, durably, and with it the first records of its log; with a known idempotency key
+        give back the run that it made first.
 
         Raises:
             Conflict: ``idempotency_conflict``: the key was used with another body.

@@ -80,6 +80,7 @@ class Hub:
         self._not_before = 0.0
         self._tick_handle: asyncio.TimerHandle | None = None
         self._draining = False
+        self._unfollowing: set[asyncio.Task[None]] = set()
         self._logger = get_logger(part="viewers")
 
     # --- from the engine ---------------------------------------------------------------------------------
@@ -117,6 +118,17 @@ class Hub:
         if ring.head - lowest >= MAX_UNFLUSHED:
             self._flush_ring(ring)
         self._ask_flush()
+
+    def _follow(self, run: str, head: Head | None, records: Sequence[Record]) -> None:
+        """What another process did to a run that somebody watches here."""
+        if head is not None:
+            self.publish(run, head, records)
+            return
+        ring = self._rings.pop(run, None)  # deleted, or rebuilt: its viewers come back, and are told which
+        self.history.forget(run)
+        self._idle.pop(run, None)
+        if ring is not None:
+            self._rotate_all(ring, "reset")
 
     def forget(self, run: str) -> None:
         """The run was deleted: end its streams and drop what is kept of it."""
@@ -202,6 +214,8 @@ class Hub:
         ring.users += 1
         self._idle.pop(run, None)
         try:
+            if ring.users == 1 and ring.final is None:
+                await self._log.follow(run, self._follow)
             if not ring.learned:
                 await self._learn(ring)
         except BaseException:
@@ -212,6 +226,15 @@ class Hub:
     def _drop(self, ring: Ring) -> None:
         ring.users -= 1
         self._retire(ring)
+        if not ring.in_use:
+            task = self.loop.create_task(self._unfollow(ring.run))
+            self._unfollowing.add(task)
+            task.add_done_callback(self._unfollowing.discard)
+
+    async def _unfollow(self, run: str) -> None:
+        ring = self._rings.get(run)
+        if ring is None or not ring.in_use:  # nobody has come meanwhile
+            await self._log.unfollow(run)
 
     async def _learn(self, ring: Ring) -> None:
         """Ask for what happened before this process saw the run."""
@@ -392,6 +415,7 @@ class Hub:
         for ring in self._rings.values():
             for waiter in ring.waiters:
                 waiter.cancel()
+        await asyncio.gather(*self._unfollowing, return_exceptions=True)
         await self.history.close()
 
     @property

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from mux.engine.site import Times
 from mux.errors import BadRequest, NotFound, StoreError
 from mux.events import Record
-from mux.log import Page, RunQuery, RunRow
+from mux.log import Head, Page, RunQuery, RunRow
 from mux.log.memory import MemoryStore
 from mux.requests import PatchRun, StartRequest
 from mux.settings import Limits, Retention, Settings
@@ -66,16 +67,26 @@ async def test_lists_show_live_status_titles_and_are_searchable() -> None:
         assert summary["channels"][0]["status"] == "completed"
 
 
-async def test_a_list_does_not_wait_for_runs_whose_store_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mux.engine.archive._FRESH_S", 0.05)
-    agent = waits("w")
-    async with harness(agent, says("a", "x")) as h:
+class _Hanging(MemoryStore):
+    """Does not say where one run's log stands."""
+
+    hangs = ""
+
+    async def head(self, run: str) -> Head:
+        if run == self.hangs:
+            await asyncio.Event().wait()
+        return await super().head(run)
+
+
+async def test_a_list_does_not_wait_for_runs_whose_store_hangs() -> None:
+    agent, store = waits("w"), _Hanging()
+    async with harness(agent, says("a", "x"), store=store, times=Times(fresh=0.05)) as h:
         over = await finished_run(h, agents=["a"])
         run = (await h.engine.start_run(StartRequest(message="x", agents=["w"]))).row.run
         await agent.started.wait()
-        async with h.engine._live[run].journal.lock:  # as it is while an append hangs
-            page = await asyncio.wait_for(h.engine.list_runs(RunQuery()), 1)
-            assert [(r.run, r.status) for r in page.runs] == [(run, "running"), (over, "completed")]
+        store.hangs = run
+        page = await asyncio.wait_for(h.engine.list_runs(RunQuery()), 1)
+        assert [(r.run, r.status) for r in page.runs] == [(run, "queued"), (over, "completed")]
 
 
 class _Damaged(MemoryStore):
@@ -233,7 +244,7 @@ async def test_retention_forgets_finished_unstarred_runs_above_the_bound() -> No
         await h.engine.patch(runs[0], PatchRun(starred=True))
     settings = Settings(limits=Limits(), retention=Retention(max_runs=2), default_agents=("a",))
     async with harness(says("a", "x"), store=store, settings=settings) as h:
-        await until(lambda: h.engine.stats()["accepting"])
+        await until(lambda: h.engine.accepting)
         await h.engine.expire()
         left = {r.run for r in (await h.engine.list_runs(RunQuery())).runs}
         assert runs[0] in left

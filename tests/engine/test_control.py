@@ -22,7 +22,7 @@ from mux.events import (
     ToolStart,
     UsageReport,
 )
-from mux.log import RunRow
+from mux.log import RunQuery, RunRow
 from mux.log.memory import MemoryStore
 from mux.requests import AddChannel, ApprovalAnswer, ChannelSpec, StartRequest, SteerRequest
 from tests.support.agents import Scripted, echo, harness, says, types, until, waits
@@ -279,7 +279,7 @@ async def test_the_first_answer_to_an_approval_wins_and_later_ones_are_told_the_
         run = (await h.engine.start_run(start("x"))).row.run
         call = await waiting_call(h, run)
         assert (await h.engine.snapshot(run))["status"] == "waiting"
-        assert (await h.store.get(run)).status == "waiting"
+        assert (await h.engine.list_runs(RunQuery())).runs[0].status == "waiting"
         with pytest.raises(BadRequest):
             await h.engine.answer(run, call, ApprovalAnswer(decision="edit"))
         answers = await asyncio.gather(

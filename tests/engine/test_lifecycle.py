@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from mux.agent import Agent, AgentContext, Draft
-from mux.errors import Conflict, Overloaded, StoreError, Unavailable
+from mux.agent import AgentContext, Draft
+from mux.engine.site import Times
+from mux.errors import Conflict, MuxError, Overloaded, StoreError, Unavailable
 from mux.events import Record, Token
 from mux.log import Idempotency, RunRow
 from mux.log.memory import MemoryStore
@@ -40,7 +41,7 @@ async def test_above_max_runs_runs_wait_in_order_and_above_the_queue_they_are_re
         agent.release.set()
         await h.finished(first)
         assert (await h.finished(third))["status"] == "completed"
-        assert h.engine.stats() | {"running": 0, "queued": 0} == h.engine.stats()
+        assert (await h.engine.stats()) | {"running": 0, "queued": 0} == (await h.engine.stats())
 
 
 async def test_the_same_idempotency_key_gives_the_same_run_and_another_body_conflicts() -> None:
@@ -69,12 +70,14 @@ class _Slow(MemoryStore):
         self.asked, self.go = asyncio.Event(), asyncio.Event()
         self.failing: StoreError | None = None
 
-    async def create(self, row: RunRow, idempotency: Idempotency | None = None) -> RunRow:
+    async def create(
+        self, row: RunRow, idempotency: Idempotency | None = None, records: Sequence[Record] = ()
+    ) -> RunRow:
         self.asked.set()
         await self.go.wait()
         if self.failing is not None:
             raise self.failing
-        return await super().create(row, idempotency)
+        return await super().create(row, idempotency, records)
 
 
 async def test_the_same_key_at_once_waits_for_the_first_start_also_where_no_place_is_left() -> None:
@@ -138,12 +141,9 @@ async def test_runs_without_a_stream_go_on_when_their_viewers_leave(streaming: b
         await h.finished(started.row.run)
 
 
-async def test_viewers_that_the_server_sends_away_have_not_left_their_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("mux.engine.control.COME_BACK_S", 0.3)
+async def test_viewers_that_the_server_sends_away_have_not_left_their_run() -> None:
     agent = waits("w")
-    async with harness(agent) as h:
+    async with harness(agent, times=Times(come_back=0.3)) as h:
         run = (await h.engine.start_run(StartRequest(message="x", on_disconnect="cancel"))).row.run
         h.engine.viewer_joined(run)
         await agent.started.wait()
@@ -182,20 +182,34 @@ async def test_drain_refuses_new_runs_lets_running_ones_end_and_leaves_the_rest_
         assert slow.stopped.is_set()
         assert types(await h.events(stays)) == ["run_started"]
         assert "done" not in types(await h.events(stays), "slow")
-        assert (await store.get(stays)).status == "running"
+        assert [row.run for row in await store.unfinished()] == [stays]
 
 
 class Flaky(MemoryStore):
-    """Fails appends while it is told to."""
+    """Fails to write while it is told to."""
 
     failing: StoreError | None = None
     tries = 0
 
-    async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
+    def append_now(
+        self, batches: Sequence[tuple[str, int, Sequence[Record]]]
+    ) -> Sequence[MuxError | None] | None:
         if self.failing is not None:
             self.tries += 1
+            return [self.failing for _ in batches]
+        return super().append_now(batches)
+
+    async def create(
+        self, row: RunRow, idempotency: Idempotency | None = None, records: Sequence[Record] = ()
+    ) -> RunRow:
+        if self.failing is not None:
             raise self.failing
-        await super().append(run, fence, records)
+        return await super().create(row, idempotency, records)
+
+    async def claim(self, run: str, owner: str) -> int:
+        if self.failing is not None:
+            raise self.failing
+        return await super().claim(run, owner)
 
 
 async def test_a_store_that_recovers_loses_nothing() -> None:
@@ -213,36 +227,37 @@ async def test_a_store_that_recovers_loses_nothing() -> None:
 
 async def test_a_store_that_stays_broken_stops_the_run_which_is_taken_over_when_it_works_again() -> None:
     agent, store = waits("w"), Flaky()
-    async with harness(agent, store=store) as h:
+    async with harness(agent, store=store, times=Times(answer=0.1)) as h:
         run = (await h.engine.start_run(StartRequest(message="x"))).row.run
         await agent.started.wait()
         store.failing = StoreError("store_readonly", "The file is read-only.", retryable=False)
         agent.release.set()
         await asyncio.wait_for(agent.stopped.wait(), 2)
-        await until(lambda: run not in h.engine._live)
+        await until(lambda: h.engine.worker.drive(run) is None)
         with pytest.raises(Unavailable):
             await h.engine.cancel(run)
         store.failing = None
-        await until(lambda: run in h.engine._live or any(r.type == "run_finished" for r in h.published[run]))
+        await until(
+            lambda: (
+                h.engine.worker.drive(run) is not None
+                or any(r.type == "run_finished" for r in h.published[run])
+            )
+        )
         snapshot = await h.finished(run)
         assert snapshot["channels"][0]["error"]["code"] == "interrupted"
         assert types(await h.events(run))[-1] == "run_finished"
 
 
-async def test_viewers_that_stayed_while_their_run_was_taken_over_have_not_left_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("mux.engine.engine._TAKE_OVER_DELAYS_S", (0.01,))
-    monkeypatch.setattr("mux.engine.engine.COME_BACK_S", 0.1)
+async def test_viewers_that_stayed_while_their_run_was_taken_over_have_not_left_it() -> None:
     agent, store = waits("w", resumable="restart"), Flaky()
-    async with harness(agent, store=store) as h:
+    async with harness(agent, store=store, times=Times(come_back=0.1, again=(0.01,), say_every=0.03)) as h:
         request = StartRequest(message="x", on_disconnect=Grace(grace_s=0.1))
         run = (await h.engine.start_run(request)).row.run
         h.engine.viewer_joined(run)
         await agent.started.wait()
         store.failing = StoreError("store_readonly", "The file is read-only.", retryable=False)
         agent.release.set()
-        await until(lambda: run not in h.engine._live)
+        await until(lambda: h.engine.worker.drive(run) is None)
         agent.started.clear()
         agent.release.clear()
         agent.stopped.clear()
@@ -252,7 +267,6 @@ async def test_viewers_that_stayed_while_their_run_was_taken_over_have_not_left_
         assert not agent.stopped.is_set()
         h.engine.viewer_left(run)
         assert (await h.finished(run))["status"] == "cancelled"
-        assert not h.engine._viewers
 
 
 async def test_a_start_that_could_not_be_kept_is_refused_and_leaves_nothing() -> None:
@@ -262,7 +276,7 @@ async def test_a_start_that_could_not_be_kept_is_refused_and_leaves_nothing() ->
         with pytest.raises(StoreError):
             await h.engine.start_run(StartRequest(message="x"))
         assert not await store.unfinished()
-        assert h.engine.stats()["running"] == 0
+        assert (await h.engine.stats())["running"] == 0
 
 
 class _Held(MemoryStore):
@@ -273,9 +287,16 @@ class _Held(MemoryStore):
         self.open_again = asyncio.Event()
         self.open_again.set()
 
-    async def append(self, run: str, fence: int, records: Sequence[Record]) -> None:
+    def append_now(
+        self, batches: Sequence[tuple[str, int, Sequence[Record]]]
+    ) -> Sequence[MuxError | None] | None:
+        return None
+
+    async def append_many(
+        self, batches: Sequence[tuple[str, int, Sequence[Record]]]
+    ) -> Sequence[MuxError | None]:
         await self.open_again.wait()
-        await super().append(run, fence, records)
+        return super().append_now(batches) or []
 
 
 async def test_an_agent_that_is_stopped_while_the_log_holds_it_back_is_not_reported_as_a_bug() -> None:
@@ -317,7 +338,7 @@ async def test_an_owner_that_was_fenced_off_stops_at_once() -> None:
         await agent.started.wait()
         await store.claim(run, "another process")
         agent.release.set()
-        await until(lambda: run not in h.engine._live)
+        await until(lambda: h.engine.worker.drive(run) is None)
         assert "done" not in types(await h.events(run), "w")
 
 
@@ -333,27 +354,28 @@ async def test_ids_sort_by_time_and_are_short() -> None:
             await h.finished(run)
 
 
-async def _breaks(ctx: AgentContext) -> AsyncIterator[Draft]:
-    yield Token(content="x")
-    raise RuntimeError("broken")
-
-
 @pytest.mark.parametrize("ending", ["completed", "failed", "cancelled"])
 async def test_a_run_that_is_over_is_freed_at_once_and_not_by_the_collector(ending: str) -> None:
-    agents: dict[str, Agent] = {
-        "completed": says("a", "x"),
-        "failed": Scripted("a", _breaks),
-        "cancelled": waits("a"),
-    }
-    async with harness(agents[ending]) as h:
+    drives: list[weakref.ref[object]] = []
+    began = asyncio.Event()
+
+    async def agent(ctx: AgentContext) -> AsyncIterator[Draft]:
+        drives.append(weakref.ref(h.engine.worker.drive(ctx.run)))
+        began.set()
+        yield Token(content="x")
+        if ending == "failed":
+            raise RuntimeError("broken")
+        if ending == "cancelled":
+            await asyncio.Event().wait()
+
+    async with harness(Scripted("a", agent)) as h:
         gc.disable()
         try:
             run = (await h.engine.start_run(StartRequest(message="x"))).row.run
-            live = weakref.ref(h.engine._live[run])
-            if isinstance(agent := agents[ending], waits):
-                await agent.started.wait()
+            await began.wait()
+            if ending == "cancelled":
                 await h.engine.cancel(run)
             assert (await h.finished(run))["status"] == ending
-            await until(lambda: live() is None)
+            await until(lambda: drives[0]() is None)
         finally:
             gc.enable()

@@ -15,7 +15,7 @@ from typing import Literal
 import pytest
 
 from mux.agent import AgentContext, Draft, Outcome
-from mux.engine import recovery
+from mux.engine.site import Times
 from mux.events import (
     Event,
     StepFinished,
@@ -187,9 +187,8 @@ def _hangs(resumable: Literal["resume", "restart"]) -> tuple[Scripted, asyncio.E
 
 @pytest.mark.parametrize("resumable", ["resume", "restart"])
 async def test_an_agent_that_brings_the_server_down_each_time_is_given_up(
-    resumable: Literal["resume", "restart"], monkeypatch: pytest.MonkeyPatch
+    resumable: Literal["resume", "restart"],
 ) -> None:
-    monkeypatch.setattr(recovery, "_MAX_TRIES", 5)
     store = MemoryStore()
     run = ""
     for _ in range(6):
@@ -197,7 +196,7 @@ async def test_an_agent_that_brings_the_server_down_each_time_is_given_up(
         async with harness(agent, store=store) as h:
             run = run or (await h.engine.start_run(StartRequest(message="go"))).row.run
             await began.wait()
-    async with harness(_hangs(resumable)[0], store=store) as h:
+    async with harness(_hangs(resumable)[0], store=store, times=Times(tries=5)) as h:
         snapshot = await h.finished(run)
         error = snapshot["channels"][0]["error"]
         assert (snapshot["status"], error["code"]) == ("failed", "interrupted")
@@ -206,21 +205,20 @@ async def test_an_agent_that_brings_the_server_down_each_time_is_given_up(
         await h.events(run)
 
 
-async def test_an_agent_that_worked_for_a_while_before_each_crash_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(recovery, "_MAX_TRIES", 5)
+async def test_an_agent_that_worked_for_a_while_before_each_crash_goes_on() -> None:
     store = MemoryStore()
     now = [1_000_000]
     run = ""
     for _ in range(8):
         agent, began = _hangs("restart")
-        async with harness(agent, store=store, clock=lambda: now[0]) as h:
+        async with harness(agent, store=store, clock=lambda: now[0], times=Times(tries=5)) as h:
             run = run or (await h.engine.start_run(StartRequest(message="go"))).row.run
             await began.wait()
             now[0] += 61_000
             await h.engine.steer(run, "w", SteerRequest(content="are you there?"))
-    async with harness(says("w", "done", resumable="restart"), store=store, clock=lambda: now[0]) as h:
+    async with harness(
+        says("w", "done", resumable="restart"), store=store, clock=lambda: now[0], times=Times(tries=5)
+    ) as h:
         assert (await h.finished(run))["status"] == "completed"
 
 
@@ -342,7 +340,7 @@ def check_effects(path: Path, events: list[Event]) -> None:
 
 
 FAILPOINTS = [
-    "accept.after:1", "append.before:1", "append.after:1", "append.before:3", "append.after:4",
+    "accept.after:1", "append.before:2", "append.after:1", "append.before:3", "append.after:4",
     "notify.before:2", "tool.start.after:1", "tool.start.after:2", "tool.result.after:1",
     "tool.result.after:4", "terminal.before:1",
 ]  # fmt: skip

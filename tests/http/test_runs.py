@@ -18,7 +18,7 @@ from aiohttp.test_utils import make_mocked_request
 from mux.errors import BadRequest, StoreError
 from mux.http import bodies
 from mux.http.service import Service
-from mux.log import Idempotency, Page, RunRow
+from mux.log import Page, RunRow
 from tests.support.api import call, finished_run, read, settled, start, until
 from tests.support.checker import Checker, http
 from tests.support.service import serving
@@ -218,10 +218,10 @@ async def test_a_client_that_hangs_up_while_its_run_is_started_has_left_it(
     made: asyncio.Future[RunRow] = asyncio.get_running_loop().create_future()
     create = service.store.create
 
-    async def slowly(row: RunRow, idempotency: Idempotency | None = None) -> RunRow:
+    async def slowly(row: RunRow, *rest: Any) -> RunRow:
         kept.set()
         await go.wait()
-        made.set_result(await create(row, idempotency))
+        made.set_result(await create(row, *rest))
         return made.result()
 
     monkeypatch.setattr(service.store, "create", slowly)

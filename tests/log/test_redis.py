@@ -19,7 +19,7 @@ from redis import exceptions as refusals
 
 from mux.errors import Fenced, MuxError, StoreError, Unavailable
 from mux.events import Record
-from mux.log import Idempotency, RunQuery, chunks, store_holder
+from mux.log import Head, Idempotency, RunQuery, chunks, store_holder
 from mux.log.redis.link import refusal
 from mux.log.redis.store import RedisStore
 from mux.log.redis.url import target_of
@@ -49,7 +49,7 @@ class Follower:
         self.records: list[Record] = []
         self.calls = 0
 
-    def publish(self, run: str, records: Sequence[Record]) -> None:
+    def publish(self, run: str, head: Head | None, records: Sequence[Record]) -> None:
         self.calls += 1
         self.records += [r for r in records if not self.records or r.seq > self.records[-1].seq]
 

@@ -223,7 +223,7 @@ async def test_when_the_last_viewer_is_gone_model_streams_tools_and_tasks_are_go
             }:
                 assert time.monotonic() - left < 0.3 + 1.0, left_over
                 await asyncio.sleep(0.01)
-            assert service.engine.stats()["channels"] == 0
+            assert (await service.engine.stats())["channels"] == 0
 
 
 async def test_a_run_that_is_cancelled_now_leaves_no_effect_without_a_start(

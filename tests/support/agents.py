@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from mux.agent import Agent, AgentContext, Draft, Guard, OpenGuard, Outcome
 from mux.engine import Engine
+from mux.engine.site import Times
 from mux.errors import NotFound
 from mux.events import (
     Event,
@@ -154,6 +155,7 @@ async def harness(
     settings: Settings | None = None,
     guard_for: Callable[[Agent, str, str], Guard] | None = None,
     clock: Callable[[], int] | None = None,
+    times: Times | None = None,
     **limits: Any,
 ) -> AsyncIterator[Harness]:
     """An engine with these agents, started; closed on the way out (a given store stays open)."""
@@ -168,6 +170,7 @@ async def harness(
         kept,
         roster,
         guard_for=guard_for or (lambda agent, run, channel: OpenGuard()),
+        times=times,
         publish=lambda run, head, records: box[0].publish(run, head, records),  # noqa: PLW0108 - made below
         **options,
     )

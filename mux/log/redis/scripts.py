@@ -126,12 +126,15 @@ call('HSET', key, 'first', first)
 return {'ok', s[1], first, s[3]}
 """
 
-# ARGV: op, number, then names and values of the row.
+# ARGV: op, number, head, bytes, how many words of chunks, those (last seq and data of each), then names and
+# values of the row.
 _CREATE = """
 if call('HGET', key, 'op') == ARGV[1] then return {'ok', row()} end
 if call('EXISTS', key) == 1 then return {'exists'} end
-call('HSET', key, 'n', ARGV[2], 'op', ARGV[1], 'fence', 0, 'epoch', 1, 'first', 1, 'head', 0, 'bytes', 0,
-     unpack(ARGV, 3))
+local fields = 6 + tonumber(ARGV[5])
+for i = 6, fields - 1, 2 do call('XADD', P..'log', ARGV[i]..'-0', 'd', ARGV[i + 1]) end
+call('HSET', key, 'n', ARGV[2], 'op', ARGV[1], 'fence', 0, 'epoch', 1, 'first', 1, 'head', ARGV[3],
+     'bytes', ARGV[4], unpack(ARGV, fields))
 return {'ok', row()}
 """
 

@@ -71,7 +71,7 @@ _KEY_PAUSE_S = 0.05  # between two looks at a run that another request is just m
 _KEY_LOOKS = 40
 
 _Ended: TypeAlias = list[tuple[str, int, int]]  # run, when it ended, its bytes
-Publish: TypeAlias = Callable[[str, Sequence[Record]], None]
+Publish: TypeAlias = Callable[[str, Head | None, Sequence[Record]], None]
 
 
 class RedisStore:
@@ -229,6 +229,12 @@ class RedisStore:
             )
         failpoint("append.after")
 
+    def append_now(
+        self, batches: Sequence[tuple[str, int, Sequence[Record]]]
+    ) -> Sequence[MuxError | None] | None:
+        """See `EventLog.append_now`: never."""
+        return None
+
     async def append_many(
         self, batches: Sequence[tuple[str, int, Sequence[Record]]]
     ) -> Sequence[MuxError | None]:
@@ -317,27 +323,34 @@ class RedisStore:
         epoch, last, chunk = message.split(b" ", 2)
         if last == b"0":  # it was deleted, or lost its end
             self._heads.forget(run)
-            publish(run, ())
+            publish(run, None, ())
         elif run not in self._own:
             records = list(chunks.decode_all(((chunk, int(last)),)))
-            self._heads.set(run, Head(int(epoch), 1, int(last)))
-            publish(run, records)
+            at = Head(int(epoch), 1, int(last))
+            self._heads.set(run, at)
+            publish(run, at, records)
 
     async def _catch_up(self, run: str) -> None:
         """Publish where the log stands: whoever is behind reads the rest."""
+        at: Head | None
+        records: Sequence[Record]
         try:
             at = _head_of((await self._read("head", run))[1:])
-            page = await self.read(run, at.head - 1, limit=1)
-        except MuxError as e:  # gone, or Redis is away: the next confirmation looks again
+            records = (await self.read(run, at.head - 1, limit=1)).records
+        except NotFound:
+            at, records = None, ()
+        except MuxError as e:  # Redis is away: the next confirmation looks again
             get_logger(run=run).debug("run not looked at", code=e.code)
-            page = None
+            return
         publish = self._followed.get(run)
         if publish is not None and run not in self._own:
-            publish(run, page.records if page is not None else ())
+            publish(run, at, records)
 
     # --- runs -----------------------------------------------------------------------------------------------
 
-    async def create(self, row: RunRow, idempotency: Idempotency | None = None) -> RunRow:
+    async def create(
+        self, row: RunRow, idempotency: Idempotency | None = None, records: Sequence[Record] = ()
+    ) -> RunRow:
         """See `RunStore.create`."""
         key = ""
         if idempotency is not None and idempotency.expires > now_ms():
@@ -349,7 +362,11 @@ class RedisStore:
         answer = await self._writer.call("index", INDEX, "", row.created, row.run, len(places), *places)
         number = int(answer[1])
         fields = fields_of({name: getattr(row, name) for name in FIELDS})
-        answer = await self._write("create", row.run, secrets.token_hex(8), number, *fields)
+        parts = [part for chunk in chunks.split(records) for part in (chunk[-1].seq, chunks.encode(chunk))]
+        size, head = sum([len(r.data) for r in records]), records[-1].seq if records else 0
+        answer = await self._write(
+            "create", row.run, secrets.token_hex(8), number, head, size, len(parts), *parts, *fields
+        )
         if answer[0] == b"exists":
             await self._writer.call("index", INDEX, number, row.created, row.run, 0, *places)
             raise run_exists(row.run)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
 from mux._failpoints import failpoint
 from mux.clock import now_ms
+from mux.events import Record
 from mux.log.protocols import (
     FINAL,
     Head,
@@ -57,7 +59,9 @@ def number_of(db: sqlite3.Connection, run: str) -> int:
     return int(row[0])
 
 
-def create(session: Session, row: RunRow, idempotency: Idempotency | None) -> RunRow:
+def create(
+    session: Session, row: RunRow, idempotency: Idempotency | None, records: Sequence[Record] = ()
+) -> RunRow:
     """See `RunStore.create`."""
     db = session.db
     if idempotency is not None:
@@ -91,6 +95,8 @@ def create(session: Session, row: RunRow, idempotency: Idempotency | None) -> Ru
             (idempotency.owner, idempotency.key, idempotency.body_hash, number, idempotency.expires),
         )
     session.remember(row.run, LogState(number, fence=0, epoch=1, first=1, head=0, size=0))
+    if records:
+        session.append(row.run, 0, records)
     _index_row(db, number, row.title, row.message)
     return row
 

@@ -202,22 +202,35 @@ class SqliteStore:
         self, batches: Sequence[tuple[str, int, Sequence[Record]]]
     ) -> Sequence[MuxError | None]:
         """See `EventLog.append_many`: one commit for all."""
+        outcomes: Sequence[MuxError | None] | None = self.append_now(batches)
+        if outcomes is not None:
+            return outcomes
+        results = await asyncio.gather(
+            *(self._append_later(*batch) for batch in batches), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, MuxError):
+                raise result
+        return [result if isinstance(result, MuxError) else None for result in results]
+
+    def append_now(
+        self, batches: Sequence[tuple[str, int, Sequence[Record]]]
+    ) -> Sequence[MuxError | None] | None:
+        """See `EventLog.append_now`: small ones, while the writer has nothing else to do."""
         small = sum([len(records) for _, _, records in batches]) <= _NOW and (
             sum([len(r.data) for _, _, records in batches for r in records]) <= _NOW_BYTES
         )
-        outcomes: Sequence[Any] | None = self._writer.append_now(batches) if small else None
-        if outcomes is None:
-            outcomes = await asyncio.gather(
-                *(self._append_later(*batch) for batch in batches), return_exceptions=True
-            )
-        else:
-            for (run, _, _), at in zip(batches, outcomes, strict=True):
-                if isinstance(at, Head):
-                    self._heads.set(run, at)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, MuxError):
-                raise outcome
-        return [outcome if isinstance(outcome, MuxError) else None for outcome in outcomes]
+        heads = self._writer.append_now(batches) if small else None
+        if heads is None:
+            return None
+        outcomes: list[MuxError | None] = []
+        for (run, _, _), at in zip(batches, heads, strict=True):
+            if isinstance(at, Head):
+                self._heads.set(run, at)
+                outcomes.append(None)
+            else:
+                outcomes.append(at)
+        return outcomes
 
     def _append_later(self, run: str, fence: int, records: Sequence[Record]) -> asyncio.Future[Head]:
         return self._writer.submit(
@@ -247,7 +260,7 @@ class SqliteStore:
                 pass
         return at
 
-    async def follow(self, run: str, publish: Callable[[str, Sequence[Record]], None]) -> None:
+    async def follow(self, run: str, publish: Callable[[str, Head | None, Sequence[Record]], None]) -> None:
         """Nobody else appends."""
 
     async def unfollow(self, run: str) -> None:
@@ -255,9 +268,11 @@ class SqliteStore:
 
     # --- runs -----------------------------------------------------------------------------------------------
 
-    async def create(self, row: RunRow, idempotency: Idempotency | None = None) -> RunRow:
+    async def create(
+        self, row: RunRow, idempotency: Idempotency | None = None, records: Sequence[Record] = ()
+    ) -> RunRow:
         """See `RunStore.create`."""
-        return await self._writer.submit(lambda session: _rows.create(session, row, idempotency))
+        return await self._writer.submit(lambda session: _rows.create(session, row, idempotency, records))
 
     async def get(self, run: str) -> RunRow:
         """See `RunStore.get`."""
