@@ -8,6 +8,7 @@ place) is changed here, under a claim of our own, and waits on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
@@ -82,11 +83,11 @@ class Front:
         self._archive = archive
         self._worker = worker
         self._publish = publish
-        self._keys: dict[tuple[str, str], tuple[str, str]] = {}  # of runs that are not over: hash, run
+        self._keys: dict[tuple[str, str], tuple[Idempotency, str]] = {}  # the newest, and their runs
         self._starting: dict[tuple[str, str], tuple[str, asyncio.Task[Started]]] = {}
         self._entering = 0  # runs that were let in and are not offered yet
         self._viewers: Counter[str] = Counter()
-        self._saying: set[str] = set()  # runs whose worker is told of viewers
+        self._saying: dict[str, asyncio.Task[None]] = {}  # run → who tells its worker of viewers
         self._tasks = Tasks()
 
     async def close(self) -> None:
@@ -128,9 +129,11 @@ class Front:
     async def _start(
         self, request: StartRequest, owner: str, key: str | None, digest: str, streaming: bool
     ) -> Started:
-        if key is not None and (known := self._keys.get((owner, key))) is not None:
-            _check_digest(known[0], digest)
-            return Started(await self.row(known[1]), created=False)
+        known, run = self._keys.get((owner, key or ""), (None, ""))
+        if known is not None and known.expires > self._site.clock():
+            _check_digest(known.body_hash, digest)
+            with contextlib.suppress(NotFound):  # it was deleted: the key is free again
+                return Started(await self.row(run), created=False)
         self._check_accepting()
         last = await self._last_of_thread(request.thread, owner)
         plan = make_plan(
@@ -228,7 +231,7 @@ class Front:
 
     def _remember_key(self, idempotency: Idempotency, run: str) -> None:
         """So that a repeated key is answered without room for a run; the store knows the others."""
-        self._keys[idempotency.owner, idempotency.key] = (idempotency.body_hash, run)
+        self._keys[idempotency.owner, idempotency.key] = (idempotency, run)
         while len(self._keys) > 2 * self._site.settings.limits.max_runs:
             del self._keys[next(iter(self._keys))]
 
@@ -335,24 +338,22 @@ class Front:
         self._viewers[run] += 1
         self._tasks.spawn(self._say(run, 0.0))
         if run not in self._saying:
-            self._saying.add(run)
-            self._tasks.spawn(self._keep_saying(run))
+            self._saying[run] = self._tasks.spawn(self._keep_saying(run))
 
     def viewer_left(self, run: str, *, sent_away: bool) -> None:
         """The viewer is gone, however it went."""
         self._viewers[run] -= 1
         if self._viewers[run] <= 0:
             del self._viewers[run]
+            if (saying := self._saying.pop(run, None)) is not None:
+                saying.cancel()
         self._tasks.spawn(self._say(run, self._site.times.come_back if sent_away else 0.0))
 
     async def _keep_saying(self, run: str) -> None:
-        try:
-            while True:
-                await asyncio.sleep(self._site.times.say_every)
-                if run not in self._viewers or not await self._say(run, 0.0):
-                    return
-        finally:
-            self._saying.discard(run)
+        more = True
+        while more:
+            await asyncio.sleep(self._site.times.say_every)
+            more = await self._say(run, 0.0)
 
     async def _say(self, run: str, back_s: float) -> bool:
         """Tell the run's worker how many viewers it has here; whether it wants to know."""

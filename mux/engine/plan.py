@@ -218,7 +218,8 @@ def _specs(request: StartRequest, last: RunRow | None, default: Sequence[str]) -
         return [ChannelSpec(agent=name) for name in request.agents]
     if last is not None:
         plan = Plan.model_validate(last.request)
-        return [spec_of(c).model_copy(update={"id": c.id}) for c in plan.channels if not c.added]
+        again = {"message": None}  # what each was asked then
+        return [spec_of(c).model_copy(update={"id": c.id, **again}) for c in plan.channels if not c.added]
     return [ChannelSpec(agent=name) for name in default]
 
 

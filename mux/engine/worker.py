@@ -56,12 +56,16 @@ class Worker:
         """Offer what is unfinished, and begin to take runs. The store must be open."""
         store = self._site.store
         store.queue.on_lost(self._lose_all)
+        store.queue.on_offered(self._wake.set)
         self.multiplexer.start()
         rows = await store.unfinished()
         for row in rows:
             await store.queue.offer(row.run, row.owner)
         if rows:
             self._site.log.info("unfinished runs are taken over", runs=len(rows))
+            runs = await store.queue.take(self._site.name, self._site.settings.limits.max_runs)
+            self._busy.update(runs)
+            await asyncio.gather(*map(self._drive, runs))
         self._taking = asyncio.get_running_loop().create_task(self._take(), name="worker")
 
     def pause(self) -> None:
@@ -152,16 +156,9 @@ class Worker:
                 self._tasks.spawn(self._drive(run))
             if runs and self.room:
                 continue
-            if self.room:
-                offered = asyncio.ensure_future(queue.offered(_LOOK_S))
-                woken = asyncio.ensure_future(self._wake.wait())
-                try:
-                    await asyncio.wait({offered, woken}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    offered.cancel()
-                    woken.cancel()
-            else:
-                await self._wake.wait()
+            timer = asyncio.get_running_loop().call_later(_LOOK_S, self._wake.set)
+            await self._wake.wait()
+            timer.cancel()
 
     async def _drive(self, run: str) -> None:
         """Claim a run that was taken, and let it begin."""
@@ -179,7 +176,7 @@ class Worker:
                 return
             if e.code != "log_damaged":
                 self._site.log.exception("run can't be taken over", run=run, code=e.code)
-                await self._try_later(run)
+                self._tasks.spawn(self._try_later(run))
                 return
             await self._give_up(run, e)
         except (MuxError, ValueError) as e:

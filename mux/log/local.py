@@ -24,17 +24,16 @@ class LocalQueue:
         self._waiting: OrderedDict[str, deque[str]] = OrderedDict()  # owner → runs; the first owner is next
         self._owners: dict[str, str] = {}  # of all runs that wait or are taken
         self._taken: set[str] = set()
-        self._offered = asyncio.Event()
+        self._offered: Callable[[], None] = lambda: None
 
     async def offer(self, run: str, owner: str) -> None:
         if run in self._owners:
             return
         self._owners[run] = owner
         self._waiting.setdefault(owner, deque()).append(run)
-        self._offered.set()
+        self._offered()
 
     async def take(self, worker: str, limit: int) -> Sequence[str]:
-        self._offered.clear()
         runs: list[str] = []
         while self._waiting and len(runs) < limit:
             owner, mine = self._waiting.popitem(last=False)
@@ -49,7 +48,7 @@ class LocalQueue:
             return
         self._taken.remove(run)
         self._waiting.setdefault(self._owners[run], deque()).appendleft(run)
-        self._offered.set()
+        self._offered()
 
     async def finish(self, run: str, worker: str) -> None:
         owner = self._owners.pop(run, None)
@@ -81,11 +80,8 @@ class LocalQueue:
     def on_lost(self, lost: Callable[[], None]) -> None:
         """One process loses nothing to others."""
 
-    async def offered(self, timeout_s: float) -> None:
-        try:
-            await asyncio.wait_for(self._offered.wait(), timeout_s)
-        except TimeoutError:
-            return
+    def on_offered(self, offered: Callable[[], None]) -> None:
+        self._offered = offered
 
 
 class LocalCommands:

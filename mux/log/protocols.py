@@ -282,8 +282,8 @@ class Queue(Protocol):
         blocked): all that it took went to others, and it must drop these runs at once. It takes part again
         from then on."""
 
-    async def offered(self, timeout_s: float) -> None:
-        """Return when `take` may find something, or when the time is over. May return for nothing."""
+    def on_offered(self, offered: Callable[[], None]) -> None:
+        """``offered`` is called on the loop when `take` may find something; at times for nothing."""
 
 
 class Commands(Protocol):

@@ -643,10 +643,10 @@ async def test_a_run_given_back_comes_first_and_one_that_is_finished_never_again
 
 async def test_who_waits_for_work_is_woken_by_an_offer(store: Store) -> None:
     await store.queue.take("w1", 1)
-    waiting = asyncio.create_task(store.queue.offered(15.0))
-    await asyncio.sleep(0)
+    offered = asyncio.Event()
+    store.queue.on_offered(offered.set)
     await store.queue.offer("a0", "anna")
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(offered.wait(), 10)
     assert list(await store.queue.take("w1", 1)) == ["a0"]
 
 

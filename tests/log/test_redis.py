@@ -199,7 +199,6 @@ async def test_the_runs_of_a_killed_worker_are_offered_again_when_its_lease_ends
             assert list(await store.queue.take("w2", 1)) == []
             process.kill()
             began = time.monotonic()
-            await store.queue.offered(10)
             await eventually(lambda: store.queue.take("w2", 1))
             assert time.monotonic() - began < 1.0 + 2
             fence = await store.claim("r1", "w2")

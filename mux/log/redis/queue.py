@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,12 +25,12 @@ class RedisQueue:
     def __init__(self, link: Link, worker: str) -> None:
         self._link = link
         self._worker = worker
-        self._offered = asyncio.Event()
+        self._offered: Callable[[], None] = lambda: None
         self._lost: Callable[[], None] = lambda: None
 
     def wake(self, _: bytes | None) -> None:
         """An offer was published, or may have been missed."""
-        self._offered.set()
+        self._offered()
 
     def on_lost(self, lost: Callable[[], None]) -> None:
         self._lost = lost
@@ -47,7 +46,6 @@ class RedisQueue:
         await self._call("offer", run, owner)
 
     async def take(self, worker: str, limit: int) -> Sequence[str]:
-        self._offered.clear()
         if limit <= 0:
             return []
         answer = await self._call("take", self._worker, limit, secrets.token_hex(8))
@@ -65,11 +63,8 @@ class RedisQueue:
     async def waiting(self) -> int:
         return int((await self._call("waiting"))[0])
 
-    async def offered(self, timeout_s: float) -> None:
-        try:
-            await asyncio.wait_for(self._offered.wait(), timeout_s)
-        except TimeoutError:
-            return
+    def on_offered(self, offered: Callable[[], None]) -> None:
+        self._offered = offered
 
     async def unknown(self, runs: Sequence[str]) -> Sequence[str]:
         """Which of these runs nobody waits for or has taken."""
