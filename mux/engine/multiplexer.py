@@ -16,23 +16,19 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
-from aiostream import pipe
-from aiostream.core import Stream
-
 from mux._failpoints import failpoint
 from mux.engine.channel import AHEAD, Item
 from mux.engine.run import Action, Run, Turn
 from mux.errors import Fenced, MuxError, StoreError
 from mux.events import Record
 from mux.log.protocols import Head, Store
-from mux.merge import END, Batch, Failed, Merger, Port, merged
+from mux.merge import END, Batch, Failed, Merger, Port, Through, pipeline
 from mux.telemetry import get_logger
 
 __all__ = ["Driven", "Multiplexer", "Publish"]
 
 Key: TypeAlias = tuple[str, str]  # run, channel
 Publish: TypeAlias = Callable[[str, Head, Sequence[Record]], None]
-Batches: TypeAlias = "Stream[Batch[Key, Item]]"
 
 # A cancelled agent has twice this to clean up, then its channel ends without it: freed within a second.
 _STOP_S: Final = 0.45
@@ -92,9 +88,7 @@ class Multiplexer:
         through: puts operators between the merge and the runs.
     """
 
-    def __init__(
-        self, store: Store, publish: Publish, *, through: Callable[[Batches], Batches] = lambda stream: stream
-    ) -> None:
+    def __init__(self, store: Store, publish: Publish, *, through: Through[Key, Item] | None = None) -> None:
         self._store = store
         self._publish = publish
         self._through = through
@@ -124,7 +118,7 @@ class Multiplexer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _consume(self) -> None:
-        stream = self._through(merged(self._merger)) | pipe.map(self._take) | pipe.action(self._commit)
+        stream = pipeline(self._merger, self._take, self._commit, through=self._through)
         async with stream.stream() as turns:
             async for _ in turns:
                 pass
@@ -173,7 +167,7 @@ class Multiplexer:
 
     # --- the pipeline ---------------------------------------------------------------------------------------
 
-    def _take(self, batch: Batch[Key, Item], *_: object) -> list[_Place]:
+    def _take(self, batch: Batch[Key, Item]) -> list[_Place]:
         """Give each run its part; the runs that it moved."""
         moved: dict[_Place, None] = {}
         for (run, channel), item in batch:
@@ -209,7 +203,7 @@ class Multiplexer:
         ports = (self._merger.port((run.run, channel)) for channel in run.channels)
         return [port for port in ports if port is not None]
 
-    def _commit(self, moved: list[_Place], *_: object) -> None:
+    def _commit(self, moved: list[_Place]) -> None:
         """Append, publish and act, for all these runs together."""
         waiting = moved.copy()
         moved.clear()  # the pipeline holds its last item until the next one comes

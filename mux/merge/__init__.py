@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from mux.merge.buffer import Burst, Port
 from mux.merge.merger import END, Batch, End, Failed, Merger, Statistics
-from mux.merge.operators import labelled, merge, merged
+from mux.merge.operators import Through, labelled, merge, merged, pipeline
 
 __all__ = [
     "END",
@@ -24,7 +24,9 @@ __all__ = [
     "Merger",
     "Port",
     "Statistics",
+    "Through",
     "labelled",
     "merge",
     "merged",
+    "pipeline",
 ]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from typing import TypeAlias, TypeVar
 
-from aiostream import operator
-from aiostream.core import sources_operator
+from aiostream import operator, pipe
+from aiostream.core import Stream, sources_operator
 
 from mux.merge.merger import END, Batch, Failed, K, Merger, T
 
-__all__ = ["labelled", "merge", "merged"]
+__all__ = ["Through", "labelled", "merge", "merged", "pipeline"]
+
+R = TypeVar("R")
+Through: TypeAlias = Callable[[Stream[Batch[K, T]]], Stream[Batch[K, T]]]
 
 
 @operator
@@ -63,3 +67,22 @@ async def labelled(
                     raise item.error
                 if item is not END:
                     yield name, item
+
+
+def pipeline(
+    merger: Merger[K, T],
+    take: Callable[[Batch[K, T]], R],
+    commit: Callable[[R], None],
+    *,
+    through: Through[K, T] | None = None,
+) -> Stream[R]:
+    """A merger's batches, each given to ``take`` and what that made of it to ``commit``, before the next one
+    is taken: the data path of a process.
+
+    Args:
+        through: puts operators in between, which see every batch.
+    """
+    batches = merged(merger)
+    if through is not None:
+        batches = through(batches)
+    return batches | pipe.map(lambda batch, *_: take(batch)) | pipe.action(commit)
