@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from typing import TypeAlias, TypeVar
 
-from aiostream import operator, pipe
+from aiostream import operator, stream
 from aiostream.core import Stream, sources_operator
 
 from mux.merge.merger import END, Batch, Failed, K, Merger, T
@@ -85,4 +85,8 @@ def pipeline(
     batches = merged(merger)
     if through is not None:
         batches = through(batches)
-    return batches | pipe.map(lambda batch, *_: take(batch)) | pipe.action(commit)
+
+    def taken(batch: Batch[K, T], *_: Batch[K, T]) -> R:
+        return take(batch)
+
+    return stream.action(stream.map(batches, taken), commit)
