@@ -192,3 +192,13 @@ def test_an_agent_of_odd_parts_never_hurts_the_list(tmp_path: Path, odd: str) ->
     names = [described["name"] for described in roster.describe()]
     assert "good" in names
     assert "odd" in names or [p.path.name for p in roster.problems] == ["odd.py"]
+
+
+def test_a_program_in_front_matter_is_an_agent_and_misfits_are_told(tmp_path: Path) -> None:
+    (tmp_path / "x.md").write_text("---\ncommand: [echo, '{task}']\nformat: lines\ncwd: .\n---\nBe brief.\n")
+    (tmp_path / "y.md").write_text("---\ncommand: echo hi\n---\n")
+    (tmp_path / "z.md").write_text("---\ncommand: [echo]\ntools: [run_python]\n---\n")
+    roster = load(tmp_path)
+    assert list(roster.agents) == ["x"]
+    assert [p.path.name for p in roster.problems] == ["y.md", "z.md"]
+    assert "tools says nothing to a program" in roster.problems[1].reason

@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from mux.agent import Budget
+from mux.adapters.command import CommandAgent
+from mux.agent import Agent, Budget
 from mux.errors import ConfigError
 from mux.llm.agent import LlmAgent
 from mux.roster.frontmatter import FrontMatterError, read_front_matter, split_front_matter
@@ -28,7 +29,7 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PARAMS = ("temperature", "top_p", "max_tokens", "seed", "stop", "reasoning_effort")
 _KNOWN = {
     "name", "description", "model", "tools", "params", "guardrails", "budget", "max_steps",
-    "retry_after_reset", "examples", "mcp", *_PARAMS,
+    "retry_after_reset", "examples", "mcp", "command", "format", "env", "cwd", *_PARAMS,
 }  # fmt: skip
 # Keys that other programs' agent files have; they begin a key where the front matter is no YAML.
 _STEPS = frozenset({"maxsteps", "maxturns", "steps"})
@@ -44,7 +45,7 @@ _guardrails: TypeAdapter[tuple[str, ...] | dict[str, GuardrailRule]] = TypeAdapt
 _servers = TypeAdapter(dict[str, McpServer])
 
 
-def read_markdown(path: Path) -> tuple[LlmAgent | None, list[str]]:
+def read_markdown(path: Path) -> tuple[Agent | None, list[str]]:
     """The agent of a file, not yet bound (``None``: the file switches it off), and warnings about the file.
 
     Raises:
@@ -64,6 +65,8 @@ def read_markdown(path: Path) -> tuple[LlmAgent | None, list[str]]:
     if front.get("disable") is True:
         return None, ["it says 'disable: true' and was left out"]
     warnings += _passed_over(front)
+    if "command" in front:
+        return _program(front, parts[1], path), warnings
     return _agent(front, parts[1], path, warnings), warnings
 
 
@@ -119,6 +122,29 @@ def _agent(front: dict[str, Any], body: str, path: Path, warnings: list[str]) ->
         raise _invalid(f"its front matter: {'.'.join(map(str, loc))}: {why}") from e
     except (TypeError, ValueError) as e:
         raise _invalid(f"its front matter: {e}") from e
+
+
+def _program(front: dict[str, Any], body: str, path: Path) -> CommandAgent:
+    """The agent that a program is; ``cwd`` is relative to the file."""
+    name, title = _name(front.get("name"), path)
+    taken = ("command", "format", "env", "cwd", "examples", "budget")
+    if unfit := sorted(k for k in front if k in _KNOWN and k not in (*taken, "name", "description")):
+        raise _invalid(f"{unfit[0]} says nothing to a program: leave it out, or leave 'command' out")
+    given = {k: front[k] for k in taken if front.get(k) is not None}
+    if "cwd" in given:
+        given["cwd"] = path.parent / Path(str(given["cwd"])).expanduser()
+    try:
+        return CommandAgent(
+            name=name,
+            title=title,
+            description=" ".join(str(front.get("description") or "").split()),
+            instructions=body,
+            source=str(path),
+            **given,
+        )
+    except ValidationError as e:
+        loc, why = problem_of(e)
+        raise _invalid(f"its front matter: {'.'.join(map(str, loc))}: {why}") from e
 
 
 def _name(given: Any, path: Path) -> tuple[str, str]:
