@@ -126,6 +126,7 @@ class Limits(_Section):
     max_channels: int = Field(default=32, ge=1)
     max_viewers: int = Field(default=4000, ge=1)
     run_timeout_s: float = Field(default=3600.0, gt=0)
+    lease_s: float = Field(default=10.0, ge=0.5)  # after which the runs of a worker that hangs go elsewhere
     max_reply_mb: float = Field(default=32.0, gt=0)
     max_steps: int = Field(default=24, ge=1)
     drain_s: float = Field(default=20.0, ge=0)
@@ -221,6 +222,7 @@ class Settings(_Section):
     store: str | None = None  # None = sqlite in the user's data directory
     durability: Literal["normal", "full"] = "normal"
     role: Literal["all", "api", "worker"] = "all"
+    processes: int = Field(default=1, ge=1, le=256)  # behind one port; more than one needs a Redis store
     agents: tuple[Path, ...] = ()
     default_agents: tuple[str, ...] = ("assistant",)
     model: str | None = None
@@ -254,7 +256,9 @@ class Settings(_Section):
         return "rehearsal"
 
 
-_SCALARS = ("host", "port", "store", "durability", "role", "agents", "model", "log_format", "log_level")
+_SCALARS = (
+    "host", "port", "store", "durability", "role", "processes", "agents", "model", "log_format", "log_level",
+)  # fmt: skip
 
 
 def load_settings(

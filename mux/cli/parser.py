@@ -65,7 +65,13 @@ def _serve(commands: Any) -> None:
     _common(parser)
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default 8765; 0 = any free one)")
-    parser.add_argument("--role", choices=("all", "api", "worker"), help="what this process does")
+    parser.add_argument(
+        "--role", choices=("all", "api", "worker"),
+        help="api: accepts runs and serves streams; worker: drives runs; all (default): both",
+    )  # fmt: skip
+    parser.add_argument(
+        "--processes", type=_at_least_one, metavar="N", help="processes behind the port (a Redis store)"
+    )
     parser.add_argument("--durability", choices=("normal", "full"), help="full: survive power loss too")
     parser.add_argument("--log-format", choices=("auto", "json", "console"))
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
@@ -134,6 +140,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         "docs",
         "model",
         "role",
+        "processes",
         "durability",
         "log_format",
         "log_level",

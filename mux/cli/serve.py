@@ -6,13 +6,15 @@ import argparse
 import asyncio
 import errno
 import gc
+import os
 import signal
 import sys
 from pathlib import Path
 
 from mux.cli.parser import missing_folders, settings_from
+from mux.cli.processes import PORT_SHARED, supervise
 from mux.errors import ConfigError
-from mux.http.service import Service
+from mux.http.service import Service, check_roles
 from mux.settings import Settings
 from mux.telemetry import configure_logging
 
@@ -23,6 +25,9 @@ def command(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM (drains, exit 0); a second signal ends it at once."""
     settings = settings_from(args)
     configure_logging(settings.log_format, settings.log_level)
+    if settings.processes > 1 and PORT_SHARED not in os.environ:
+        check_roles(settings)
+        return supervise(settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(settings))
 
@@ -46,7 +51,7 @@ async def _serve(settings: Settings) -> int:
 
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, on_signal)
-    service = Service(settings)
+    service = Service(settings, shares_port=PORT_SHARED in os.environ)
     try:
         await service.start()
     except OSError as e:

@@ -86,6 +86,14 @@ class Engine:
         """Whether new runs are accepted."""
         return self.front.accepting
 
+    def unready(self) -> str | None:
+        """Why this process does not do its part now; ``None`` if it does."""
+        if self.role != "worker" and not self.accepting:
+            return "not accepting runs: starting, or shutting down"
+        if self.role != "api" and not self.worker.taking:
+            return "not taking runs from the queue: starting, shutting down, or its worker has failed"
+        return None
+
     async def start(self) -> None:
         """Take unfinished runs over, then accept new ones. The store must be open."""
         if self.role == "api":

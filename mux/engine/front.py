@@ -154,7 +154,11 @@ class Front:
 
     def _check_accepting(self) -> None:
         if not self.accepting:
-            raise Unavailable("draining", "The server is stopping; try again in a moment.", retry_after=2.0)
+            raise Unavailable(
+                "draining",
+                "This server takes no new runs: it is stopping, or only a worker. Try again in a moment.",
+                retry_after=2.0,
+            )
 
     async def _last_of_thread(self, thread: str | None, owner: str) -> RunRow | None:
         if thread is None:

@@ -19,11 +19,11 @@ async def healthz(request: web.Request) -> web.StreamResponse:
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """``GET /readyz``: new runs are taken; 503 with the reasons if not."""
+    """``GET /readyz``: new runs are accepted, and taken; 503 with the reasons if not."""
     api = request.app[API]
     checks = dict(await api.checks())
-    if not api.engine.accepting:
-        checks["engine"] = "not accepting runs: starting, or shutting down"
+    if (reason := api.engine.unready()) is not None:
+        checks["engine"] = reason
     if checks:
         return reply({"status": "unavailable", "checks": checks}, 503, {"Retry-After": "2"})
     return reply({"status": "ready", "checks": {}})

@@ -14,7 +14,7 @@ from aiohttp import web
 from mux._paths import bundled
 from mux.agent import Agent, Guard
 from mux.engine import Engine
-from mux.errors import MuxError
+from mux.errors import ConfigError, MuxError
 from mux.guardrails import Rules
 from mux.http.app import build_app
 from mux.http.security import check_address
@@ -31,7 +31,7 @@ from mux.telemetry import get_logger
 from mux.tools.builtin import ToolResources
 from mux.viewers import Hub
 
-__all__ = ["Service", "load_roster"]
+__all__ = ["Service", "check_roles", "load_roster"]
 
 # Longer than any sane header or URL, so that an 8 KiB cursor is answered by us and not by the parser.
 MAX_LINE = 64 * 1024
@@ -53,7 +53,11 @@ class _Parts:
     def make(cls, settings: Settings) -> _Parts:
         base = settings.config_path.parent if settings.config_path else Path()
         rules = Rules.compile(settings.guardrails, base=base)
-        return cls(*_agents(settings), open_store(settings.store, durability=settings.durability), rules)
+        return cls(
+            *_agents(settings),
+            open_store(settings.store, durability=settings.durability, lease_s=settings.limits.lease_s),
+            rules,
+        )
 
     async def aclose(self) -> None:
         await self.tools.aclose()
@@ -66,13 +70,15 @@ class Service:
 
     Args:
         settings: everything that can be configured.
+        shares_port: other processes listen on the same port.
 
     Attributes:
         url: the server's own address, without a slash at its end; empty before `start`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, shares_port: bool = False) -> None:
         self.settings = settings
+        self._shares_port = shares_port
         self.url = ""
         self._parts: _Parts | None = None
         self._socket: socket.socket | None = None
@@ -122,7 +128,8 @@ class Service:
             StoreError: the store is locked (``extra["url"]`` names its server) or broken.
         """
         check_address(self.settings)
-        self._socket = _listen(self.settings.host, self.settings.port)
+        check_roles(self.settings)
+        self._socket = _listen(self.settings.host, self.settings.port, shared=self._shares_port)
         self.url = _url(self._socket)
         self._parts = await asyncio.to_thread(_Parts.make, self.settings)  # reads and imports files
         await self.store.open(url=self.url)
@@ -137,7 +144,12 @@ class Service:
             rotate_s=http.rotate_s,
         )
         self._engine = Engine(
-            self.settings, self.store, self.roster, guard_for=self._guard, publish=self._hub.publish
+            self.settings,
+            self.store,
+            self.roster,
+            guard_for=self._guard,
+            publish=self._hub.publish,
+            role=self.settings.role,
         )
         await self.parts.tools.start()
         await self._engine.start()
@@ -245,6 +257,21 @@ class Service:
         return lines
 
 
+def check_roles(settings: Settings) -> None:
+    """Refuse roles and processes that would have nothing to meet in.
+
+    Raises:
+        ConfigError: ``store_not_shared``.
+    """
+    alone = settings.store is None or settings.store.partition(":")[0] in ("memory", "sqlite")
+    if alone and (settings.role != "all" or settings.processes > 1):
+        raise ConfigError(
+            "store_not_shared",
+            "Several processes, or one with a role of its own, meet in a Redis store: add --store "
+            "redis://HOST:PORT/DATABASE (pip install 'mux-agents[redis]').",
+        )
+
+
 def load_roster(settings: Settings) -> Roster:
     """The roster alone, loaded, without a server (``mux agents``, ``mux doctor``)."""
     roster = _agents(settings)[2]
@@ -261,9 +288,9 @@ def _agents(settings: Settings) -> tuple[Providers, ToolResources, Roster]:
     return providers, tools, Roster(dirs, runtime, builtin=bundled("agents"))
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.create_server((host, port), family=family, backlog=2048, reuse_port=False)
+    sock = socket.create_server((host, port), family=family, backlog=2048, reuse_port=shared)
     sock.setblocking(False)
     return sock
 

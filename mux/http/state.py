@@ -68,6 +68,9 @@ class EngineLike(Protocol):
 
     async def import_run(self, lines: AsyncIterator[bytes]) -> str: ...
 
+    def unready(self) -> str | None:
+        """Why it does not do its part now; ``None`` if it does."""
+
     async def stats(self) -> dict[str, Any]: ...
 
 

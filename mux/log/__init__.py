@@ -46,12 +46,15 @@ __all__ = [
 ]
 
 
-def open_store(url: str | None = None, *, durability: Literal["normal", "full"] = "normal") -> Store:
+def open_store(
+    url: str | None = None, *, durability: Literal["normal", "full"] = "normal", lease_s: float = 10.0
+) -> Store:
     """The backend for a URL, not opened yet (`Store.open`).
 
     Args:
         url: ``memory:``, ``sqlite:PATH``, ``redis://HOST:PORT/DATABASE`` (or ``rediss:``, ``valkey:``,
             ``unix:``), or ``None`` for sqlite in the user's data directory.
+        lease_s: how long the runs of a worker that does not answer stay its own (Redis).
         durability: what sqlite's acknowledgement means; see `mux.log.sqlite`.
 
     Raises:
@@ -62,7 +65,7 @@ def open_store(url: str | None = None, *, durability: Literal["normal", "full"] 
     if _is_redis(url):
         from mux.log.redis.store import RedisStore
 
-        return RedisStore(url)
+        return RedisStore(url, lease_s=lease_s)
     return SqliteStore(_sqlite_path(url), durability=durability)
 
 
