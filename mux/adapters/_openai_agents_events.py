@@ -60,7 +60,7 @@ class OpenCall:
     tool: str
     path: tuple[str, ...]
     raw: list[str] = field(default_factory=list)
-    began: float = 0.0
+    began: float | None = None
     started: bool = False
 
     def arguments(self) -> dict[str, Any] | None:
@@ -220,7 +220,7 @@ class Translator:
         return [
             self._own(ToolProgress(call_id=c.call_id, elapsed_ms=_elapsed(c)), c.path)
             for c in self.open.values()
-            if c.started
+            if c.began is not None
         ]
 
     def _item(self, event: RunItemStreamEvent) -> list[Draft]:
@@ -258,7 +258,7 @@ class Translator:
 
 
 def _elapsed(call: OpenCall) -> int:
-    return round((time.monotonic() - call.began) * 1000) if call.started else 0
+    return 0 if call.began is None else round((time.monotonic() - call.began) * 1000)
 
 
 def _jsonable(output: Any) -> Any:

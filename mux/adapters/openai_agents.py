@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Literal
 
 from mux.agent import AgentContext, Draft, Message, Nested, Outcome
 from mux.errors import AgentError, ConfigError, MuxError, UpstreamError
-from mux.events import Body, DoneStatus, GuardrailHit, Refusal, ToolResult
+from mux.events import Body, DoneStatus, GuardrailHit, Refusal, Token, ToolCall, ToolResult
 
 try:
     import openai
@@ -26,8 +26,10 @@ try:
         InputGuardrailTripwireTriggered,
         MaxTurnsExceeded,
         OutputGuardrailTripwireTriggered,
+        UserError,
     )
     from agents.result import RunResultStreaming
+    from agents.run_state import RunState
     from agents.stream_events import StreamEvent
 except ImportError as e:
     raise ConfigError(
@@ -90,8 +92,14 @@ class OpenAIAgentsAgent:
         """
         return _Channel(self, ctx).run()
 
-    def start(self, ctx: AgentContext, given: str | list[Any], agent: SdkAgent[Any]) -> RunResultStreaming:
-        """Start the SDK's run, with the request's overrides."""
+    def holds_text(self, agent: SdkAgent[Any]) -> bool:
+        """Whether a turn's text waits until the SDK's output guardrails have seen it."""
+        return bool(agent.output_guardrails or self._config.output_guardrails)
+
+    def start(
+        self, ctx: AgentContext, given: str | list[Any] | RunState[Any], agent: SdkAgent[Any]
+    ) -> RunResultStreaming:
+        """Start the SDK's run, or go on with one that waited for approvals, with the request's overrides."""
         config = self._config
         if ctx.params:
             known = {k: v for k, v in ctx.params.items() if k in ModelSettings.__dataclass_fields__}
@@ -135,9 +143,11 @@ class _Channel:
         self._agent = owner.first(ctx)
         self._seen = Translator(ctx.new_call_id, sdk_name(self._agent), ctx.model or owner.model)
         self._stop: DoneStatus | None = None
+        self._held: list[Draft] = []
+        self._resumed: RunState[Any] | None = None
 
-    async def run(self) -> AsyncGenerator[Draft, None]:
-        given: str | list[Any] = _input(self._ctx.messages)
+    async def run(self) -> AsyncGenerator[Draft, None]:  # noqa: C901 -- every way out, side by side
+        given: str | list[Any] | RunState[Any] = _input(self._ctx.messages)
         agent = self._agent
         while True:
             result = self._owner.start(self._ctx, given, agent)
@@ -145,20 +155,22 @@ class _Channel:
                 async with aclosing(self._drafts(result)) as drafts:
                     async for draft in drafts:
                         yield draft
+                if self._stop is None and result.interruptions:
+                    async for draft in self._decided(result):
+                        yield draft
+                    if self._resumed is not None:
+                        given, agent = self._resumed, result.last_agent
+                        continue
             except _Stopped:
                 for draft in self._seen.close("blocked", "A guardrail of this server stopped the run."):
                     yield draft
                 yield Refusal(content=_REFUSED)
                 yield self._outcome("refused", _REFUSED)
                 return
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 -- `_failed` raises all but the SDK's own ends
                 self._ctx.log.warning("sdk_agent_failed", error=type(error).__name__)
-                for draft in self._seen.close("interrupted", "The agent failed before this call was done."):
+                for draft in self._failed(error):
                     yield draft
-                final = self._ended_by(error)
-                if isinstance(final, MuxError):
-                    raise final from error
-                yield final
                 return
             for draft in self._seen.close("interrupted", "The run ended before this call was done."):
                 yield draft
@@ -173,7 +185,8 @@ class _Channel:
 
     async def _drafts(self, result: RunResultStreaming) -> AsyncGenerator[Draft, None]:
         """The run's drafts; closing this cancels the run and waits until it has stopped."""
-        for draft in self._seen.begin():
+        resumed, self._resumed = self._resumed is not None, None
+        for draft in [] if resumed else self._seen.begin():
             yield draft
         stream = result.stream_events()
         try:
@@ -185,13 +198,63 @@ class _Channel:
                         continue
                     for draft in self._seen.drafts(event):
                         for checked in await self._checked(draft):
-                            yield checked
+                            for ready in self._ready(checked, result):
+                                yield ready
                     for call in self._seen.waiting:
+                        if self._may_wait(call, result.current_agent):
+                            continue
                         for draft in await self._admitted(call):
                             yield draft
                     self._wind_down(result)
+            held, self._held = self._held, []
+            for draft in held:
+                yield draft
         finally:
             await _stopped(result, stream)
+
+    def _ready(self, draft: Draft, result: RunResultStreaming) -> list[Draft]:
+        """What may be shown now.
+
+        Text that the SDK's output guardrails have yet to see waits for the end, and what follows it with it.
+        Text before a call is none of the answer.
+        """
+        body = getattr(draft, "body", draft)
+        if isinstance(body, ToolCall):
+            held, self._held = self._held, []
+            return [*held, draft]
+        if self._held or (isinstance(body, Token) and self._owner.holds_text(result.current_agent)):
+            self._held.append(draft)
+            return []
+        return [draft]
+
+    # --- approvals ---------------------------------------------------------------------------------------
+
+    def _may_wait(self, call: OpenCall, agent: SdkAgent[Any]) -> bool:
+        """Whether a person may have to approve the call first: it starts when that is decided."""
+        tools = (t for t in agent.tools if getattr(t, "name", None) == call.tool)
+        return any(getattr(tool, "needs_approval", False) is not False for tool in tools)
+
+    async def _decided(self, result: RunResultStreaming) -> AsyncGenerator[Draft, None]:
+        """Ask for every call that waits, and prepare the SDK's run to go on with the answers."""
+        state = result.to_state()
+        for item in result.interruptions:
+            call = self._seen.open.get(item.call_id or "")
+            if call is None:
+                state.reject(item)
+                continue
+            decision = await self._ctx.host.approve(call.call_id, call.tool, call.arguments() or {})
+            if decision.decision == "approve":
+                for draft in await self._admitted(call):
+                    yield draft
+                state.approve(item)
+            else:
+                edited = (
+                    decision.decision == "edit"
+                )  # the SDK runs a call as the model wrote it, or not at all
+                why = "Edited arguments are not supported." if edited else decision.reason or "It was denied."
+                state.reject(item, rejection_message=why)
+                call.started = True
+        self._resumed = state
 
     async def _with_heartbeat(
         self, stream: AsyncIterator[StreamEvent]
@@ -270,6 +333,24 @@ class _Channel:
 
     # --- ends --------------------------------------------------------------------------------------------
 
+    def _failed(self, error: Exception) -> Iterator[Draft]:
+        """What closes a run that an exception ended. Raises what the channel fails with, where it fails."""
+        for draft in self._held:  # of an answer that a guardrail stopped, nothing is shown
+            if not isinstance(getattr(draft, "body", draft), Token):
+                yield draft
+        self._held.clear()
+        yield from self._seen.close("interrupted", "The agent failed before this call was done.")
+        final = self._ended_by(error)
+        if isinstance(final, MuxError):
+            raise final from error
+        if isinstance(error, InputGuardrailTripwireTriggered | OutputGuardrailTripwireTriggered):
+            stopped_input = isinstance(error, InputGuardrailTripwireTriggered)
+            rule = _guardrail_name(error.guardrail_result.guardrail)
+            stage: Literal["input", "output"] = "input" if stopped_input else "output"
+            yield GuardrailHit(rule=rule, stage=stage, action="blocked")
+            yield Refusal(content=_REFUSED)
+        yield final
+
     def _outcome(self, status: DoneStatus, output: str | None = None) -> Outcome:
         return Outcome(status, output, self._seen.usage, self._seen.ttft_ms)
 
@@ -281,7 +362,9 @@ class _Channel:
             case MaxTurnsExceeded():
                 return self._outcome("budget_exceeded")
             case InputGuardrailTripwireTriggered() | OutputGuardrailTripwireTriggered():
-                return self._outcome("refused", "".join(self._seen.text) or _REFUSED)
+                return self._outcome("refused", _REFUSED)
+            case UserError():  # the SDK's own words about how it is used
+                return AgentError("agent_failed", f"The agent {self._owner.name} failed: {str(error)[:500]}")
             case openai.RateLimitError():
                 return UpstreamError("rate_limited", "The endpoint limits requests (429).", retryable=True)
             case openai.APITimeoutError():
@@ -293,6 +376,11 @@ class _Channel:
                 code = "upstream_rejected" if rejected else "upstream_error"
                 text = f"The endpoint {'rejected the request' if rejected else 'failed'}"
                 return UpstreamError(code, f"{text} (HTTP {error.status_code}).", retryable=not rejected)
+            case openai.OpenAIError() if "OPENAI_API_KEY" in str(error):
+                return AgentError(
+                    "agent_failed",
+                    f"The agent {self._owner.name} has no key: set OPENAI_API_KEY, or give it a client.",
+                )
             case openai.OpenAIError():
                 return UpstreamError("upstream_error", "The endpoint reported an error.")
             case _:
@@ -326,6 +414,10 @@ async def _stopped(result: RunResultStreaming, stream: AsyncIterator[StreamEvent
             if task is None or task.cancelled() or task.exception() is None:
                 name = type(error).__name__  # its own words can quote an endpoint
                 raise AgentError("agent_failed", f"The SDK's stream could not be closed: {name}.") from error
+
+
+def _guardrail_name(guardrail: Any) -> str:
+    return str(guardrail.get_name())[:128] or "guardrail"
 
 
 def _like(draft: Draft, body: Body) -> Draft:

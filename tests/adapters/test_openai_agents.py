@@ -10,18 +10,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from agents import Agent, OpenAIChatCompletionsModel, function_tool, input_guardrail
+from agents import Agent, OpenAIChatCompletionsModel, function_tool, input_guardrail, output_guardrail
 from agents.guardrail import GuardrailFunctionOutput
 from openai import AsyncOpenAI
 
 from mux.adapters import adapt
 from mux.adapters._openai_agents_events import OpenCall
 from mux.adapters.openai_agents import OpenAIAgentsAgent, _stopped
-from mux.agent import Draft, Message, MessageCall, Nested, Steering, Verdict
+from mux.agent import Decision, Draft, Message, MessageCall, Nested, Steering, Verdict
 from mux.errors import AgentError, ConfigError, MuxError, UpstreamError
 from mux.events import (
     Body,
     Custom,
+    GuardrailHit,
     Phase,
     StepFinished,
     StepStarted,
@@ -311,6 +312,54 @@ async def test_a_guardrail_of_the_sdk_refuses() -> None:
     async with sdk(text_chunks("x"), input_guardrails=[never]) as (_, agent):
         drafts = await collect(OpenAIAgentsAgent(agent).run(context()))
     assert outcome_of(drafts).status == "refused"
+
+
+async def test_what_an_output_guardrail_stops_leaves_no_trace() -> None:
+    @output_guardrail
+    async def never(ctx: Any, agent: Any, output: Any) -> GuardrailFunctionOutput:
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered="secret" in output)
+
+    async with sdk(text_chunks("the ", "secret"), text_chunks("fine"), output_guardrails=[never]) as (
+        _,
+        agent,
+    ):
+        drafts = await collect(OpenAIAgentsAgent(agent).run(context()))
+        play(drafts)
+        assert "secret" not in str(drafts)
+        assert outcome_of(drafts).status == "refused"
+        (hit,) = only(drafts, GuardrailHit)
+        assert (hit.rule, hit.stage, hit.action) == ("never", "output", "blocked")
+        drafts = await collect(OpenAIAgentsAgent(agent).run(context()))
+        play(drafts)
+        assert [t.content for t in only(drafts, Token)] == ["fine"]
+
+
+@pytest.mark.parametrize(("decision", "output"), [("approve", "rain in Oslo"), ("deny", "not today")])
+async def test_a_tool_that_needs_approval_waits_for_a_person(decision: Any, output: str) -> None:
+    @function_tool(needs_approval=True)
+    async def get_weather(city: str) -> str:
+        """Say the weather."""
+        return f"rain in {city}"
+
+    host = FakeHost()
+    host.decisions = [Decision(decision=decision, by="ann", reason="not today")]
+    turns = [tool_chunks(("c1", "get_weather", '{"city": "Oslo"}')), text_chunks("ok")]
+    async with sdk(*turns, tools=[get_weather]) as (_, agent):
+        drafts = await collect(OpenAIAgentsAgent(agent).run(context(host=host)))
+    play(drafts)
+    ((call_id, tool, arguments),) = host.approvals
+    assert (tool, arguments) == ("get_weather", {"city": "Oslo"})
+    (result,) = only(drafts, ToolResult)
+    assert (result.call_id, result.output) == (call_id, output)
+    assert len(only(drafts, ToolStart)) == (decision == "approve")
+    assert outcome_of(drafts).output == "ok"
+
+
+async def test_a_call_that_can_not_start_took_no_time() -> None:
+    turns = [tool_chunks(("c1", "get_weather", '{"cty":')), text_chunks("x")]
+    async with sdk(*turns, tools=[get_weather]) as (_, agent):
+        drafts = await collect(OpenAIAgentsAgent(agent).run(context()))
+    assert only(drafts, ToolResult)[0].elapsed_ms == 0
 
 
 class _Guard:
