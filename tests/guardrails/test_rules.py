@@ -435,9 +435,9 @@ async def test_no_pattern_holds_the_loop_however_the_text_comes(pattern: str, te
     async def watch() -> None:
         nonlocal worst
         while not over.is_set():
-            began = time.perf_counter()
+            began = time.thread_time()  # of the loop alone: the machine may be busy
             await asyncio.sleep(0)
-            worst = max(worst, time.perf_counter() - began)
+            worst = max(worst, time.thread_time() - began)
 
     watching = asyncio.create_task(watch())
     await flow([rule], [text[i : i + 40] for i in range(0, len(text), 40)])
