@@ -17,9 +17,13 @@ sets ``ctx.stopping``, which the agent looks at between its steps.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import secrets
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -34,6 +38,12 @@ from mux.events import (
     Reasoning,
     SteerMode,
     Token,
+    ToolArgs,
+    ToolCall,
+    ToolErrorCode,
+    ToolProgress,
+    ToolResult,
+    ToolStart,
     Usage,
 )
 
@@ -52,6 +62,7 @@ __all__ = [
     "Message",
     "MessageCall",
     "Nested",
+    "OpenCall",
     "OpenGuard",
     "Outcome",
     "PendingCall",
@@ -63,6 +74,8 @@ __all__ = [
     "tool_names",
 ]
 
+
+_BEAT_S = 1.5  # seconds; the promise is progress every 2 s while a call runs
 
 # --- what an agent yields --------------------------------------------------------------------------------
 
@@ -314,6 +327,36 @@ class AgentContext:
         """
         await self.emit(Custom(name="progress", value={"message": message, "fraction": fraction}))
 
+    @asynccontextmanager
+    async def tool_call(self, tool: str, arguments: dict[str, Any]) -> AsyncIterator[OpenCall]:
+        """A call that this agent makes itself, from ``tool_call`` to ``tool_result``, outside of a step.
+
+        Shows progress every 2 s while the block runs. An exception of the block is the call's result and goes
+        on; where the channel is cancelled the engine closes the call.
+
+        Args:
+            tool: what is called.
+            arguments: what it is called with; anything that is JSON.
+        """
+        call = OpenCall(self, self.new_call_id(), tool)
+        text = json.dumps(arguments, ensure_ascii=False)
+        await self.emit(ToolCall(call_id=call.call_id, tool=tool))
+        await self.emit(ToolArgs(call_id=call.call_id, content=text))
+        await self.emit(ToolStart(call_id=call.call_id, tool=tool, arguments=arguments))
+        beat = asyncio.create_task(call.beat())
+        try:
+            yield call
+        except Exception as e:
+            beat.cancel()
+            await call.answer(str(e) or type(e).__name__, error="tool_failed")
+            raise
+        else:
+            beat.cancel()
+            await call.answer(call.output, call.data)
+        finally:
+            beat.cancel()
+            await asyncio.wait({beat})
+
     async def open_channel(self, agent: str, message: str, **options: Any) -> str:
         """Open a channel for a worker in the same run; returns its id. Options as in `ChannelRequest`."""
         return await self.host.open_channel(ChannelRequest(agent=agent, message=message, **options))
@@ -321,6 +364,46 @@ class AgentContext:
     async def channel_result(self, channel: str, *, wait: bool = True) -> ChannelResult:
         """The outcome of another channel of this run, when it is done (or as it stands)."""
         return await self.host.channel_result(channel, wait=wait)
+
+
+@dataclass(slots=True)
+class OpenCall:
+    """A call that an agent makes itself; see `AgentContext.tool_call`."""
+
+    ctx: AgentContext
+    call_id: str
+    tool: str
+    output: str = ""
+    data: Any = None
+    began: float = field(default_factory=time.monotonic)
+
+    async def progress(self, message: str | None = None, fraction: float | None = None) -> None:
+        """Report how far it is: one short sentence, and 0 to 1 if known."""
+        elapsed = self._elapsed()
+        await self.ctx.emit(
+            ToolProgress(call_id=self.call_id, elapsed_ms=elapsed, message=message, fraction=fraction)
+        )
+
+    def result(self, output: str, data: Any = None) -> None:
+        """What came of it; it is sent when the block ends."""
+        self.output, self.data = output, data
+
+    async def beat(self) -> None:
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            await self.progress()
+
+    async def answer(self, output: str, data: Any = None, error: ToolErrorCode | None = None) -> None:
+        failed = error is not None
+        await self.ctx.emit(
+            ToolResult(
+                call_id=self.call_id, tool=self.tool, output=output, data=data, is_error=failed, error=error,
+                elapsed_ms=self._elapsed(),
+            )
+        )  # fmt: skip
+
+    def _elapsed(self) -> int:
+        return round((time.monotonic() - self.began) * 1000)
 
 
 # --- agents ----------------------------------------------------------------------------------------------
