@@ -34,6 +34,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _serve(commands)
     _run(commands)
     _replay(commands)
+    _judge(commands)
     agents = commands.add_parser("agents", help="list the agents of the roster")
     agents.add_argument("--json", action="store_true", help="as JSON")
     doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
@@ -99,6 +100,32 @@ def _run(commands: Any) -> None:
     )
     parser.add_argument("--tag", help="batch: metadata.batch of its runs (default: the file's name)")
     parser.set_defaults(load=_loader("mux.cli.run"))
+
+
+def _judge(commands: Any) -> None:
+    parser = commands.add_parser(
+        "judge", help="run an experiment and judge its answers",
+        description="Exit status: 0 good enough; 1 below --fail-under; 3 regressed against --baseline; "
+        "4 stopped at --max-cost; 130 interrupted.",
+    )  # fmt: skip
+    _common(parser)
+    parser.add_argument("file", type=Path, metavar="FILE.yaml", help="prompts, lanes and tests")
+    parser.add_argument("--url", help="a running server")
+    parser.add_argument("--repeat", type=_at_least_one, help="how often each cell runs (default: the file's)")
+    parser.add_argument("--parallel", type=_at_least_one, default=4, help="runs at once (default 4)")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit report")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
+    parser.add_argument(
+        "--fail-under", type=float, default=1.0, help="pass rate below which it fails (default 1)"
+    )
+    parser.add_argument(
+        "--baseline", type=Path, metavar="FILE", help="an earlier --json: report what got worse"
+    )
+    parser.add_argument("--max-cost", type=float, help="start no more runs at this cost")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the last pass: what is finished runs no second time"
+    )
+    parser.set_defaults(load=_loader("mux.cli.judge"))
 
 
 def _at_least_one(text: str) -> int:
