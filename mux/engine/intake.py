@@ -184,7 +184,9 @@ async def read_plan(plan: Plan, guard_of: GuardOf) -> Plan:
             await check_id("id of a channel", channel.id, (channel.agent,), guard_of)
     shared = _task(plan.messages) if plan.messages else plan.message
     read = await asyncio.gather(*(_read(c, shared, guard_of) for c in plan.channels))
-    tasks = [task for _, task in read if task is not None]
+    tasks = [
+        task for c, (_, task) in zip(plan.channels, read, strict=True) if task is not None and not _own(c)
+    ]
     if any(c.asked is not None and c.asked.blocked for c, _ in read):
         face: Any = BLOCKED
     elif all(task == tasks[0] for task in tasks):
@@ -226,7 +228,7 @@ async def _read(channel: PlannedChannel, shared: Any, guard_of: GuardOf) -> tupl
     changes["title"], reader.blocked = BLOCKED if reader.blocked else title, False
     task: Any = None
     if channel.message is None and not known.blocked:
-        task = await reader.read(_task(known.messages) if known.messages else shared)
+        task = await reader.read(_own(channel) or shared)
         blocked = blocked or reader.blocked
     asked = Asked(
         rules=tuple(dict.fromkeys((*known.rules, *reader.rules))),
@@ -237,12 +239,19 @@ async def _read(channel: PlannedChannel, shared: Any, guard_of: GuardOf) -> tupl
     return channel.model_copy(update=changes), None if blocked else task
 
 
+def _own(channel: PlannedChannel) -> list[dict[str, Any]] | None:
+    """A retried channel's reading of the task, where its run kept another."""
+    return _task(channel.asked.messages) if channel.asked and channel.asked.messages else None
+
+
 def _with_task(channel: PlannedChannel, task: Any, face: Any) -> PlannedChannel:
     """The channel with a task of its own where the plan keeps another (agents' rules differ)."""
     if task is None or task == face:
         return channel
-    if isinstance(task, str):
-        return channel.model_copy(update={"message": task})
+    if isinstance(
+        task, str
+    ):  # not as its `message`: that one is announced, and other agents' rules hold there
+        task = [{"role": "user", "content": task}]
     asked = (channel.asked or Asked()).model_copy(update={"messages": _messages(task)})
     return channel.model_copy(update={"asked": asked})
 

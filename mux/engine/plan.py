@@ -106,7 +106,14 @@ class PlannedChannel(BaseModel):
             agent=self.agent,
             title=self.title,
             model=self.model,
+            message=self.message,
+            instructions=self.instructions,
+            params=self.params,
+            tools=None if self.tools is None else list(self.tools),
             depends_on=list(self.waits_for) or None,
+            when=None if self.when == "settled" else self.when,
+            inputs=list(self.inputs) or None,
+            budget=self.budget.model_dump(exclude_none=True) if self.budget else None,
         )
 
     def announcement(self) -> ChannelAdded:

@@ -197,7 +197,7 @@ class Stored:
 def _bare(row: RunRow, cursor: str) -> dict[str, Any]:
     try:
         planned = [
-            {"id": c.id, "agent": c.agent, "model": c.model}
+            {"id": c.id, "agent": c.agent, "model": c.model, "plan": c.info().plan()}
             for c in Plan.model_validate(row.request).channels
         ]
     except ValueError:  # an imported run has no plan

@@ -59,13 +59,32 @@ class Usage(Frozen):
 
 
 class ChannelInfo(Frozen):
-    """One channel as announced: in ``run_started``."""
+    """One channel as announced, in ``run_started`` and ``channel_added``: what was asked of it.
+
+    Its members are those of ``channels`` in ``POST /api/runs``, so that a lane can be started again as it
+    was, whoever did. What was not asked for is left out; ``message`` is there only where the channel has one
+    of its own. ``client_tools`` are not: only the caller who brought them can run them.
+    """
 
     id: str
     agent: str
     title: str | None = None
     model: str | None = None
+    message: str | None = None
+    instructions: str | None = None
+    params: dict[str, Any] | None = None
+    tools: list[str] | None = None
     depends_on: list[str] | None = None
+    when: Literal["all", "any"] | None = None
+    inputs: list[str] | None = None
+    budget: dict[str, Any] | None = None
+
+    def plan(self) -> dict[str, Any]:
+        """What was asked of it beyond its agent, as ``channels`` takes it again."""
+        return self.model_dump(include=_PLAN, exclude_none=True)
+
+
+_PLAN = set(ChannelInfo.model_fields) - {"id", "agent"}
 
 
 # --- the run ---------------------------------------------------------------------------------------------
@@ -81,15 +100,10 @@ class RunStarted(Body):
     metadata: dict[str, Any] | None = None
 
 
-class ChannelAdded(Body):
+class ChannelAdded(ChannelInfo, Body):
     """A channel joined a running run: added, retried, or opened by an agent (``parent``)."""
 
     type: Literal["channel_added"] = "channel_added"
-    id: str
-    agent: str
-    title: str | None = None
-    model: str | None = None
-    depends_on: list[str] | None = None
     retry_of: str | None = None
     parent: str | None = None
 

@@ -61,6 +61,14 @@ class ChannelView(_Answer):
     ttft_ms: int | None = None
     tokens_per_s: float | None = None
     error: Any = None
+    finish_reason: str | None = Field(
+        default=None, description="What cut the answer, where that was not its own end: `length`, …"
+    )
+    plan: dict[str, Any] | None = Field(
+        default=None,
+        description="What was asked of it, as a member of `channels` in `POST /api/runs` takes it again with"
+        " `id` and `agent`. `message` is there only where the channel has one of its own.",
+    )
 
 
 class Run(_Answer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from mux.events import (
     ApprovalRequested,
@@ -51,6 +52,7 @@ class ChannelState:
     depends_on: tuple[str, ...] = ()
     retry_of: str | None = None
     parent: str | None = None
+    plan: dict[str, Any] = field(default_factory=dict)
     at: ChannelAt = "announced"
     nested: dict[tuple[str, ...], ChannelAt] = field(default_factory=dict)
     cseq: int = 0
@@ -74,9 +76,11 @@ class ChannelState:
     done: Done | None = None
 
     @classmethod
-    def of(cls, info: ChannelInfo | ChannelAdded) -> ChannelState:
+    def of(cls, info: ChannelInfo) -> ChannelState:
         """The channel as it was announced."""
-        state = cls(info.id, info.agent, info.title, info.model, tuple(info.depends_on or ()))
+        state = cls(
+            info.id, info.agent, info.title, info.model, tuple(info.depends_on or ()), plan=info.plan()
+        )
         if isinstance(info, ChannelAdded):
             state.retry_of, state.parent = info.retry_of, info.parent
         return state

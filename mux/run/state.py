@@ -223,6 +223,10 @@ class RunState:
         }
         if refusal := str(channel.refusal):
             out["refusal"] = refusal
+        if channel.plan:
+            out["plan"] = channel.plan
+        if done is not None and done.finish_reason is not None:
+            out["finish_reason"] = done.finish_reason
         if sources := _sources(channel):
             out["sources"] = sources
         if channel.messages:

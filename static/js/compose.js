@@ -133,7 +133,11 @@ export function restored(value) {
 export function draftOf(snapshot) {
   if (snapshot.metadata?.composer) return restored(snapshot.metadata.composer);
   const draft = newDraft();
-  for (const channel of snapshot.channels ?? []) if (!channel.retry_of && !channel.parent) draft.lanes.push(newLane(channel.agent));
+  for (const { agent, plan = {}, retry_of, parent } of snapshot.channels ?? []) {
+    if (retry_of || parent) continue;
+    const { model, instructions, message, params, tools, budget } = plan;
+    draft.lanes.push({ ...newLane(agent), ...compactObject({ model, instructions, message, params, tools, budget }) });
+  }
   return draft;
 }
 

@@ -77,6 +77,13 @@ async def test_each_channel_keeps_what_its_own_rules_let_pass(agents: tuple[str,
             assert BADGE not in kept.model_dump_json()
 
 
+async def test_what_another_channel_s_rules_stop_is_not_announced_as_a_channel_s_own_message() -> None:
+    for agents in (("masks", "free"), ("free", "blocks")):
+        kept = await read_plan(plan(*agents, message=f"hi {BADGE}"), guard_of)
+        assert f"hi {BADGE}" in asked(kept, "free")
+        assert BADGE not in kept.start_event("t", message_of(kept), {}).model_dump_json()
+
+
 async def test_a_channel_whose_rules_can_not_be_used_keeps_nothing() -> None:
     kept = await read_plan(plan("broken", message=BADGE), guard_of)
     assert BADGE not in kept.model_dump_json()

@@ -11,9 +11,10 @@ from mux.engine.meter import Meter, stricter
 from mux.engine.plan import Plan, PlannedChannel, free_id, make_plan, new_id, title_of
 from mux.engine.task import Checked, HandOver, checked, make_task
 from mux.errors import BadRequest
-from mux.events import Cursor, StepFinished, Usage, UsageReport
+from mux.events import ChannelAdded, Cursor, Event, StepFinished, Usage, UsageReport
 from mux.llm.agent import LlmAgent
 from mux.requests import ChannelSpec, StartRequest
+from mux.run import RunState
 from mux.settings import McpServer
 from tests.support.agents import FakeRoster, says
 
@@ -41,6 +42,33 @@ def test_a_plan_survives_its_row() -> None:
     plan = plan_of(StartRequest(message="m", agents=["gpt"], budget=Budget(steps=3)), s=True)
     assert Plan.model_validate(plan.dump()) == plan
     assert plan.on_disconnect != "continue"
+
+
+def test_what_a_channel_was_asked_is_announced_folded_and_can_be_asked_again() -> None:
+    lanes = [
+        ChannelSpec(agent="gpt", model="m:one", params={"temperature": 0.5}, instructions="Be brief."),
+        ChannelSpec(
+            id="last", agent="other", message="Compare.", depends_on=["gpt"], inputs=["gpt"], when="all",
+            budget=Budget(steps=2), title="Sum",
+        ),
+    ]  # fmt: skip
+    started = plan_of(StartRequest(message="m", channels=lanes)).start_event("t0", "m", {})
+    state = RunState("r0")
+    state.apply(Event.parse(Event("r0", 1, None, 1, 1, started).record().data))
+    channels = state.snapshot()["channels"]
+    assert channels[0]["plan"] == {
+        "model": "m:one", "params": {"temperature": 0.5}, "instructions": "Be brief.",
+    }  # fmt: skip
+    again = [ChannelSpec(id=c["id"], agent=c["agent"], **c["plan"]) for c in channels]
+    second = plan_of(StartRequest(message="m", channels=again)).start_event("t0", "m", {})
+    assert second == started
+
+
+def test_a_channel_that_joins_announces_what_it_was_asked_and_by_whom() -> None:
+    channel = PlannedChannel(id="w", agent="gpt", message="Dig.", tools=(), parent="lead", added=True)
+    event = Event.parse(Event("r0", 2, None, 2, 1, channel.announcement()).record().data)
+    assert event.body == ChannelAdded(id="w", agent="gpt", message="Dig.", tools=[], parent="lead")
+    assert '"parent":"lead"' in event.record().data.decode()
 
 
 @given(st.lists(st.text(min_size=1, max_size=70), max_size=12))

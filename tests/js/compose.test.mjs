@@ -46,6 +46,12 @@ test("a draft survives storage and comes back from a run's metadata", () => {
   assert.deepEqual(restored("garbage").lanes, []);
 });
 
+test("a fork of a run that a program started has each lane as it was asked for", () => {
+  const plan = { model: "m:one", instructions: "Be brief.", message: "Mine.", params: { temperature: 0.5 }, tools: ["calc"], budget: { steps: 2 } };
+  const draft = draftOf({ channels: [{ id: "z", agent: "z", model: "m:one", plan }, { id: "y", agent: "y", model: "default" }, { id: "z~2", agent: "z", retry_of: "z" }] });
+  assert.deepEqual(requestOf(draft, "m", { t }).channels, [{ id: "z", agent: "z", ...plan }, { id: "y", agent: "y" }]);
+});
+
 test("a retry takes its original's place and a follow-up its lane's", () => {
   const first = new Run("r1");
   const l = log("r1");
