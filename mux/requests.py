@@ -36,6 +36,7 @@ __all__ = [
     "SteerRequest",
 ]
 
+MAX_LIST = 256  # entries of a list: each wrong one would be an error of its own
 ChannelId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~-]{1,64}$")]
 CancelMode: TypeAlias = Literal["graceful", "now"]
 
@@ -114,9 +115,9 @@ class ChannelSpec(_Request):
     params: dict[str, Any] | None = None
     tools: list[str] | None = Field(default=None, max_length=256)
     client_tools: list[ClientTool] | None = Field(default=None, max_length=128)
-    depends_on: list[ChannelId] = []
+    depends_on: list[ChannelId] = Field(default=[], max_length=MAX_LIST)
     when: Literal["all", "any", "settled"] = "settled"
-    inputs: list[str] = []
+    inputs: list[str] = Field(default=[], max_length=MAX_LIST)
     budget: Budget | None = None
     title: str | None = None
 
@@ -125,9 +126,9 @@ class StartRequest(_Request):
     """``POST /api/runs``."""
 
     message: Text | None = None
-    messages: list[ChatMessage] | None = Field(default=None, min_length=1)
-    agents: list[str] | None = Field(default=None, min_length=1)
-    channels: list[ChannelSpec] | None = Field(default=None, min_length=1)
+    messages: list[ChatMessage] | None = Field(default=None, min_length=1, max_length=10_000)
+    agents: list[str] | None = Field(default=None, min_length=1, max_length=MAX_LIST)
+    channels: list[ChannelSpec] | None = Field(default=None, min_length=1, max_length=MAX_LIST)
     max_parallel: int | None = Field(default=None, ge=1)
     thread: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
     title: str | None = Field(default=None, max_length=500)

@@ -28,8 +28,20 @@ def command(args: argparse.Namespace) -> int:
     if settings.processes > 1 and PORT_SHARED not in os.environ:
         check_roles(settings)
         return supervise(settings)
+    _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(settings))
+
+
+def _raise_descriptor_limit() -> None:
+    """As many connections as the system allows: the usual soft limit, 1024, is less than `max_viewers`."""
+    try:
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (ImportError, ValueError, OSError):  # not on Windows; or the system keeps to less
+        return
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:

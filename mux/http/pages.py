@@ -64,7 +64,7 @@ def content_security_policy(page: bytes) -> str:
     return (
         f"default-src 'none'; script-src 'self'{hashes}; font-src 'self'; style-src 'self'; "
         "connect-src 'self'; img-src 'self' data:; require-trusted-types-for 'script'; "
-        "trusted-types 'none'; frame-ancestors 'none'"
+        "trusted-types 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
     )
 
 

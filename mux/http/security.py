@@ -62,6 +62,13 @@ def check(request: web.Request) -> web.Response | None:
     if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
         return web.Response(status=204)
     route: Route | None = getattr(request.match_info.handler, "route", None)
+    if route is not None and route.starts and request.method == "GET" and _is_embedded(request):
+        raise BadRequest(
+            "cross_site",
+            "A page embedded this address, which would start a run. Open it yourself, or read it as an event "
+            "stream (Accept: text/event-stream).",
+            status=403,
+        )
     changes = request.method not in ("GET", "HEAD", "OPTIONS") or (route is not None and route.starts)
     site = request.headers.get("Sec-Fetch-Site", "none")
     if changes and origin is None and site not in ("same-origin", "none"):
@@ -74,11 +81,21 @@ def check(request: web.Request) -> web.Response | None:
     return None
 
 
+def _is_embedded(request: web.Request) -> bool:
+    """Whether a browser asks for this as a picture, script or frame. Over plain HTTP to another name than
+    localhost browsers send no Sec-Fetch-Site: then only an event stream is what it says."""
+    headers = request.headers
+    if "Sec-Fetch-Site" in headers or "text/event-stream" in headers.get("Accept", ""):
+        return False
+    return "mozilla/" in headers.get("User-Agent", "").lower()
+
+
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Headers of every response (a signal, because streams send theirs before the handler returns)."""
     headers = response.headers
     headers.setdefault("X-Content-Type-Options", "nosniff")
     headers.setdefault("Referrer-Policy", "no-referrer")
+    headers["Server"] = "Mux"  # and no versions
     origin = request.headers.get("Origin")
     settings = request.app[API].settings
     if settings.http.allowed_origins:

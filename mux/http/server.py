@@ -1,10 +1,13 @@
-"""aiohttp's server with one change: what its parser refuses is answered with a problem document too.
+"""aiohttp's server with two changes.
 
-Such a request never reaches the application and its middlewares, so it is answered by the protocol object.
+What its parser refuses is answered with a problem document too: such a request never reaches the application
+and its middlewares, so it is answered by the protocol object. And a request's head has to be complete in
+time, or whoever sends a byte now and then keeps a connection for ever.
 """
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import Any
 
@@ -19,7 +22,43 @@ __all__ = ["Runner"]
 class _Protocol(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ()
+    __slots__ = ("_head_s", "_head_timer")
+
+    def __init__(self, manager: web.Server, *, head_s: float, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._head_s = head_s
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A head is awaited from here on."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """The clock runs while a head has begun and is not complete."""
+        super().data_received(data)
+        if self._messages or self._request_in_progress:
+            self._stop_waiting()
+        elif self._head_timer is None:
+            self._await_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Nothing is awaited any more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        self._head_timer = self._loop.call_later(self._head_s, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        self._head_timer = None
+        if self.transport is not None and not self._messages and not self._request_in_progress:
+            self.transport.close()
 
     def handle_error(
         self,
@@ -43,12 +82,13 @@ class _Protocol(web.RequestHandler):
 
 
 class _Server(web.Server):
-    def __init__(self, application: web.Server, options: dict[str, Any]) -> None:
+    def __init__(self, application: web.Server, head_s: float, options: dict[str, Any]) -> None:
         super().__init__(application.request_handler, request_factory=application.request_factory, **options)
+        self._head_s = head_s
         self._options = {k: v for k, v in options.items() if k != "handler_cancellation"}
 
     def __call__(self) -> web.RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._options)
+        return _Protocol(self, loop=self._loop, head_s=self._head_s, **self._options)
 
 
 class Runner(web.AppRunner):
@@ -56,13 +96,17 @@ class Runner(web.AppRunner):
 
     Args:
         app: the application.
+        head_s: seconds that a request's head may take.
         shutdown_timeout: seconds that open requests may take after the last accept.
         options: of `aiohttp.web.RequestHandler` and `aiohttp.web.Server`.
     """
 
-    def __init__(self, app: web.Application, *, shutdown_timeout: float, **options: Any) -> None:
+    def __init__(
+        self, app: web.Application, *, shutdown_timeout: float, head_s: float = 10.0, **options: Any
+    ) -> None:
         super().__init__(app, handle_signals=False, shutdown_timeout=shutdown_timeout, **options)
+        self._head_s = head_s
         self._options = options
 
     async def _make_server(self) -> web.Server:
-        return _Server(await super()._make_server(), self._options)
+        return _Server(await super()._make_server(), self._head_s, self._options)

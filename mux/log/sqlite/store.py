@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -105,8 +106,12 @@ class SqliteStore:
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="mux-log-reader")
 
     def _take_lock(self, url: str | None) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock.acquire(url)
+        # What agents and people wrote is nobody else's to read; the WAL takes the file's own mode.
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        with contextlib.suppress(PermissionError):  # somebody else's file, which we may write all the same
+            self.path.chmod(0o600)
 
     async def announce(self, url: str) -> None:
         """Say at which address this server answers, for a second one that finds the file in use."""
