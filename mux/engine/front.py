@@ -35,7 +35,7 @@ from mux.engine.site import Site
 from mux.engine.stored import Stored
 from mux.engine.tasks import Tasks, finish
 from mux.engine.worker import Worker
-from mux.errors import BadRequest, Conflict, Fenced, MuxError, NotFound, Overloaded, Unavailable
+from mux.errors import BadRequest, Conflict, MuxError, NotFound, Overloaded, Unavailable
 from mux.events import Event
 from mux.log.protocols import FINAL, Head, Idempotency, RunQuery, RunRow
 from mux.requests import (
@@ -255,11 +255,8 @@ class Front:
             row = await self._store.get(run)
             if row.status in FINAL:
                 raise run_finished(run)
-            if await self._store.queue.position(run) is not None:
-                try:
-                    return await self._apply_here(row, name, command)
-                except Fenced:
-                    pass  # somebody took it in this very moment
+            if await self._store.queue.withdraw(run, self._site.name):
+                return await self._apply_here(row, name, command)
         answer = await self._store.commands.send(
             run, name, encode(command), timeout_s=self._site.times.answer
         )
@@ -267,12 +264,17 @@ class Front:
 
     async def _apply_here(self, row: RunRow, name: str, command: Command) -> str | None:
         """Change a run that waits for a place, and let it wait on, or be over."""
-        drive = await self._worker.claim(row)
+        over = False
         try:
-            value = await drive.apply(name, command)
+            drive = await self._worker.claim(row)
+            try:
+                return await drive.apply(name, command)
+            finally:
+                over = drive.machine.state.finished is not None
+                self._worker.leave(drive)
         finally:
-            self._worker.leave(drive)
-        return value
+            if not over:
+                await self._store.queue.give_back(row.run, self._site.name)
 
     async def cancel(self, run: str, mode: CancelMode, channel: str | None = None) -> None:
         """Cancel a run or a channel; what is over stays as it is."""

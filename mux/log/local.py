@@ -43,6 +43,19 @@ class LocalQueue:
         self._taken.update(runs)
         return runs
 
+    async def withdraw(self, run: str, worker: str) -> bool:
+        if run in self._taken or run not in self._owners:
+            return False
+        self._remove(run, self._owners[run])
+        self._taken.add(run)
+        return True
+
+    def _remove(self, run: str, owner: str) -> None:
+        mine = self._waiting[owner]
+        mine.remove(run)
+        if not mine:
+            del self._waiting[owner]
+
     async def give_back(self, run: str, worker: str) -> None:
         if run not in self._taken:
             return
@@ -55,10 +68,7 @@ class LocalQueue:
         if owner is None or run in self._taken:
             self._taken.discard(run)
             return
-        mine = self._waiting[owner]
-        mine.remove(run)
-        if not mine:
-            del self._waiting[owner]
+        self._remove(run, owner)
 
     async def position(self, run: str) -> int | None:
         if run in self._taken or run not in self._owners:

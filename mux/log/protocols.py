@@ -265,6 +265,9 @@ class Queue(Protocol):
     async def take(self, worker: str, limit: int) -> Sequence[str]:
         """At most ``limit`` runs that are this worker's from now on, at once; mostly none."""
 
+    async def withdraw(self, run: str, worker: str) -> bool:
+        """Take this very run, if it waits; whether it did. It is then this worker's, as by `take`."""
+
     async def give_back(self, run: str, worker: str) -> None:
         """The worker does not go on with it: it waits again, in front of its owner's others."""
 

@@ -273,7 +273,6 @@ BAD: list[tuple[str, Any, int, str]] = [
     ("NaN", b'{"message": "x", "timeout_s": NaN}', 400, "json_invalid"),
     ("deep", b"[" * 100_000, 400, "json_invalid"),
     ("not UTF-8", b'{"message": "\xff"}', 400, "json_invalid"),
-    ("half a surrogate", b'{"message": "x", "metadata": {"a": "\\ud800"}}', 400, "json_invalid"),
     ("nothing", b"", 400, "body_missing"),
     ("too large", b'{"message": "' + b"x" * 9_000_000 + b'"}', 413, "body_too_large"),
 ]

@@ -641,6 +641,16 @@ async def test_a_run_given_back_comes_first_and_one_that_is_finished_never_again
     assert list(await store.queue.take("w1", 9)) == []
 
 
+async def test_a_run_that_waits_can_be_withdrawn_by_one_and_given_back(store: Store) -> None:
+    for run in ("a0", "a1"):
+        await store.queue.offer(run, "anna")
+    assert await store.queue.withdraw("a1", "w1")
+    assert list(await store.queue.take("w1", 9)) == ["a0"]
+    assert not await store.queue.withdraw("unknown", "w1")
+    await store.queue.give_back("a1", "w1")
+    assert list(await store.queue.take("w1", 9)) == ["a1"]
+
+
 async def test_who_waits_for_work_is_woken_by_an_offer(store: Store) -> None:
     await store.queue.take("w1", 1)
     offered = asyncio.Event()

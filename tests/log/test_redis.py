@@ -24,8 +24,8 @@ from mux.log.redis.link import refusal
 from mux.log.redis.store import RedisStore
 from mux.log.redis.url import target_of
 from tests.log.test_contract import list_all, read_all, started
-from tests.support.cutting import relay
 from tests.support.redis_server import RedisServer, free_port, opened, redis_server
+from tests.support.relay import relay
 from tests.support.stores import records, row
 
 pytestmark = [

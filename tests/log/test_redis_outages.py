@@ -15,8 +15,8 @@ from mux.errors import StoreError
 from mux.log import Head, RunQuery
 from mux.log.redis.store import RedisStore
 from tests.log.test_contract import read_all, started
-from tests.support.cutting import relay
 from tests.support.redis_server import RedisServer, opened
+from tests.support.relay import relay
 from tests.support.stores import records, row
 
 pytestmark = [

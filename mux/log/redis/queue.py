@@ -51,6 +51,9 @@ class RedisQueue:
         answer = await self._call("take", self._worker, limit, secrets.token_hex(8))
         return [run.decode() for run in answer[0]] if answer else []  # no lease just now: nothing to take
 
+    async def withdraw(self, run: str, worker: str) -> bool:
+        return bool((await self._call("withdraw", run, self._worker))[0])
+
     async def give_back(self, run: str, worker: str) -> None:
         await self._call("give_back", run, self._worker)
 

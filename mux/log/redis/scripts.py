@@ -347,6 +347,17 @@ end
 return {'ok', runs}
 """
 
+# ARGV: run, worker. The same call again finds it taken by this worker.
+_WITHDRAW = """
+if call('HGET', P..'taken', ARGV[1]) == ARGV[2] then return {'ok', 1} end
+local owner = call('HGET', P..'owner', ARGV[1])
+if not owner or call('LREM', P..'o:'..owner, 1, ARGV[1]) == 0 then return {'ok', 0} end
+if call('LLEN', P..'o:'..owner) == 0 then call('LREM', P..'owners', 1, owner) end
+call('HSET', P..'taken', ARGV[1], ARGV[2])
+call('SADD', P..'w:'..ARGV[2], ARGV[1])
+return {'ok', 1}
+"""
+
 # ARGV: run, worker.
 _GIVE_BACK = """
 if free(ARGV[1], ARGV[2]) then put(ARGV[1], call('HGET', P..'owner', ARGV[1]), true) end
@@ -504,6 +515,7 @@ SCRIPTS: Final = {
         "opened": _OPENED,
         "offer": _QUEUE + _OFFER,
         "take": _QUEUE + _TAKE,
+        "withdraw": _WITHDRAW,
         "give_back": _QUEUE + _GIVE_BACK,
         "finish": _QUEUE + _FINISH,
         "position": _POSITION,
