@@ -16,7 +16,8 @@ run: $(VENV)/.run  ## start the server with the dashboard on http://127.0.0.1:87
 	@$(BIN)/mux serve $(ARGS)
 
 test: $(VENV)/.test system-deps lint types structure  ## everything that CI checks
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser" $(ARGS)
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 test-quick: $(VENV)/.test  ## the tests without browsers, real models and long runs
 	$(BIN)/python -m pytest -m "not slow and not browser and not real_model" $(ARGS)

@@ -50,7 +50,6 @@ _STATUS_OF: Final = {
     "turn_timeout": 504,
     "timed_out": 504,
     "upstream_stall": 504,
-    "agent_failed": 500,
     "param_unsupported": 400,
     "not_supported": 400,
     "tool_duplicate": 400,

@@ -35,7 +35,7 @@ def ring(n: int, events: int) -> list[AsyncIterator[int]]:
 async def ours(n: int, events: int) -> float:
     """`mux.merge.Merger`, read batch by batch."""
     seen = 0
-    async with Merger[int]() as merger:
+    async with Merger[str, int]() as merger:
         for i, source in enumerate(ring(n, events)):
             merger.add(str(i), source)
         async for batch in merger:
@@ -92,7 +92,7 @@ async def shares(n: int, events: int, *, slow: bool) -> list[float]:
             yield 1
 
     counts: Counter[str] = Counter()
-    async with Merger[int]() as merger:
+    async with Merger[str, int]() as merger:
         for i in range(n):
             merger.add(str(i), endless())
         async for batch in merger:

@@ -33,6 +33,9 @@ class FakeHost:
         if status != "running":
             self.done[channel].set()
 
+    def offer(self, draft: object) -> bool:
+        return False
+
     async def emit(self, draft: Draft) -> None:
         raise AssertionError(draft)
 
