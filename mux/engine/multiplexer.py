@@ -28,7 +28,7 @@ from mux.telemetry import get_logger
 __all__ = ["Driven", "Multiplexer", "Publish"]
 
 Key: TypeAlias = tuple[str, str]  # run, channel
-Publish: TypeAlias = Callable[[str, Head, Sequence[Record]], None]
+Publish: TypeAlias = Callable[[str, Head | None, Sequence[Record]], None]
 
 # A cancelled agent has twice this to clean up, then its channel ends without it: freed within a second.
 _STOP_S: Final = 0.45
@@ -84,7 +84,8 @@ class Multiplexer:
 
     Args:
         store: where records are appended.
-        publish: called with what was appended; must not block or raise.
+        publish: called with what was appended; without a head when a run was lost, so that its viewers look
+            for themselves. Must not block or raise.
         through: puts operators between the merge and the runs.
     """
 

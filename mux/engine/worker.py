@@ -39,6 +39,7 @@ class Worker:
 
     def __init__(self, site: Site, stored: Stored, publish: Publish) -> None:
         self.multiplexer = Multiplexer(site.store, publish)
+        self._publish = publish
         self._site = site
         self._stored = stored
         self._drives: dict[str, Drive] = {}
@@ -283,7 +284,12 @@ class Worker:
         elif isinstance(error, Fenced):
             self._site.log.warning("another process took the run over", run=drive.run)
             self._tasks.spawn(self._free(drive.run, finished=False))
+        elif isinstance(error, NotFound):
+            self._site.log.warning("run is gone from the store", run=drive.run)
+            self._publish(drive.run, None, ())
+            self._tasks.spawn(self._free(drive.run, finished=True))
         else:
+            self._publish(drive.run, None, ())
             self._site.log.error("run can't go on; it will be taken over", run=drive.run, code=error.code)
             self._tasks.spawn(self._try_later(drive.run))
 

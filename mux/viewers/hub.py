@@ -85,14 +85,18 @@ class Hub:
 
     # --- from the engine ---------------------------------------------------------------------------------
 
-    def publish(self, run: str, head: Head, records: Sequence[Record]) -> None:
+    def publish(self, run: str, head: Head | None, records: Sequence[Record]) -> None:
         """Show what was appended. Never raises, never waits.
 
         Args:
             run: the run's id.
-            head: where its log stands.
+            head: where its log stands; ``None``: it was deleted, rebuilt or lost, and its viewers are sent
+                away, to come back and be told which.
             records: the batch, in order; what was shown before is ignored.
         """
+        if head is None:
+            self._reset(run)
+            return
         if not records:
             return
         try:
@@ -119,12 +123,8 @@ class Hub:
             self._flush_ring(ring)
         self._ask_flush()
 
-    def _follow(self, run: str, head: Head | None, records: Sequence[Record]) -> None:
-        """What another process did to a run that somebody watches here."""
-        if head is not None:
-            self.publish(run, head, records)
-            return
-        ring = self._rings.pop(run, None)  # deleted, or rebuilt: its viewers come back, and are told which
+    def _reset(self, run: str) -> None:
+        ring = self._rings.pop(run, None)
         self.history.forget(run)
         self._idle.pop(run, None)
         if ring is not None:
@@ -215,7 +215,7 @@ class Hub:
         self._idle.pop(run, None)
         try:
             if ring.users == 1 and ring.final is None:
-                await self._log.follow(run, self._follow)
+                await self._log.follow(run, self.publish)
             if not ring.learned:
                 await self._learn(ring)
         except BaseException:

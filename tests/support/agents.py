@@ -123,7 +123,9 @@ class Harness:
     roster: FakeRoster
     published: dict[str, list[Record]] = field(default_factory=dict)
 
-    def publish(self, run: str, head: Head, records: Sequence[Record]) -> None:
+    def publish(self, run: str, head: Head | None, records: Sequence[Record]) -> None:
+        if head is None:
+            return
         kept = self.published.setdefault(run, [])
         kept.extend(records)
         assert head.head == kept[-1].seq

@@ -500,3 +500,13 @@ async def test_statistics_show_each_stream_with_its_lag() -> None:
                 "id": 1, "run": "r1", "format": "ndjson", "filter": {}, "age_s": 0, "lag": 0,
                 "live": True, "observe": False,
             }  # fmt: skip
+
+
+async def test_viewers_of_a_run_that_was_lost_are_sent_away_to_be_told_which() -> None:
+    async with hub_and_feed() as (hub, feed):
+        await feed.begin("a")
+        async with watching(hub) as (sink, task):
+            await sink.until(b"stream_live")
+            hub.publish("r1", None, ())  # its store was emptied under it
+            await task
+        assert checked(sink).control[-1] == {"type": "stream_rotate", "reason": "reset"}
