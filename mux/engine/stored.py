@@ -19,9 +19,10 @@ from mux.run import IllegalEvent, RunState
 
 __all__ = ["Stored", "row_members", "row_summary", "summary_of"]
 
-_RUNS = 64
-_BYTES = 1 << 20  # of a run's log; larger ones are folded again for each request once they are over
-_LIVE_BYTES = 64 << 20  # of one that grows: its snapshots would cost as much as its log each time
+_RUNS = 256
+_BYTES = (
+    64 << 20
+)  # of the logs whose folds are kept: else ten snapshots of a long run would read it ten times
 _PAGE = 500
 
 
@@ -142,11 +143,12 @@ class Stored:
         return fold
 
     def _remember(self, run: str, fold: _Fold) -> None:
-        if fold.size > (_BYTES if fold.state.finished is not None else _LIVE_BYTES) or not fold.state.seq:
+        if fold.size > _BYTES or not fold.state.seq:
             return
         self._folds[run] = fold
-        while len(self._folds) > _RUNS:
-            self._folds.popitem(last=False)
+        held = sum([fold.size for fold in self._folds.values()])
+        while len(self._folds) > _RUNS or held > _BYTES:
+            held -= self._folds.popitem(last=False)[1].size
 
     def forget(self, run: str) -> None:
         """The run was deleted."""
