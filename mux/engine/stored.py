@@ -20,9 +20,7 @@ from mux.run import IllegalEvent, RunState
 __all__ = ["Stored", "row_members", "row_summary", "summary_of"]
 
 _RUNS = 256
-_BYTES = (
-    64 << 20
-)  # of the logs whose folds are kept: else ten snapshots of a long run would read it ten times
+_BYTES = 64 << 20  # of the logs whose folds are kept: else ten snapshots would read a long one ten times
 _PAGE = 500
 
 
