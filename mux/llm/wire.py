@@ -217,7 +217,7 @@ class RecordReader:
 
 _OTHER_FIELDS = (b":", b"id:", b"retry:")
 # a field as some proxies and hand-written servers spell it: indented, in capitals, after NULs
-_FIELD = re.compile(rb"[ \t\0]*(data|event|id|retry)[ \t]*:", re.IGNORECASE)
+_FIELD = re.compile(rb"\A[ \t\0]*(data|event|id|retry)[ \t]*:", re.IGNORECASE)
 
 
 def _apart(before: bytes, after: bytes) -> bool:

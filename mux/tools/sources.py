@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -14,12 +13,6 @@ __all__ = ["Sources"]
 
 MAX_CHANNELS = 2_000  # the oldest channel's numbers are forgotten; it has long ended by then
 MAX_SOURCES = 10_000  # per channel: far more than a model can cite
-# As the tools head their blocks: a number, then path or URL in parentheses, or the URL on the next line.
-_HEAD = re.compile(
-    r"^\[(\d{1,5})\] .*?(?: \((?:(?P<url>https?://\S+)|(?P<path>.+), lines [\d-]+(?: of \d+)?)\)|"
-    r"\n(?P<below>https?://\S+))$",
-    re.MULTILINE,
-)
 
 
 class Sources:
@@ -72,10 +65,47 @@ def _numbers(texts: Iterable[str]) -> Iterable[tuple[tuple[str, str], int]]:
     """Sources and their numbers as tool results name them, in the order in which they were given out."""
     newest = 0
     for text in texts:
-        for match in _HEAD.finditer(text):
-            number = int(match[1])
+        for number, source in _heads(text):
             if newest and number != newest + 1:
                 continue  # seen before; or a line of a document that looks like a head
             newest = number
-            url = match["url"] or match["below"]
-            yield (("url", url) if url else ("path", match["path"])), number
+            yield source, number
+
+
+def _heads(text: str) -> Iterable[tuple[int, tuple[str, str]]]:
+    """The lines that tools head their blocks with: ``[number] title``, then a path or URL in parentheses, or
+    the URL on the next line. Read part by part: what tools give is anybody's text, and may be made to take a
+    pattern hours."""
+    lines = text.split("\n")
+    for at, line in enumerate(lines):
+        mark, closed, rest = line.partition("] ")
+        if not closed or not mark.startswith("[") or not _is_number(mark[1:]):
+            continue
+        below = lines[at + 1] if at + 1 < len(lines) else ""
+        if (source := _named(rest)) is None and _is_url(below):
+            source = ("url", below)
+        if source is not None:
+            yield int(mark[1:]), source
+
+
+def _named(rest: str) -> tuple[str, str] | None:
+    """What the parentheses at the end of a head name."""
+    if not rest.endswith(")"):
+        return None
+    last = rest.rpartition(" (")[2][:-1]
+    if _is_url(last):
+        return "url", last
+    inner = rest.partition(" (")[2][:-1]
+    path, found, where = inner.rpartition(", lines ")
+    first, _, total = where.partition(" of ")
+    if found and path and first.replace("-", "").isdecimal() and (not total or total.isdecimal()):
+        return "path", path
+    return None
+
+
+def _is_number(text: str) -> bool:
+    return 1 <= len(text) <= 5 and text.isascii() and text.isdecimal()
+
+
+def _is_url(text: str) -> bool:
+    return text.startswith(("http://", "https://")) and len(text.split()) == 1 and not text[-1].isspace()

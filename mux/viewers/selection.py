@@ -20,10 +20,24 @@ _MAX_NAMES = 256  # a filter is part of a cache key and is compared for every ev
 
 @lru_cache(maxsize=4096)
 def _type_matches(patterns: tuple[str, ...], name: str) -> bool:
-    return any(
-        p == name or ("*" in p and re.fullmatch(p.replace("*", "[a-z0-9_]*"), name) is not None)
-        for p in patterns
-    )
+    return any(_matches(pattern, name) for pattern in patterns)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether a name fits a pattern with ``*`` for any characters; in linear time."""
+    first, *rest = pattern.split("*")
+    if not rest:
+        return pattern == name
+    *inner, last = rest
+    if not name.startswith(first):
+        return False
+    at = len(first)
+    for part in inner:
+        found = name.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return len(name) - len(last) >= at and name.endswith(last)
 
 
 @dataclass(frozen=True, slots=True)

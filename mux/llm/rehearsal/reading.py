@@ -59,6 +59,7 @@ _PERCENT = re.compile(
     re.IGNORECASE,
 )
 _FUNCTIONS = "sqrt|cbrt|exp|ln|log10|log2|log|sin|cos|tan|abs|factorial|round|floor|ceil"
+_ARITHMETIC_IN = 4_000  # characters of a prompt that are looked through for it
 _ARITHMETIC = re.compile(
     rf"(?:(?:{_FUNCTIONS})\s*\(|[\d(\-.]|\b(?:pi|tau)\b)"
     rf"(?:[\d\s.+\-*/()%]|\b(?:{_FUNCTIONS}|pi|tau|e)\b){{0,200}}(?:[\d)]|\b(?:pi|tau|e)\b)"
@@ -127,7 +128,7 @@ def document_names(text: str) -> list[str]:
 
 def expressions(text: str, limit: int = 3) -> list[str]:
     """Arithmetic that stands in a text, in words or signs."""
-    spoken = in_signs(_URL.sub(" ", _PERCENT.sub(" ", text)))
+    spoken = in_signs(_URL.sub(" ", _PERCENT.sub(" ", text[:_ARITHMETIC_IN])))
     found: dict[str, None] = {}
     for match in _ARITHMETIC.finditer(spoken):
         candidate = match[0].strip()
