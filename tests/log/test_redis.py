@@ -90,6 +90,24 @@ async def test_a_run_that_another_server_drives_is_followed_as_it_is_appended(re
         await front.unfollow("r1")
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_server_that_hears_nothing_of_a_run_any_more_still_knows_its_end(
+    redis: RedisServer, leaves: bool
+) -> None:
+    """A viewer may come from another server, where it saw more than what was published to this one so far."""
+    async with opened(redis.url) as driver, opened(redis.url) as front:
+        fence = await started(driver, events=3)
+        follower = Follower()
+        await front.follow("r1", follower.publish)
+        await eventually(lambda: asyncio.sleep(0, follower.records))
+        await driver.append("r1", fence, records("r1", 4, 1))
+        await eventually(lambda: asyncio.sleep(0, follower.records[-1].seq == 4))
+        if leaves:
+            await front.unfollow("r1")
+        await driver.append("r1", fence, records("r1", 5, 1))
+        assert (await front.head("r1")).head == 5
+
+
 async def test_the_driver_of_a_run_is_not_told_what_it_appended_itself(redis: RedisServer) -> None:
     async with opened(redis.url) as driver, opened(redis.url) as front:
         fence = await started(driver, events=1)

@@ -286,8 +286,11 @@ class RedisStore:
         return page_of(chunks.decode_all(parts), at, after, limit, max_bytes)
 
     async def head(self, run: str) -> Head:
-        """See `EventLog.head`."""
-        known = self._heads.get(run)
+        """See `EventLog.head`.
+
+        Of a run that another process appends to, what was published may be behind what a viewer saw there.
+        """
+        known = self._heads.get(run) if run in self._own else None
         return known if known is not None else _head_of((await self._read("head", run))[1:])
 
     async def wait(self, run: str, after: int, timeout_s: float) -> Head:
@@ -312,6 +315,8 @@ class RedisStore:
         """See `EventLog.unfollow`."""
         if self._followed.pop(run, None) is not None and self._tail is not None:
             await self._tail.unsubscribe(_tail(run))
+            if run not in self._own and run not in self._followed:
+                self._heads.forget(run)  # nothing is heard of it any more
 
     def _on_tail(self, run: str, message: bytes | None) -> None:
         publish = self._followed.get(run)
