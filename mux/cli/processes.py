@@ -2,7 +2,7 @@
 
 The kernel spreads connections over them (SO_REUSEPORT); they meet only in the store. One that dies is started
 again, later and later if it keeps dying. The first signal is passed on, so that all drain; the second as
-well.
+well. None outlives the one that watches over them, however that ended: it would keep the port, unwatched.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final
 
 from mux.settings import Settings
 
-__all__ = ["PORT_SHARED", "supervise"]
+__all__ = ["PORT_SHARED", "end_with_supervisor", "supervise"]
 
 PORT_SHARED: Final = "MUX_PORT_SHARED"  # set for the processes: they listen beside each other
 _PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # before one that died is started again
@@ -45,8 +45,8 @@ class _Child:
         while not self._stopping.is_set():
             began = time.monotonic()
             self.process = subprocess.Popen(  # noqa: S603 - this very program
-                self._argv, env=self._env, stdout=subprocess.PIPE, text=True
-            )
+                self._argv, env=self._env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )  # nothing is written to its input: it ends when we do
             assert self.process.stdout is not None
             for line in self.process.stdout:
                 self.lines.append(line)
@@ -106,6 +106,17 @@ def supervise(settings: Settings) -> int:
         for child in children:
             child.thread.join()
     return max((c.status or 0 for c in children), default=0)
+
+
+def end_with_supervisor() -> None:
+    """In one of the servers: drain, as after a signal, when the supervisor is gone."""
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="mux-supervisor", daemon=True).start()
 
 
 def _without_port(argv: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from mux.cli.parser import missing_folders, settings_from
-from mux.cli.processes import PORT_SHARED, supervise
+from mux.cli.processes import PORT_SHARED, end_with_supervisor, supervise
 from mux.errors import ConfigError
 from mux.http.service import Service, check_roles
 from mux.settings import Settings
@@ -63,7 +63,10 @@ async def _serve(settings: Settings) -> int:
 
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, on_signal)
-    service = Service(settings, shares_port=PORT_SHARED in os.environ)
+    shares_port = PORT_SHARED in os.environ
+    if shares_port:
+        end_with_supervisor()
+    service = Service(settings, shares_port=shares_port)
     try:
         await service.start()
     except OSError as e:

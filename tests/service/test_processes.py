@@ -178,6 +178,24 @@ async def test_processes_behind_one_port_are_started_again_and_drain_together(
     assert server.code == 0
 
 
+async def test_no_process_outlives_the_one_that_watches_over_them(
+    tmp_path: Path, servers: Zygote, redis: RedisServer
+) -> None:
+    server = made(tmp_path, servers, redis, "watched", "--processes", "2")
+    async with server.running():
+        children = _children(server.pid)
+        assert len(children) == 2
+        await server.kill()
+        await until(lambda: not any(_lives(child) for child in children))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def _children(pid: int) -> set[int]:
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
