@@ -47,6 +47,8 @@ class _Child:
             self.process = subprocess.Popen(  # noqa: S603 - this very program
                 self._argv, env=self._env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )  # nothing is written to its input: it ends when we do
+            if self._stopping.is_set():  # the signal came while it was being started
+                self.pass_on(signal.SIGTERM)
             assert self.process.stdout is not None
             for line in self.process.stdout:
                 self.lines.append(line)
@@ -100,12 +102,11 @@ def supervise(settings: Settings) -> int:
             print(f"processes: {settings.processes}, restarted when one dies")
             print(children[0].lines[-1], end="", flush=True)
             stopping.wait()
-        stopping.set()
-        for child in children:
-            child.pass_on(signal.SIGTERM)
+        if not stopping.is_set():  # the first could not start: the others neither
+            on_signal(signal.SIGTERM, None)
         for child in children:
             child.thread.join()
-    return max((c.status or 0 for c in children), default=0)
+    return next((c.status for c in children if c.status not in (None, 0, -signal.SIGTERM)), 0)
 
 
 def end_with_supervisor() -> None:

@@ -85,6 +85,9 @@ async def _serve(settings: Settings) -> int:
         await service.stop(grace_s=0)
     hurry.cancel()
     await asyncio.gather(stopping, hurry, return_exceptions=True)
+    for name in (signal.SIGINT, signal.SIGTERM):  # all is stopped: a second one that comes late is no failure
+        loop.remove_signal_handler(name)
+        signal.signal(name, signal.SIG_IGN)
     return 0
 
 

@@ -88,6 +88,17 @@ async def test_a_drain_tells_a_hundred_streams_finishes_what_can_finish_and_exit
             checker.assert_order()
 
 
+async def test_signals_that_come_after_all_is_stopped_are_no_failure(tmp_path: Path, servers: Zygote) -> None:
+    server = make(servers, tmp_path)
+    for _ in range(3):
+        await server.start()
+        ended = asyncio.create_task(server.wait(10))
+        while not ended.done():
+            server.signal(signal.SIGTERM)
+            await asyncio.sleep(0.002)
+        assert await ended == 0
+
+
 async def test_a_second_signal_stops_now_and_what_ran_is_taken_over(tmp_path: Path, servers: Zygote) -> None:
     server = make(servers, tmp_path, drain_s=60)
     async with server.running():
