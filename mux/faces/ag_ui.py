@@ -50,23 +50,12 @@ from mux.events import (
     ToolStart,
     Usage,
 )
-from mux.faces.base import sse_data
+from mux.faces.base import approval_id, sse_data
 
-__all__ = ["AgUi", "interrupt_id", "interrupted_call"]
+__all__ = ["AgUi"]
 
 VERSION = "1.0"
 _FAILED = frozenset({"failed", "timed_out"})
-
-
-def interrupt_id(run: str, call_id: str) -> str:
-    """The id of the interrupt that waits for this call's approval."""
-    return f"{run}/{call_id}"
-
-
-def interrupted_call(interrupt: str) -> tuple[str, str] | None:
-    """Run and call of an interrupt's id; ``None`` if it is none of ours."""
-    run, slash, call_id = interrupt.partition("/")
-    return (run, call_id) if run and slash and call_id else None
 
 
 @dataclass(slots=True)
@@ -145,10 +134,10 @@ class AgUi:
         if self.ended:
             return []
         frames = self._opening(event) if event.seq > self._resumed_at and not self._begun else []
-        said = self._event(event)
+        own = self._event(event)
         if event.seq <= max(self._resumed_at, self._after):
             return []
-        return [sse_data({**frame, "timestamp": event.ts}) for frame in [*frames, *said]]
+        return [sse_data({**frame, "timestamp": event.ts}) for frame in [*frames, *own]]
 
     def settle(self) -> list[bytes]:
         """To be called when all that there is has been fed: the end, where the whole run waits for a
@@ -244,7 +233,7 @@ class AgUi:
     def _interrupt(self, voice: _Voice, request: ApprovalRequested) -> dict[str, Any]:
         return voice.of(
             {
-                "id": interrupt_id(self._run, request.call_id),
+                "id": approval_id(self._run, request.call_id),
                 "reason": "tool_call",
                 "toolCallId": request.call_id,
                 "message": f"May {voice.name} run {request.tool}?",
@@ -282,7 +271,7 @@ class AgUi:
         voice = channel.own
         if event.path:
             voice = self._inner(channel, event.path, frames)
-        return frames + self._said(channel, voice, event)
+        return frames + self._speech(channel, voice, event)
 
     def _inner(self, channel: _Channel, path: tuple[str, ...], frames: list[dict[str, Any]]) -> _Voice:
         """The voice of an agent inside the channel's, announced when it first speaks."""
@@ -353,7 +342,7 @@ class AgUi:
             frames.append(_subagent_error(voice.subagent, why, code))
         return frames
 
-    def _said(self, channel: _Channel, voice: _Voice, event: Event) -> list[dict[str, Any]]:
+    def _speech(self, channel: _Channel, voice: _Voice, event: Event) -> list[dict[str, Any]]:
         body = event.body
         if isinstance(body, Token | Refusal):
             return self._text(voice, event, body.content)
@@ -565,14 +554,14 @@ def _usage(usage: Usage | None, model: str | None) -> dict[str, Any] | None:
         "reasoningTokens": usage.reasoning_tokens,
         "cachedInputTokens": usage.cached_tokens,
     }
-    told = {k: v for k, v in known.items() if v is not None}
-    if not told:
+    counts = {k: v for k, v in known.items() if v is not None}
+    if not counts:
         return None
     if usage.input_tokens is not None and usage.output_tokens is not None:
-        told["totalTokens"] = usage.input_tokens + usage.output_tokens
+        counts["totalTokens"] = usage.input_tokens + usage.output_tokens
     provider, colon, name = (model or "").partition(":")
     named = {"provider": provider, "model": name} if colon else {"model": provider} if provider else {}
-    return {**named, **told}
+    return {**named, **counts}
 
 
 def _iso(ms: int) -> str:

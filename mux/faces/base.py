@@ -13,7 +13,7 @@ import pydantic_core
 from mux.events import Record
 from mux.viewers.encoder import Encoder
 
-__all__ = ["Encoder", "dump", "one_line", "plain", "sse_data"]
+__all__ = ["Encoder", "approval_id", "approval_of", "dump", "one_line", "plain", "sse_data"]
 
 
 def dump(value: object) -> bytes:
@@ -32,6 +32,17 @@ def dump(value: object) -> bytes:
 def sse_data(value: object) -> bytes:
     """A value as one SSE block without an id, as the protocols of others use them."""
     return b"data: %b\n\n" % dump(value)
+
+
+def approval_id(run: str, call_id: str) -> str:
+    """What other protocols' clients answer a call's approval by: it says of which run it is."""
+    return f"{run}/{call_id}"
+
+
+def approval_of(approval: str) -> tuple[str, str] | None:
+    """Run and call of an `approval_id`; ``None`` if it is none of ours."""
+    run, _, call_id = approval.partition("/")
+    return (run, call_id) if run and call_id else None
 
 
 def plain(frame: Mapping[str, object]) -> dict[str, object]:

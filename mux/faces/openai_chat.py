@@ -17,7 +17,6 @@ Format: the ``chat.completion.chunk`` object of the OpenAI API reference, as the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +40,7 @@ from mux.events import (
     ToolStart,
     Usage,
 )
+from mux.faces.base import sse_data
 
 __all__ = ["ChatCompletions", "error_body", "openai_usage"]
 
@@ -167,7 +167,7 @@ class ChatCompletions:
         if self.ended:
             return []
         self.ended = True
-        return [_frame(error_body(message, code)), _DONE]
+        return [sse_data(error_body(message, code)), _DONE]
 
     def result(self) -> dict[str, Any]:
         """The whole answer, for a request that does not stream; complete after ``run_finished``."""
@@ -221,12 +221,12 @@ class ChatCompletions:
             return [self._chunk(choice, {"content": content})]
         common = min(len(choice.sent), len(content))
         if choice.sent[:common] != content[:common]:
-            return self._taken_back()
+            return self._contradicted()
         choice.sent = choice.sent[common:]
         rest = content[common:]
         return [self._chunk(choice, {"content": rest})] if rest else []
 
-    def _taken_back(self) -> list[bytes]:
+    def _contradicted(self) -> list[bytes]:
         return self.cut(
             "The model's answer was interrupted and began anew after a part of it had been sent; "
             "ask again, or read the run's own stream, which can take text back.",
@@ -263,7 +263,7 @@ class ChatCompletions:
             del choice.calls[name]
         if self._streamed:
             if lost:
-                return self._taken_back()
+                return self._contradicted()
             choice.sent = dropped + choice.sent
         return []
 
@@ -275,7 +275,7 @@ class ChatCompletions:
             )
             extra = {"error": error_body(choice.error.message, choice.error.code)["error"]}
         elif choice.sent:
-            return self._taken_back()  # the redone text ended before what had been sent
+            return self._contradicted()  # the redone text ended before what had been sent
         else:
             extra = {}
             if choice.filtered:
@@ -292,10 +292,10 @@ class ChatCompletions:
         self.ended = self._finished = True
         self._usage = usage
         frames: list[bytes] = []
-        if self._include_usage and (told := openai_usage(usage)) is not None:
-            frames.append(_frame({**self._head, "choices": [], "usage": told}))
+        if self._include_usage and (counts := openai_usage(usage)) is not None:
+            frames.append(sse_data({**self._head, "choices": [], "usage": counts}))
         if (failure := self.failure) is not None:
-            frames.append(_frame(error_body(failure.message, failure.code)))
+            frames.append(sse_data(error_body(failure.message, failure.code)))
         return [*frames, _DONE]
 
     def _chunk(
@@ -306,7 +306,7 @@ class ChatCompletions:
         extra: dict[str, Any] | None = None,
     ) -> bytes:
         one = {"index": choice.index, "delta": delta, "finish_reason": finish, **(extra or {})}
-        return _frame({**self._head, "choices": [one]})
+        return sse_data({**self._head, "choices": [one]})
 
     def _message(self, choice: _Choice) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": choice.text or None, "refusal": None}
@@ -345,20 +345,20 @@ def openai_usage(usage: Usage | None) -> dict[str, Any] | None:
     if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
         return None
     prompt, completion = usage.input_tokens or 0, usage.output_tokens or 0
-    told: dict[str, Any] = {
+    counts: dict[str, Any] = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
     }
     if usage.cached_tokens is not None:
-        told["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+        counts["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
     if usage.reasoning_tokens is not None:
-        told["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+        counts["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     if usage.cost is not None:
-        told["cost"] = usage.cost
+        counts["cost"] = usage.cost
         if usage.currency is not None:
-            told["cost_currency"] = usage.currency
-    return told
+            counts["cost_currency"] = usage.currency
+    return counts
 
 
 def error_body(
@@ -366,7 +366,3 @@ def error_body(
 ) -> dict[str, Any]:
     """An error in OpenAI's form."""
     return {"error": {"message": message, "type": kind, "code": code, "param": param}}
-
-
-def _frame(obj: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(obj, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

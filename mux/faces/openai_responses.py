@@ -44,7 +44,7 @@ from mux.events import (
     ToolStart,
     Usage,
 )
-from mux.faces.base import dump
+from mux.faces.base import approval_id, dump
 
 __all__ = ["Responses", "responses_usage"]
 
@@ -192,10 +192,11 @@ class Responses:
             **self._base,
             "output": [item.value for item in self._items if not item.discarded],
         }
-        if (failure := self.failure) is not None and self._status == "failed":
+        error = next((c.error for c in self._channels.values() if c.error), None)
+        if error is not None and self._status == "failed":
             response["error"] = {
-                "code": "rate_limit_exceeded" if failure.code == "rate_limited" else "server_error",
-                "message": failure.message,
+                "code": "rate_limit_exceeded" if error.code == "rate_limited" else "server_error",
+                "message": error.message,
             }
         if self._status == "incomplete":
             reason = "content_filter" if self._filtered else "max_output_tokens"
@@ -206,15 +207,15 @@ class Responses:
         about["channels"] = {
             name: {"agent": c.agent, "status": c.status or "running"} for name, c in self._channels.items()
         }
-        if failure is not None:
-            about["error"] = failure.code
+        if error is not None:
+            about["error"] = error.code
         response["x_mux"] = about
         return response
 
     @property
     def failure(self) -> Error | None:
-        """Why the first channel that failed did, if any."""
-        return next((c.error for c in self._channels.values() if c.error), None)
+        """Why the run failed before anything of it was shown; a response that began says it in itself."""
+        return next((c.error for c in self._channels.values() if c.error), None) if self.refused else None
 
     # --- frames --------------------------------------------------------------------------------------------
 
@@ -383,11 +384,11 @@ class Responses:
         part = _part(kind, text, item.logprobs)
         item.logprobs = []
         item.value["content"] = [*item.value["content"], part]
-        said: dict[str, Any] = {"refusal": text}
+        whole: dict[str, Any] = {"refusal": text}
         if kind == "output_text":
-            said = {"text": text, "logprobs": part["logprobs"]}
+            whole = {"text": text, "logprobs": part["logprobs"]}
         return [
-            self._about(item, f"{kind}.done", content_index=item.part, **said),
+            self._about(item, f"{kind}.done", content_index=item.part, **whole),
             self._about(item, "content_part.done", content_index=item.part, part=part),
         ]
 
@@ -475,7 +476,7 @@ class Responses:
             "server_label": channel.agent,
             "name": body.tool,
             "arguments": arguments,
-            "id": f"{event.run}/{body.call_id}",
+            "id": approval_id(event.run, body.call_id),
         }
         item = self._open(event, channel, value)
         item.open = False
@@ -535,7 +536,7 @@ def responses_usage(usage: Usage | None) -> dict[str, Any] | None:
     if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
         return None
     read, written = usage.input_tokens or 0, usage.output_tokens or 0
-    told: dict[str, Any] = {
+    counts: dict[str, Any] = {
         "input_tokens": read,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens or 0, "cache_write_tokens": 0},
         "output_tokens": written,
@@ -543,5 +544,5 @@ def responses_usage(usage: Usage | None) -> dict[str, Any] | None:
         "total_tokens": read + written,
     }
     if usage.cost is not None:
-        told["cost"] = usage.cost
-    return told
+        counts["cost"] = usage.cost
+    return counts

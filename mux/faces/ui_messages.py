@@ -41,7 +41,7 @@ from mux.events import (
     ToolResult,
     ToolStart,
 )
-from mux.faces.base import sse_data
+from mux.faces.base import approval_id, sse_data
 
 __all__ = ["HEADERS", "UiMessages"]
 
@@ -274,7 +274,7 @@ class UiMessages:
         return {"dynamic": True} if self._calls[call_id].client else {"dynamic": True, **_HERE}
 
     def _approval(self, body: ApprovalRequested | ApprovalResolved) -> list[dict[str, Any]]:
-        approval = f"{self._run}/{body.call_id}"
+        approval = approval_id(self._run, body.call_id)
         if isinstance(body, ApprovalRequested):
             self._approvals[body.call_id] = body
             request = {"type": "tool-approval-request", "approvalId": approval, "toolCallId": body.call_id}

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mux.errors import BadRequest
 from mux.events import Cursor
-from mux.faces.ag_ui import AgUi, interrupted_call
+from mux.faces.ag_ui import AgUi
 from mux.http.bodies import problem_of_validation
-from mux.http.faces import FaceEncoder, channels_of, decide, stream, watched
+from mux.http.faces import channels_of, decide, decision, one_run, stream
 from mux.http.openai_models import FunctionDefinition
 from mux.http.routes import BODY, Answer, Param, Route
 from mux.http.runs import start_watched
@@ -83,9 +83,7 @@ async def run_agent(request: web.Request) -> web.StreamResponse:
         run = (await start_watched(api, start, key)).row.run
         resumed_at = 0
     face = AgUi(thread_id=asked.threadId, run_id=asked.runId, resumed_at=resumed_at)
-    encoder = FaceEncoder(face, ids=True)
-    async with watched(api, run, encoder):
-        return await stream(request, run, encoder, headers={"Location": f"/api/runs/{run}"})
+    return await stream(request, run, face, headers={"Location": f"/api/runs/{run}"}, ids=True)
 
 
 async def follow_run(request: web.Request) -> web.StreamResponse:
@@ -97,9 +95,8 @@ async def follow_run(request: web.Request) -> web.StreamResponse:
     if cursor:
         after = int(cursor) if cursor.isascii() and cursor.isdigit() else Cursor.parse(cursor).seq
     ids = _ids(row)
-    encoder = FaceEncoder(AgUi(thread_id=ids["threadId"], run_id=ids["runId"], after=after), ids=True)
-    async with watched(api, run, encoder):
-        return await stream(request, run, encoder)
+    face = AgUi(thread_id=ids["threadId"], run_id=ids["runId"], after=after)
+    return await stream(request, run, face, ids=True)
 
 
 def _ids(row: RunRow) -> dict[str, str]:
@@ -109,14 +106,7 @@ def _ids(row: RunRow) -> dict[str, str]:
 
 
 async def _resumed(api: Api, resume: list[AgUiResume]) -> tuple[str, int]:
-    calls = [interrupted_call(answer.interruptId) for answer in resume]
-    runs = {call[0] for call in calls if call is not None}
-    if len(runs) != 1 or None in calls:
-        raise BadRequest("request_invalid", "resume: these are not the interrupts of one run of this server.")
-    run = runs.pop()
-    answers = {
-        call[1]: _answer(answer) for call, answer in zip(calls, resume, strict=True) if call is not None
-    }
+    run, answers = one_run({answer.interruptId: _answer(answer) for answer in resume})
     snapshot = await api.engine.snapshot(run)
     waiting = {t["call_id"] for c in snapshot["channels"] for t in c["tools"] if t["status"] == "waiting"}
     if missing := waiting - answers.keys():
@@ -130,17 +120,14 @@ async def _resumed(api: Api, resume: list[AgUiResume]) -> tuple[str, int]:
 def _answer(resume: AgUiResume) -> ApprovalAnswer:
     payload = resume.payload if isinstance(resume.payload, dict) else {"approved": resume.payload}
     reason = payload.get("reason")
-    reason = reason if isinstance(reason, str) else None
     if resume.status == "cancelled":
-        return ApprovalAnswer(decision="deny", reason=reason)
+        return decision(approved=False, reason=reason)
     approved = payload.get("approved")
     if not isinstance(approved, bool):
         raise BadRequest(
             "request_invalid", 'resume: say {"approved": true} or {"approved": false} in payload.'
         )
-    if approved and isinstance(arguments := payload.get("arguments"), dict):
-        return ApprovalAnswer(decision="edit", arguments=arguments, reason=reason)
-    return ApprovalAnswer(decision="approve" if approved else "deny", reason=reason)
+    return decision(approved=approved, reason=reason, arguments=payload.get("arguments"))
 
 
 def _start(asked: RunAgentInput, channels: list[ChannelSpec]) -> StartRequest:

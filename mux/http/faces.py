@@ -8,13 +8,16 @@ waits for a person (`Face.settle`) leaves the run alone for as long as that pers
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from aiohttp import web
+from pydantic import ValidationError
 
 from mux.errors import BadRequest, MuxError, NotFound
 from mux.events import ApprovalResolved, Event, Record, Token, Tokens
+from mux.faces.base import approval_of
+from mux.http.bodies import problem_of_validation
 from mux.http.runs import settled
 from mux.http.state import API, Api
 from mux.http.streams import SSE, TransportSink
@@ -24,16 +27,17 @@ from mux.roster import PLAIN
 from mux.telemetry import get_logger
 
 __all__ = [
+    "Answering",
     "Face",
-    "FaceEncoder",
-    "Refused",
+    "answer_once",
     "channel_ids",
     "channels_of",
-    "collect",
     "decide",
+    "decision",
+    "events_of",
     "models_of",
+    "one_run",
     "stream",
-    "watched",
 ]
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -58,7 +62,7 @@ class Face(Protocol):
         """The terminal frames when the stream ends before the run does."""
 
 
-class FaceEncoder:
+class _FaceEncoder:
     """A `Face` as an encoder for viewers; belongs to one viewer.
 
     Args:
@@ -130,7 +134,19 @@ def _event(run: str, record: Record) -> Event:
 # --- answers ------------------------------------------------------------------------------------------------
 
 
-class Refused(Exception):
+class Answering(Face, Protocol):
+    """A face whose answer can also be one document, or a status where the run came to nothing."""
+
+    @property
+    def spoke(self) -> bool:
+        """Whether a client has seen anything of the answer."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the run is over, failed, and nothing was shown."""
+
+
+class _Refused(Exception):
     """The run failed before it had anything to show: the request is answered with a status instead."""
 
 
@@ -139,7 +155,7 @@ class _LateSink:
     silence), so that what fails before that can still be answered with a status of its own."""
 
     def __init__(
-        self, request: web.Request, response: web.StreamResponse, face: _Deciding, timeout_s: float
+        self, request: web.Request, response: web.StreamResponse, face: Answering, timeout_s: float
     ) -> None:
         self._request = request
         self._response = response
@@ -179,7 +195,7 @@ class _LateSink:
     async def drain(self) -> None:
         if self._sink is None:
             if self._face.refused:
-                raise Refused
+                raise _Refused
             writer = await self._response.prepare(self._request)
             if writer is None:
                 raise ConnectionResetError
@@ -194,34 +210,49 @@ class _LateSink:
             self._request.transport.abort()
 
 
-class _Deciding(Face, Protocol):
-    """A face that knows whether anything was shown yet."""
-
-    @property
-    def spoke(self) -> bool:
-        """Whether a client has seen anything of the answer."""
-
-    @property
-    def refused(self) -> bool:
-        """Whether the run is over, failed, and nothing was shown."""
-
-
 async def stream(
-    request: web.Request,
-    run: str,
-    encoder: FaceEncoder,
-    *,
-    headers: Mapping[str, str] | None = None,
-    late: _Deciding | None = None,
+    request: web.Request, run: str, face: Face, *, headers: Mapping[str, str] | None = None, ids: bool = False
 ) -> web.StreamResponse:
-    """Answer with a face's stream of the run, from the beginning on; 204 if the face is at its end already.
+    """Answer with a face's stream of the run, from the beginning on.
 
     Args:
-        late: hold the response's beginning back until this face has something to show.
-
-    Raises:
-        Refused: the run failed before that; nothing was sent.
+        ids: give the last frame of each event the cursor as its SSE id, for clients that resume there.
     """
+    encoder = _FaceEncoder(face, ids=ids)
+    async with _watched(request.app[API], run, encoder):
+        return await _serve(request, run, encoder, headers, None)
+
+
+async def answer_once(
+    request: web.Request, run: str, face: Answering, *, streamed: bool, headers: Mapping[str, str]
+) -> web.StreamResponse | None:
+    """Stream the run, or wait for its end.
+
+    Returns:
+        The response that was streamed. ``None``: nothing was sent, because it was not to be streamed or
+        because the run failed before it had anything to show; the face holds the whole answer.
+    """
+    api, encoder = request.app[API], _FaceEncoder(face)
+    async with _watched(api, run, encoder):
+        if streamed:
+            try:
+                return await _serve(request, run, encoder, headers, face)
+            except _Refused:
+                return None
+        async with api.hub.turns:
+            viewer = await api.hub.open([run], None, encoder)
+        await viewer.serve(_Nowhere())
+    return None
+
+
+async def _serve(
+    request: web.Request,
+    run: str,
+    encoder: _FaceEncoder,
+    headers: Mapping[str, str] | None,
+    late: Answering | None,
+) -> web.StreamResponse:
+    """Be the run's viewer; ``late`` holds the response's beginning back until it has something to show."""
     api = request.app[API]
     async with api.hub.turns:
         viewer = await api.hub.open([run], None, encoder)
@@ -278,21 +309,14 @@ class _Nowhere:
         return None
 
 
-async def collect(api: Api, run: str, encoder: FaceEncoder) -> None:
-    """Feed the whole run to a face whose one answer is wanted; returns when it ended."""
-    async with api.hub.turns:
-        viewer = await api.hub.open([run], None, encoder)
-    await viewer.serve(_Nowhere())
-
-
-class watched:  # noqa: N801 - used as a word: `async with watched(api, run) as watch`
+class _watched:  # noqa: N801 - used as a word
     """While a request answers for a run, it is the run's viewer: when it goes, the run's policy applies.
 
     One that ended because a person has to decide stays for as long as that may take: whoever decides comes
     back with another request.
     """
 
-    def __init__(self, api: Api, run: str, encoder: FaceEncoder) -> None:
+    def __init__(self, api: Api, run: str, encoder: _FaceEncoder) -> None:
         self._api = api
         self._run = run
         self._encoder = encoder
@@ -309,6 +333,31 @@ class watched:  # noqa: N801 - used as a word: `async with watched(api, run) as 
             leave(self._run)
 
 
+async def events_of(api: Api, run: str) -> AsyncIterator[Event]:
+    """The run's events so far. Raises NotFound."""
+    async for line in api.engine.export(run):
+        if b'"seq":' in line:
+            yield Event.parse(line)
+
+
+def one_run(approvals: Mapping[str, ApprovalAnswer]) -> tuple[str, dict[str, ApprovalAnswer]]:
+    """The run that the approvals are of, and the answers by call id. Raises BadRequest."""
+    calls = {approval_of(approval): answer for approval, answer in approvals.items()}
+    runs = {call[0] for call in calls if call is not None}
+    if None in calls or len(runs) != 1:
+        raise BadRequest("request_invalid", "These are not the approvals of one run of this server.")
+    return runs.pop(), {call[1]: answer for call, answer in calls.items() if call is not None}
+
+
+def decision(*, approved: object, reason: object = None, arguments: object = None) -> ApprovalAnswer:
+    """What a person decided, as another protocol says it. Raises BadRequest."""
+    word = "edit" if approved is True and arguments is not None else "approve" if approved is True else "deny"
+    try:
+        return ApprovalAnswer.model_validate({"decision": word, "reason": reason, "arguments": arguments})
+    except ValidationError as e:
+        raise problem_of_validation(e, ApprovalAnswer) from None
+
+
 async def decide(api: Api, run: str, answers: Mapping[str, ApprovalAnswer]) -> int:
     """Answer the approvals that a face's stream ended for; the same answers again change nothing.
 
@@ -323,10 +372,7 @@ async def decide(api: Api, run: str, answers: Mapping[str, ApprovalAnswer]) -> i
         Conflict: the call does not wait for anybody (any more).
     """
     before, head, known = None, 0, set()
-    async for line in api.engine.export(run):
-        if b'"seq":' not in line:
-            continue
-        event = Event.parse(line)
+    async for event in events_of(api, run):
         head = event.seq
         if isinstance(event.body, ApprovalResolved) and event.body.call_id in answers:
             known.add(event.body.call_id)

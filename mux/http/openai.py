@@ -2,7 +2,7 @@
 
 Only transport: the encoder is `mux.faces.openai_chat`. A request is a run whose agents are the ``model``'s;
 when the client hangs up, the run is cancelled. A run that fails before it has shown anything is answered
-with the status of what went wrong, as the provider's own class where a provider refused (`failed`).
+with the status of what went wrong, as the provider's own class where a provider refused (`answer`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -20,7 +20,7 @@ from mux.events import Error
 from mux.faces.base import dump
 from mux.faces.openai_chat import ChatCompletions, error_body
 from mux.http.bodies import problem_of_validation
-from mux.http.faces import FaceEncoder, Refused, channel_ids, channels_of, collect, models_of, stream, watched
+from mux.http.faces import Answering, answer_once, channel_ids, channels_of, models_of
 from mux.http.openai_models import (
     MAX_CHOICES,
     Completion,
@@ -37,7 +37,7 @@ from mux.http.state import API
 from mux.http.streams import SSE
 from mux.requests import ChannelSpec, StartRequest
 
-__all__ = ["ROUTES", "failed", "in_openais_form", "kind_of"]
+__all__ = ["ROUTES", "answer", "in_openais_form", "kind_of"]
 
 _OPENAIS_CODES: Final = {"agent_unknown": "model_not_found"}  # that its clients know
 _KEPT: Final = frozenset(
@@ -74,21 +74,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         include_usage=options is not None and options.include_usage,
         streamed=asked.stream,
     )
-    encoder = FaceEncoder(face)
-    headers = {"Mux-Run": row.run}
-    async with watched(api, row.run, encoder):
-        if asked.stream:
-            try:
-                return await stream(request, row.run, encoder, headers=headers, late=face)
-            except Refused:
-                pass  # answered below, as a request that does not stream
-        else:
-            await collect(api, row.run, encoder)
-    if (failure := face.failure) is not None:
-        return failed(failure, headers, again=not (face.spoke or face.acted))
-    if not face.complete:
-        raise Unavailable("draining", "The server stops before the answer is complete; ask again.")
-    return reply(face.result(), headers=headers)
+    return await answer(request, row.run, face, streamed=asked.stream)
 
 
 def _start(asked: CompletionRequest, channels: list[ChannelSpec]) -> StartRequest:
@@ -105,10 +91,37 @@ def _start(asked: CompletionRequest, channels: list[ChannelSpec]) -> StartReques
         raise problem_of_validation(e, StartRequest) from None
 
 
+class _Folding(Answering, Protocol):
+    """What both of OpenAI's faces come to, where the answer is one document."""
+
+    acted: bool
+
+    @property
+    def complete(self) -> bool: ...
+
+    @property
+    def failure(self) -> Error | None: ...
+
+    def result(self) -> dict[str, Any]: ...
+
+
+async def answer(request: web.Request, run: str, face: _Folding, *, streamed: bool) -> web.StreamResponse:
+    """Answer a request of one of OpenAI's faces: with its stream, its one document, or a status."""
+    headers = {"Mux-Run": run}
+    response = await answer_once(request, run, face, streamed=streamed, headers=headers)
+    if response is not None:
+        return response
+    if (failure := face.failure) is not None:
+        return _failed(failure, headers, again=not (face.spoke or face.acted))
+    if not face.complete:
+        raise Unavailable("draining", "The server stops before the answer is complete; ask again.")
+    return reply(face.result(), headers=headers)
+
+
 # --- errors -------------------------------------------------------------------------------------------------
 
 
-def failed(failure: Error, headers: Mapping[str, str], *, again: bool) -> web.Response:
+def _failed(failure: Error, headers: Mapping[str, str], *, again: bool) -> web.Response:
     """A run that failed as an answer with a status: the upstream's own class where it refused.
 
     Args:
@@ -137,18 +150,18 @@ def in_openais_form(response: web.Response) -> web.Response:
     """A problem document as what this protocol's clients understand."""
     if response.content_type != "application/problem+json":
         return response
-    told: dict[str, Any] = json.loads(response.body if isinstance(response.body, bytes) else b"{}")
-    fields = told.get("errors") or [{}]
+    problem: dict[str, Any] = json.loads(response.body if isinstance(response.body, bytes) else b"{}")
+    fields = problem.get("errors") or [{}]
     headers = {
         k: v
         for k, v in response.headers.items()
         if k in ("Retry-After", "Cache-Control", "Allow", "WWW-Authenticate")
     }
-    if not told.get("retryable"):
+    if not problem.get("retryable"):
         headers["x-should-retry"] = "false"
-    code = _OPENAIS_CODES.get(told.get("code", ""), told.get("code", ""))
-    param = told.get("param") or fields[0].get("field")
-    body = error_body(told.get("detail", ""), code, kind_of(response.status), param)
+    code = _OPENAIS_CODES.get(problem.get("code", ""), problem.get("code", ""))
+    param = problem.get("param") or fields[0].get("field")
+    body = error_body(problem.get("detail", ""), code, kind_of(response.status), param)
     return web.Response(
         status=response.status, body=dump(body), content_type="application/json", headers=headers
     )

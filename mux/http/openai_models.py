@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -16,6 +17,7 @@ __all__ = [
     "ModelCard",
     "ModelCards",
     "OpenAIError",
+    "OpenAIRequest",
 ]
 
 MAX_CHOICES = 32
@@ -43,8 +45,7 @@ class FunctionDefinition(_Loose):
 
     def tool(self) -> ClientTool:
         """As the agents are offered it."""
-        given = {k: v for k, v in self.model_dump().items() if v is not None}
-        return ClientTool(**given)
+        return ClientTool(**self.model_dump(exclude_none=True))
 
 
 class FunctionTool(_Loose):
@@ -60,18 +61,45 @@ class FunctionTool(_Loose):
         return self
 
 
-_REFUSED = {
-    "functions": "the older form of tools; use tools",
-    "function_call": "the older form of tool_choice; use tool_choice",
-    "audio": "agents answer in text",
-}
-_OURS = frozenset({"store"})  # every run is kept, whatever a client says about it
+class OpenAIRequest(BaseModel):
+    """A request of OpenAI's: members that it does not name go to the model as they are.
 
-
-class CompletionRequest(_Loose):
-    """``POST /v1/chat/completions``. Members that are not named here go to the model as they are."""
+    Attributes:
+        REFUSED: members that can't be honoured here → why.
+        IGNORED: members that change nothing here.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
+
+    REFUSED: ClassVar[Mapping[str, str]]
+    IGNORED: ClassVar[frozenset[str]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        """Clients send null for what they leave out, also where the protocol has no null."""
+        if not isinstance(value, dict):
+            return value
+        value = {k: v for k, v in value.items() if v is not None}
+        for name, why in cls.REFUSED.items():
+            if name in value:
+                raise ValueError(f"{name} is not supported: {why}")
+        return value
+
+    def unnamed(self) -> dict[str, Any]:
+        """What goes to the model unread."""
+        return {k: v for k, v in (self.model_extra or {}).items() if k not in self.IGNORED}
+
+
+class CompletionRequest(OpenAIRequest):
+    """``POST /v1/chat/completions``."""
+
+    REFUSED: ClassVar = {
+        "functions": "the older form of tools; use tools",
+        "function_call": "the older form of tool_choice; use tool_choice",
+        "audio": "agents answer in text",
+    }
+    IGNORED: ClassVar = frozenset({"store"})  # every run is kept, whatever a client says about it
 
     model: str = Field(min_length=1, max_length=2000)
     messages: list[ChatMessage] = Field(min_length=1)
@@ -97,18 +125,6 @@ class CompletionRequest(_Loose):
     modalities: list[str] | None = None
     metadata: dict[str, str] | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, value: Any) -> Any:
-        """Clients send null for what they leave out, also where the protocol has no null."""
-        if not isinstance(value, dict):
-            return value
-        value = {k: v for k, v in value.items() if v is not None}
-        for name, why in _REFUSED.items():
-            if name in value:
-                raise ValueError(f"{name} is not supported: {why}")
-        return value
-
     @field_validator("modalities")
     @classmethod
     def _only_text(cls, value: list[str] | None) -> list[str] | None:
@@ -119,7 +135,7 @@ class CompletionRequest(_Loose):
     def params(self) -> dict[str, Any]:
         """What goes to the model as it is."""
         named = self.model_dump(include=set(_PASSED_ON), exclude_none=True)
-        return named | {k: v for k, v in (self.model_extra or {}).items() if k not in _OURS}
+        return named | self.unnamed()
 
     def client_tools(self) -> list[ClientTool] | None:
         """The tools that the client runs."""

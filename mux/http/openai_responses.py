@@ -16,12 +16,11 @@ from typing import Any, Final
 from aiohttp import web
 from pydantic import ValidationError
 
-from mux.errors import BadRequest, Conflict, NotFound, Unavailable
-from mux.events import Event
+from mux.errors import Conflict, NotFound
 from mux.faces.openai_responses import Responses
 from mux.http.bodies import problem_of_validation
-from mux.http.faces import FaceEncoder, Refused, channels_of, collect, decide, stream, watched
-from mux.http.openai import failed
+from mux.http.faces import channels_of, decide, decision, events_of, one_run, stream
+from mux.http.openai import answer
 from mux.http.openai_models import OpenAIError
 from mux.http.openai_responses_models import ResponseFrame, ResponseObject, ResponseRequest
 from mux.http.replies import reply
@@ -30,7 +29,7 @@ from mux.http.runs import idempotency_key, settled, start_watched
 from mux.http.state import API, Api
 from mux.http.streams import SSE
 from mux.log.protocols import RunRow
-from mux.requests import ApprovalAnswer, ChannelSpec, StartRequest
+from mux.requests import ChannelSpec, StartRequest
 
 __all__ = ["ROUTES"]
 
@@ -67,29 +66,14 @@ async def create(request: web.Request) -> web.StreamResponse:
     api = request.app[API]
     body: ResponseRequest = request[BODY]
     await api.refresh()
-    if answers := body.approvals():
-        row, asked = await _decided(api, answers)
+    if responses := body.approvals():
+        row, asked = await _decided(api, responses)
     else:
         row = (await start_watched(api, await _start(api, body), idempotency_key(request))).row
         asked = _Asked(row.run, 0)
     if body.background and not body.stream:
         return reply(await _current(api, row, asked), headers={"Mux-Run": row.run})
-    face = _face(row, asked)
-    encoder = FaceEncoder(face)
-    headers = {"Mux-Run": row.run}
-    async with watched(api, row.run, encoder):
-        if body.stream:
-            try:
-                return await stream(request, row.run, encoder, headers=headers, late=face)
-            except Refused:
-                pass  # answered below, as a request that does not stream
-        else:
-            await collect(api, row.run, encoder)
-    if (failure := face.failure) is not None and face.refused:
-        return failed(failure, headers, again=not face.acted)
-    if not face.complete:
-        raise Unavailable("draining", "The server stops before the response is complete; ask again.")
-    return reply(face.result(), headers=headers)
+    return await answer(request, row.run, _face(row, asked), streamed=body.stream)
 
 
 async def _start(api: Api, body: ResponseRequest) -> StartRequest:
@@ -152,17 +136,15 @@ async def _referenced(api: Api, body: ResponseRequest) -> Any:
         yield runs[run][item_id]
 
 
-async def _decided(api: Api, answers: list[tuple[str, bool, str | None]]) -> tuple[RunRow, _Asked]:
+async def _decided(api: Api, responses: list[dict[str, Any]]) -> tuple[RunRow, _Asked]:
     """Answer the approvals that a response waits for; the run goes on, and with it the next response."""
-    runs = {name.partition("/")[0] for name, _, _ in answers}
-    if len(runs) != 1:
-        raise BadRequest("request_invalid", "The approvals of one request have to be of one response.")
-    run = runs.pop()
+    run, decisions = one_run(
+        {
+            str(r.get("approval_request_id")): decision(approved=r.get("approve"), reason=r.get("reason"))
+            for r in responses
+        }
+    )
     row = await api.engine.row(run)
-    decisions = {
-        name.partition("/")[2]: ApprovalAnswer(decision="approve" if approve else "deny", reason=reason)
-        for name, approve, reason in answers
-    }
     return row, _Asked(run, await decide(api, run, decisions))
 
 
@@ -176,9 +158,8 @@ async def show(request: web.Request) -> web.StreamResponse:
     if not query(request, "stream", False):
         return reply(await _current(api, row, asked))
     after = query(request, "starting_after", -1)
-    encoder = FaceEncoder(_face(row, asked, starting_after=after))
-    async with watched(api, row.run, encoder):
-        return await stream(request, row.run, encoder, headers={"Mux-Run": row.run})
+    face = _face(row, asked, starting_after=after)
+    return await stream(request, row.run, face, headers={"Mux-Run": row.run})
 
 
 async def cancel(request: web.Request) -> web.StreamResponse:
@@ -268,9 +249,8 @@ def _face(row: RunRow, asked: _Asked, *, starting_after: int = -1) -> Responses:
 async def _current(api: Api, row: RunRow, asked: _Asked) -> dict[str, Any]:
     """The response as it stands."""
     face = _face(row, asked)
-    async for line in api.engine.export(row.run):
-        if b'"seq":' in line:
-            face.feed(Event.parse(line))
+    async for event in events_of(api, row.run):
+        face.feed(event)
     face.settle()
     response = face.result()
     if response["status"] == "in_progress" and row.status == "queued":

@@ -5,36 +5,36 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mux.http.openai_models import FunctionDefinition
+from mux.http.openai_models import FunctionDefinition, OpenAIRequest
 from mux.requests import ChatMessage, ClientTool
 
 __all__ = ["ResponseFrame", "ResponseObject", "ResponseRequest"]
 
 Item = dict[str, Any]
 
-_REFUSED: Final = {
-    "prompt": "stored prompts are not kept here; send instructions and input",
-    "conversation": "conversations are threads here; use previous_response_id",
-    "context_management": "the history is fitted to the model's context by itself",
-    "moderation": "guardrails are configured on the server",
-    "background_options": "a background response begins at once",
-    "image": "agents answer in text",
-    "access_programs": "there are none here",
-}
-_OURS: Final = frozenset(
-    {"store", "truncation", "include", "stream_options", "prompt_cache_options", "prompt_cache_retention"}
-)  # what changes nothing here: every run is kept, histories are fitted, everything is included
 _PARAMS: Final = ("temperature", "top_p", "parallel_tool_calls", "top_logprobs")
 
 
-class ResponseRequest(BaseModel):
-    """``POST /v1/responses``. Members that are not named here go to the model as they are."""
+class ResponseRequest(OpenAIRequest):
+    """``POST /v1/responses``."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    REFUSED: ClassVar = {
+        "prompt": "stored prompts are not kept here; send instructions and input",
+        "conversation": "conversations are threads here; use previous_response_id",
+        "context_management": "the history is fitted to the model's context by itself",
+        "moderation": "guardrails are configured on the server",
+        "background_options": "a background response begins at once",
+        "image": "agents answer in text",
+        "access_programs": "there are none here",
+    }
+    # What changes nothing here: every run is kept, histories are fitted, everything is included.
+    IGNORED: ClassVar = frozenset(
+        {"store", "truncation", "include", "stream_options", "prompt_cache_options", "prompt_cache_retention"}
+    )
 
     model: str = Field(min_length=1, max_length=2000)
     input: str | list[Item]
@@ -54,18 +54,6 @@ class ResponseRequest(BaseModel):
     reasoning: Item | None = None
     metadata: dict[str, str] | None = None
     include: list[str] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, value: Any) -> Any:
-        """Clients send null for what they leave out."""
-        if not isinstance(value, dict):
-            return value
-        value = {k: v for k, v in value.items() if v is not None}
-        for name, why in _REFUSED.items():
-            if name in value:
-                raise ValueError(f"{name} is not supported: {why}")
-        return value
 
     @model_validator(mode="after")
     def _readable(self) -> ResponseRequest:
@@ -90,12 +78,10 @@ class ResponseRequest(BaseModel):
 
     # --- in our words --------------------------------------------------------------------------------------
 
-    def approvals(self) -> list[tuple[str, bool, str | None]]:
-        """The decisions that the input ends with, as ``(request's id, approved, reason)``; earlier ones are
-        history."""
+    def approvals(self) -> list[Item]:
+        """The decisions that the input ends with; earlier ones are history."""
         items = self.input if isinstance(self.input, list) else []
-        last = itertools.takewhile(lambda i: _kind(i) == "mcp_approval_response", reversed(items))
-        return [(str(i.get("approval_request_id")), i.get("approve") is True, i.get("reason")) for i in last]
+        return list(itertools.takewhile(lambda i: _kind(i) == "mcp_approval_response", reversed(items)))
 
     def references(self) -> list[str]:
         """The ids of the items that the input only names."""
@@ -128,7 +114,7 @@ class ResponseRequest(BaseModel):
             params["tool_choice"] = {"type": "function", "function": {"name": self.tool_choice.get("name")}}
         elif self.tool_choice is not None:
             params["tool_choice"] = self.tool_choice
-        return params | {k: v for k, v in (self.model_extra or {}).items() if k not in _OURS}
+        return params | self.unnamed()
 
     def messages(self, referenced: Sequence[Item]) -> list[ChatMessage]:
         """The input as messages of the chat format.

@@ -15,11 +15,10 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mux.errors import BadRequest, NotFound
-from mux.events import Event
+from mux.errors import NotFound
 from mux.faces.ui_messages import HEADERS, UiMessages
 from mux.http.bodies import problem_of_validation
-from mux.http.faces import FaceEncoder, channel_ids, channels_of, decide, stream, watched
+from mux.http.faces import channel_ids, channels_of, decide, decision, events_of, one_run, stream
 from mux.http.routes import BODY, Answer, Param, Route, query
 from mux.http.runs import start_watched
 from mux.http.state import API, Api
@@ -68,7 +67,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
         resumed_at, message_id = 0, None
     channel = channel_ids(row)[0]
     face = UiMessages(run=row.run, channel=channel, message_id=message_id, resumed_at=resumed_at)
-    return await _stream(request, api, row, face)
+    return await _stream(request, row, face)
 
 
 async def come_back(request: web.Request) -> web.StreamResponse:
@@ -101,20 +100,16 @@ async def _replay(request: web.Request, api: Api, row: RunRow, channel: str) -> 
     headers = {}
     if start < 0:  # so many from the end; the client is told where that is
         face = UiMessages(run=row.run, channel=channel)
-        async for line in api.engine.export(row.run):
-            if b'"seq":' in line:
-                face.feed(Event.parse(line))
+        async for event in events_of(api, row.run):
+            face.feed(event)
         headers["x-workflow-stream-tail-index"] = str(face.chunks - 1)
         start = max(0, face.chunks + start)
-    return await _stream(
-        request, api, row, UiMessages(run=row.run, channel=channel, start_index=start), headers
-    )
+    return await _stream(request, row, UiMessages(run=row.run, channel=channel, start_index=start), headers)
 
 
 async def _stream(
-    request: web.Request, api: Api, row: RunRow, face: UiMessages, more: dict[str, str] | None = None
+    request: web.Request, row: RunRow, face: UiMessages, more: dict[str, str] | None = None
 ) -> web.StreamResponse:
-    encoder = FaceEncoder(face)
     headers = {
         **HEADERS,
         "Location": f"/api/runs/{row.run}",
@@ -122,8 +117,7 @@ async def _stream(
         "Mux-Cancel": f"/api/runs/{row.run}/cancel",  # `stop()` only closes the connection
         **(more or {}),
     }
-    async with watched(api, row.run, encoder):
-        return await stream(request, row.run, encoder, headers=headers)
+    return await stream(request, row.run, face, headers=headers)
 
 
 # --- requests -----------------------------------------------------------------------------------------------
@@ -134,24 +128,12 @@ def _answers(asked: UiRequest) -> tuple[str, dict[str, ApprovalAnswer]] | None:
     last = asked.messages[-1]
     if last.role != "assistant":
         return None
-    answers: dict[str, ApprovalAnswer] = {}
-    runs = set()
-    for part in last.parts:
-        approval = part.get("approval")
-        if part.get("state") != "approval-responded" or not isinstance(approval, dict):
-            continue
-        run, slash, call_id = str(approval.get("id")).partition("/")
-        if not slash:
-            raise BadRequest("request_invalid", "An approval's id is none of this server.")
-        runs.add(run)
-        answers[call_id] = ApprovalAnswer(
-            decision="approve" if approval.get("approved") is True else "deny", reason=approval.get("reason")
-        )
-    if not answers:
-        return None
-    if len(runs) != 1:
-        raise BadRequest("request_invalid", "The approvals of one message have to be of one run.")
-    return runs.pop(), answers
+    answers = {
+        str(approval.get("id")): decision(approved=approval.get("approved"), reason=approval.get("reason"))
+        for part in last.parts
+        if part.get("state") == "approval-responded" and isinstance(approval := part.get("approval"), dict)
+    }
+    return one_run(answers) if answers else None
 
 
 def _start(asked: UiRequest, channels: list[ChannelSpec]) -> StartRequest:

@@ -28,7 +28,8 @@ from mux.events import (
     ToolStart,
     Usage,
 )
-from mux.faces.ag_ui import AgUi, interrupted_call
+from mux.faces.ag_ui import AgUi
+from mux.faces.base import approval_of
 from tests.faces.suite import FaceSuite, Heard, Script, begun, done, finished, over
 
 MODELS: TypeAdapter[Any] = TypeAdapter(AgUiEvent)
@@ -180,7 +181,7 @@ def test_when_everything_waits_for_a_person_the_run_ends_with_an_interrupt() -> 
     assert (end[-1]["outcome"]["type"], interrupt["toolCallId"], interrupt["reason"]) == (
         "interrupt", "c", "tool_call",
     )  # fmt: skip
-    assert interrupted_call(interrupt["id"]) == ("r1", "c")
+    assert approval_of(interrupt["id"]) == ("r1", "c")
     assert interrupt["expiresAt"] == "1970-01-01T00:00:05Z"
     assert left_open([*events, *end]) == set()
     assert encoder.ended

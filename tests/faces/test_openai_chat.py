@@ -7,6 +7,7 @@ from typing import Any
 
 from mux.events import (
     ChannelStarted,
+    Custom,
     Error,
     Event,
     GuardrailHit,
@@ -222,3 +223,12 @@ def test_a_whole_answer_takes_back_what_was_reset() -> None:
     ])  # fmt: skip
     message = encoder.result()["choices"][0]["message"]
     assert (message["content"], message["reasoning_content"]) == ("Bye", "ah")
+
+
+def test_numbers_that_json_has_no_word_for_break_no_frame() -> None:
+    e = Script()
+    value = {"content": [{"token": "a", "logprob": float("-inf"), "bytes": [97], "top_logprobs": []}]}
+    frames = face("a").feed(e("a", Custom(name="logprobs", value=value)))
+    (chunk,) = parsed(b"".join(frames))
+    assert chunk["choices"][0]["logprobs"]["content"][0]["logprob"] is None
+    assert b"Infinity" not in b"".join(frames)

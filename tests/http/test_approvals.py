@@ -90,6 +90,47 @@ async def test_a_denial_and_its_reason_reach_the_model(tmp_path: Path) -> None:
     assert effects.read_text() == ""
 
 
+@pytest.mark.parametrize("reason", [7, ["no"], "x" * 2001], ids=["number", "list", "too long"])
+async def test_a_reason_that_is_none_decides_nothing_over_any_face(tmp_path: Path, reason: object) -> None:
+    folder, effects = wiper_folder(tmp_path)
+    async with running(agents=[folder]) as url:
+        run = await start(url, "wiper", message="wipe Downloads")
+        approval = f"{run}/{(await asked(url, run))['call_id']}"
+        payload = {"approved": True, "reason": reason}
+        part = {
+            "type": "dynamic-tool",
+            "state": "approval-responded",
+            "approval": {"id": approval, **payload},
+        }
+        bodies = {
+            "/v1/responses": {
+                "model": "wiper",
+                "input": [
+                    {
+                        "type": "mcp_approval_response",
+                        "approval_request_id": approval,
+                        "approve": True,
+                        "reason": reason,
+                    }
+                ],
+            },
+            "/api/agents/wiper/ui": {
+                "id": "c",
+                "messages": [{"id": "m", "role": "assistant", "parts": [part]}],
+            },
+            "/api/agents/wiper/ag-ui": {
+                "threadId": "t",
+                "runId": "r",
+                "messages": [],
+                "resume": [{"interruptId": approval, "status": "resolved", "payload": payload}],
+            },
+        }
+        answers = [await call("POST", f"{url}{path}", body) for path, body in bodies.items()]
+        assert [status for status, _, _ in answers] == [400, 400, 400], answers
+        assert all("reason" in str(body) for _, body, _ in answers)
+        assert effects.read_text() == ""
+
+
 async def test_edited_arguments_are_what_runs_and_bad_ones_are_refused(tmp_path: Path) -> None:
     folder, effects = wiper_folder(tmp_path)
     async with running(agents=[folder]) as url:
