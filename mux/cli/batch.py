@@ -17,6 +17,7 @@ from rich.text import Text
 from mux.cli.render import clean
 from mux.client import MuxClient, Run
 from mux.errors import BadRequest, MuxError
+from mux.files import json_lines
 
 __all__ = ["read_prompts", "run_batch"]
 
@@ -29,16 +30,10 @@ def read_prompts(path: Path, agents: list[str]) -> list[dict[str, Any]]:
     """
     requests: list[dict[str, Any]] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise BadRequest("batch_invalid", f"{path} can't be read: {e}") from e
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-        except ValueError as e:
-            raise BadRequest("batch_invalid", f"{path}, line {number}: not JSON: {e}") from e
+        lines = list(json_lines(path))
+    except ValueError as e:
+        raise BadRequest("batch_invalid", str(e)) from None
+    for number, item in lines:
         request = {"message": item} if isinstance(item, str) else item
         if not isinstance(request, dict):
             raise BadRequest("batch_invalid", f"{path}, line {number}: give a string or an object.")

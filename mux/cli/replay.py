@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from mux.cli.render import renderer, show
 from mux.cli.run import connected
 from mux.errors import BadRequest, NotFound
 from mux.events import Event
+from mux.files import json_lines
 from mux.telemetry import configure_logging
 
 __all__ = ["command", "paced", "read_file"]
@@ -52,18 +52,17 @@ async def read_file(path: Path) -> AsyncIterator[Event]:
         BadRequest: ``export_invalid``, naming the line; or there is no event in the file.
     """
     try:
-        lines = (await asyncio.to_thread(path.read_text, encoding="utf-8")).splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise BadRequest("export_invalid", f"{path} can't be read: {e}") from e
+        lines = await asyncio.to_thread(lambda: list(json_lines(path)))
+    except ValueError as e:
+        raise BadRequest("export_invalid", str(e)) from None
     found = False
-    for number, line in enumerate(lines, 1):
+    for number, value in lines:
+        if not isinstance(value, dict) or "seq" not in value:
+            continue
         try:
-            obj = json.loads(line)
-            event = Event.parse(obj) if isinstance(obj, dict) and "seq" in obj else None
+            event = Event.parse(value)
         except (ValueError, TypeError, KeyError) as e:
             raise BadRequest("export_invalid", f"{path}, line {number}: {e}") from e
-        if event is None:
-            continue
         found = True
         yield event
     if not found:

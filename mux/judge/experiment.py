@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mux.errors import BadRequest
+from mux.files import json_lines, read_text
 
 __all__ = ["CHECKS", "Case", "Check", "CheckStatus", "Experiment", "Judge", "Lane", "read_experiment"]
 
@@ -103,30 +104,23 @@ def read_experiment(path: Path) -> Experiment:
         BadRequest: ``experiment_invalid``; ``experiment_unsupported`` names everything that can't be used.
     """
     try:
-        document = yaml.safe_load(_text(path))
-    except yaml.YAMLError as e:
-        raise _invalid(f"{path} is no YAML: {str(e)[:300]}") from None
-    if not isinstance(document, dict):
-        raise _invalid(f"{path} has to be a mapping with prompts and lanes.")
-    return _Reader(path.parent).read(document)
+        document = _yaml(path, read_text(path, MAX_BYTES))
+        if isinstance(document, dict):
+            return _Reader(path.parent).read(document)
+    except ValueError as e:
+        raise _invalid(str(e)) from None
+    raise _invalid(f"{path} has to be a mapping with prompts and lanes.")
 
 
 def _invalid(message: str) -> BadRequest:
     return BadRequest("experiment_invalid", message)
 
 
-def _text(path: Path) -> str:
+def _yaml(path: Path, text: str) -> Any:
     try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise _invalid(f"{path} can't be read: {e.strerror}.") from None
-    if len(data) > MAX_BYTES:
-        raise _invalid(f"{path} is larger than {MAX_BYTES >> 20} MiB.")
-    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-    try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise _invalid(f"{path} is not UTF-8 (byte {e.start}). Save it as UTF-8.") from None
+        return yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ValueError(f"{path} is no YAML: {str(e)[:300]}") from None
 
 
 _VARIABLE = re.compile(r"\{\{\s*([A-Za-z_][\w.-]*)\s*\}\}")
@@ -200,7 +194,9 @@ class _Reader:
         if not isinstance(value, str):
             self._unsupported.append(f"{where}, which is no text")
             return ""
-        return _text(self._folder / value.removeprefix("file://")) if value.startswith("file://") else value
+        if not value.startswith("file://"):
+            return value
+        return read_text(self._folder / value.removeprefix("file://"), MAX_BYTES)
 
     def _lane(self, lane: Any, n: int) -> dict[str, Any]:
         if not isinstance(lane, dict):
@@ -273,28 +269,21 @@ def _expected(text: str) -> dict[str, Any]:
 
 
 def _rows(path: Path, reader: _Reader) -> list[dict[str, Any]]:
-    text = _text(path)
+    if path.suffix == ".jsonl":
+        tests = list(json_lines(path, MAX_BYTES))
+        for n, test in tests:
+            if not isinstance(test, dict):
+                raise _invalid(f"{path}, line {n}: give an object.")
+        return [test for _, test in tests]
+    text = read_text(path, MAX_BYTES)
     if path.suffix == ".csv":
         try:
             rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         except csv.Error as e:
             raise _invalid(f"{path}: {e}.") from None
         return [reader.row(row, f"{path}, row {n}") for n, row in enumerate(rows, 1)]
-    if path.suffix == ".jsonl":
-        tests = []
-        # Only LF ends a line: JSON strings may hold other line separators bare.
-        for n, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                try:
-                    test = json.loads(line)
-                except ValueError as e:
-                    raise _invalid(f"{path}, line {n}: not JSON: {e}.") from None
-                if not isinstance(test, dict):
-                    raise _invalid(f"{path}, line {n}: give an object.")
-                tests.append(test)
-        return tests
     if path.suffix in (".yaml", ".yml"):
-        loaded = yaml.safe_load(text)
+        loaded = _yaml(path, text)
         if isinstance(loaded, list) and all(isinstance(t, dict) for t in loaded):
             return loaded
     raise _invalid(f"{path}: tests come from .csv, .jsonl or .yaml files (a list of mappings).")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import math
 import os
 import re
 import threading
@@ -139,7 +140,11 @@ class Sandbox:
         printed, files = _Printed(), DocumentFiles(self._roots)
         async with _streamed(printed, ctx):
             try:
-                async with pool.checkout(limits=self._limits, print_flush_interval=_FLUSH_S / 4) as session:
+                async with pool.checkout(
+                    limits=self._limits,
+                    print_flush_interval=_FLUSH_S / 4,
+                    os_policy={"sleep_system_max": math.inf},  # a sleep is whole or an error, never cut
+                ) as session:
                     _yield_to_us(session.worker_pid)
                     await self._feed(session, program, printed, files)
                     if has_value:

@@ -241,7 +241,7 @@ async def test_an_exported_file_is_read_and_a_broken_line_is_named(tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"\xff\xfe", "can't be read"),
+        (b"\xfe", "is not UTF-8"),
         (b"", "no events"),
         (b'5\n"x"\n[]', "no events"),
         (b'{"seq":1}', "line 1"),

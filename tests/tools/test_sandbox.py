@@ -205,6 +205,8 @@ _BOMBS = {
     "deep recursion": "def f(n): return f(n + 1)\nf(0)",
     "mutual recursion": "def f(): return g()\ndef g(): return f()\nf()",
     "sort": "sorted(range(10**8))",
+    "one long sleep": "import time\ntime.sleep(1000)",
+    "an awaited long sleep": "import asyncio\nasync def f(): await asyncio.sleep(1000)\nawait f()",
     "sleep": "import time\nfor _ in range(100): time.sleep(10)",
     "many tasks": (
         "import asyncio\nasync def f():\n    await asyncio.gather(*[f() for _ in range(100)])\nawait f()"
