@@ -29,7 +29,7 @@ from mux.engine.commands import (
 )
 from mux.engine.intake import check_id, guards, message_of, read_metadata, read_plan, shown
 from mux.engine.multiplexer import Publish
-from mux.engine.plan import Plan, PlannedChannel, make_plan, new_id, spec_of, title_of
+from mux.engine.plan import Plan, PlannedChannel, make_plan, new_id, plan_of, spec_of, title_of
 from mux.engine.run import lane, run_finished
 from mux.engine.site import Site
 from mux.engine.stored import Stored
@@ -303,10 +303,7 @@ class Front:
 
     async def _retry_finished(self, run: str, channel: str, model: str | None) -> tuple[str, str]:
         row = await self._store.get(run)
-        try:
-            plan = Plan.model_validate(row.request)
-        except ValueError:
-            raise Conflict("run_imported", f"Run {run} was imported; it can't be done again.") from None
+        plan = plan_of(row)
         old = plan.channel(channel)
         if old is None:
             raise NotFound("channel_not_found", f"Run {run} has no channel {channel!r}.")
@@ -386,7 +383,10 @@ class Front:
 
     async def _cancel_unwatched(self, row: RunRow, back_s: float) -> None:
         """The last viewer of a run that waits for a place is gone: the grace runs here."""
-        policy = Plan.model_validate(row.request).on_disconnect
+        try:
+            policy = plan_of(row).on_disconnect
+        except Conflict:
+            return
         await asyncio.sleep(max(back_s, policy.grace_s if isinstance(policy, Grace) else 0.0))
         if row.run not in self._viewers:
             await self.cancel(row.run, "now")

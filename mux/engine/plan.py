@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from mux.agent import Agent, Budget, ChannelRequest, ClientTool, tool_names
-from mux.errors import BadRequest
+from mux.errors import BadRequest, Conflict
 from mux.events import ChannelAdded, ChannelInfo, RunStarted
 from mux.log.protocols import RunRow
 from mux.requests import ChannelSpec, ChatMessage, Grace, StartRequest
@@ -31,6 +31,7 @@ __all__ = [
     "make_plan",
     "new_id",
     "plan_channel",
+    "plan_of",
     "spec_of",
     "title_of",
 ]
@@ -224,10 +225,23 @@ def _specs(request: StartRequest, last: RunRow | None, default: Sequence[str]) -
     if request.agents:
         return [ChannelSpec(agent=name) for name in request.agents]
     if last is not None:
-        plan = Plan.model_validate(last.request)
+        plan = plan_of(last)
         again = {"message": None}  # what each was asked then
         return [spec_of(c).model_copy(update={"id": c.id, **again}) for c in plan.channels if not c.added]
     return [ChannelSpec(agent=name) for name in default]
+
+
+def plan_of(row: RunRow) -> Plan:
+    """What a run's row says is to be done.
+
+    Raises:
+        Conflict: ``run_imported``: there is no plan, or none that can be read.
+    """
+    try:
+        return Plan.model_validate(row.request)
+    except ValueError:
+        why = "what it was asked can't be read any more" if row.damaged else "it was imported"
+        raise Conflict("run_imported", f"Run {row.run} can't be done again: {why}.") from None
 
 
 def spec_of(channel: PlannedChannel) -> ChannelSpec:

@@ -10,9 +10,9 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from mux.agent import ChannelResult
-from mux.engine.plan import Plan
+from mux.engine.plan import plan_of
 from mux.engine.task import HandOver
-from mux.errors import MuxError, NotFound, StoreError
+from mux.errors import Conflict, MuxError, NotFound, StoreError
 from mux.events import Record
 from mux.log.protocols import Head, RunRow, Store
 from mux.run import IllegalEvent, RunState
@@ -41,6 +41,7 @@ def row_members(row: RunRow) -> dict[str, Any]:
         "created": row.created,
         "message": row.message,
         "agents": list(row.agents),
+        **({"damaged": list(row.damaged)} if row.damaged else {}),
     }
 
 
@@ -198,9 +199,9 @@ def _bare(row: RunRow, cursor: str) -> dict[str, Any]:
     try:
         planned = [
             {"id": c.id, "agent": c.agent, "model": c.model, "plan": c.info().plan()}
-            for c in Plan.model_validate(row.request).channels
+            for c in plan_of(row).channels
         ]
-    except ValueError:  # an imported run has no plan
+    except Conflict:
         planned = []
     known = {c["id"]: c for c in row.summary.get("channels", ())}
     channels = [

@@ -13,7 +13,7 @@ from typing import Final
 from mux.engine.commands import decode, encode_answer, encode_refusal
 from mux.engine.drive import Drive
 from mux.engine.multiplexer import Multiplexer, Publish
-from mux.engine.plan import Plan
+from mux.engine.plan import plan_of
 from mux.engine.recovery import count_tries, recover
 from mux.engine.site import Site
 from mux.engine.stored import Stored
@@ -205,10 +205,10 @@ class Worker:
 
         Raises:
             NotFound, StoreError: it can't be claimed or read.
-            ValueError, IllegalEvent: its log or request is not one of ours.
+            Conflict, IllegalEvent: its request or log is not one of ours.
         """
         site, run = self._site, row.run
-        plan = Plan.model_validate(row.request)
+        plan = plan_of(row)
         fence = await site.store.claim(run, site.name)
         at = await site.store.head(run)
         state = RunState(run)

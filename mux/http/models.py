@@ -114,6 +114,9 @@ class RunItem(_Answer):
     finished: int | None = None
     message: str | None = None
     agents: list[str] = []
+    damaged: list[str] | None = Field(
+        default=None, description="members that the store holds and that can't be read any more"
+    )
     hits: dict[str, str] | None = Field(
         default=None, description="where a search found it: channel → excerpt"
     )

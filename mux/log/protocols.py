@@ -13,6 +13,7 @@ seq is not ``head + 1`` is refused. What `append` acknowledged survives as the b
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, Protocol, TypeAlias
@@ -148,6 +149,7 @@ class RunRow:
         agents: names of the agents of its channels.
         summary: usage, duration_ms, channel states: for lists, written when the run ends.
         kind: whose events its log holds: a run's, or an experiment's (`mux.judge`).
+        damaged: names of the fields that the store holds and that can't be read; they are empty.
     """
 
     run: str
@@ -165,6 +167,38 @@ class RunRow:
     finished: int | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)
     kind: Kind = "run"
+    damaged: tuple[str, ...] = ()
+
+    @classmethod
+    def stored(cls, run: str, encoded: Mapping[str, str | bytes | None], **fields: Any) -> RunRow:
+        """A row as a store kept it; ``encoded`` holds the fields that it keeps as JSON.
+
+        One that can't be read is empty and named in ``damaged``: it must not take a whole list down.
+        """
+        damaged: list[str] = []
+        for name, text in encoded.items():
+            if text is None:  # not written: by an older Mux, or as nothing
+                continue
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError):
+                value = _DAMAGED
+            empty = _EMPTY.get(name)
+            if value is _DAMAGED or (empty is not None and not isinstance(value, type(empty))):
+                damaged.append(name)
+                value = empty
+            fields[name] = tuple(value) if name == "agents" else value
+        for name, empty in _EMPTY.items():
+            if fields.get(name) is None:
+                fields[name] = empty
+        return cls(run, **fields, damaged=tuple(damaged))
+
+
+_DAMAGED: Final = object()
+_EMPTY: Final[Mapping[str, Any]] = {
+    "thread": "", "owner": "", "status": "failed", "created": 0, "updated": 0, "request": {},
+    "metadata": {}, "agents": [], "summary": {}, "kind": "run",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +382,7 @@ class Store(EventLog, RunStore, Protocol):
 
 # --- what every backend refuses, and how it answers ---------------------------------------------------------
 
-_CHANGEABLE = frozenset(f.name for f in fields(RunRow)) - {"run", "updated"}
+_CHANGEABLE = frozenset(f.name for f in fields(RunRow)) - {"run", "updated", "damaged"}
 
 
 def run_not_found(run: str) -> NotFound:

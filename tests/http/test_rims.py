@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import stat
 import time
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 
 from mux.http.service import Service
 from mux.log import open_store
-from tests.support.api import call
+from tests.support.api import call, finished_run
 from tests.support.checker import http
+from tests.support.service import running
 
 
 async def test_a_body_of_very_many_wrong_entries_is_refused_soon_and_holds_nobody_up(url: str) -> None:
@@ -92,3 +94,23 @@ async def test_the_stores_file_is_its_owners_alone(tmp_path: Path) -> None:
     await store.close()
     assert modes[0] == 0o700
     assert set(modes[1:]) == {0o600}
+
+
+async def test_a_damaged_row_is_listed_and_named_and_the_others_are_whole(tmp_path: Path) -> None:
+    path = tmp_path / "mux.db"
+    async with running(store=f"sqlite:{path}") as url:
+        runs = [(await finished_run(url, "assistant", message=f"hello {n}"))["run"] for n in range(3)]
+        db = await asyncio.to_thread(sqlite3.connect, path, isolation_level=None, check_same_thread=False)
+        db.execute("UPDATE requests SET request = '{' WHERE id = 2")
+        db.execute("UPDATE runs SET metadata = 'x', summary = '[' WHERE id = 2")
+        db.close()
+        status, page, _ = await call("GET", f"{url}/api/runs")
+        assert status == 200
+        found = {item["run"]: item for item in page["runs"]}
+        assert found.keys() == set(runs)
+        assert sorted(found[runs[1]].pop("damaged")) == ["metadata", "request", "summary"]
+        assert all("damaged" not in item for item in found.values())
+        assert (await call("GET", f"{url}/api/runs/{runs[1]}"))[1]["channels"][0]["text"]
+        channel = found[runs[0]]["channels"][0]["id"]
+        status, problem, _ = await call("POST", f"{url}/api/runs/{runs[1]}/channels/{channel}/retry", {})
+        assert (status, problem["code"]) == (409, "run_imported"), problem

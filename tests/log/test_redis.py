@@ -506,3 +506,17 @@ async def test_a_search_through_long_texts_finds_what_it_should(redis: RedisServ
         page = await store.list(RunQuery(q="needle"))
         assert [r.run for r in page.runs] == ["r21", "r3"]
         assert page.next is None
+
+
+@pytest.mark.parametrize("field", ["request", "metadata", "summary", "agents", "status", "created", "title"])
+async def test_a_damaged_row_takes_no_list_down(redis: RedisServer, field: str) -> None:
+    async with opened(redis.url) as store:
+        for run in ("r1", "r2", "r3"):
+            await store.create(row(run))
+        with contextlib.closing(redis.client()) as client:
+            (key,) = client.keys("mux:{*r2}:run")
+            client.hset(key, field, "{")
+        rows = {found.run: found for found in (await store.list(RunQuery())).runs}
+        assert rows.keys() == {"r1", "r2", "r3"}
+        assert [rows[run].damaged for run in ("r1", "r2", "r3")] == [(), (field,), ()]
+        assert (await store.get("r2")).damaged == (field,)

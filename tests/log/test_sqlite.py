@@ -705,3 +705,35 @@ async def test_deleted_runs_give_their_space_back(path: Path) -> None:
     assert await _until_zero(path, "PRAGMA freelist_count")
     await store.close()
     assert path.stat().st_size < full / 4
+
+
+# --- damage -------------------------------------------------------------------------------------------------
+
+DAMAGE = ["{", "", "7", "[" * 100_000, "[]", '{"a": ', "\x00"]
+
+
+@pytest.mark.parametrize("text", DAMAGE)
+@pytest.mark.parametrize("field", ["request", "metadata", "summary"])
+async def test_a_damaged_row_takes_no_list_down(tmp_path: Path, field: str, text: str) -> None:
+    path = tmp_path / "mux.db"
+    store = SqliteStore(path)
+    await store.open()
+    try:
+        for run in ("r1", "r2", "r3"):
+            await store.create(row(run, metadata={"team": "x"}))
+        other = await asyncio.to_thread(sqlite3.connect, path, isolation_level=None, check_same_thread=False)
+        table, key = ("requests", "id = 2") if field == "request" else ("runs", "run = 'r2'")
+        other.execute(f"UPDATE {table} SET {field} = ? WHERE {key}", (text,))
+        other.close()
+        for query in (RunQuery(owner="local"), RunQuery(thread="t1"), RunQuery()):
+            rows = {found.run: found for found in (await store.list(query)).runs}
+            assert all(found.damaged == () for run, found in rows.items() if run != "r2")
+        assert rows.keys() == {"r1", "r2", "r3"}
+        assert rows["r2"].damaged == (field,)
+        assert getattr(rows["r2"], field) == {}
+        assert (await store.get("r2")).damaged == (field,)
+        with_metadata = (await store.list(RunQuery(metadata={"team": "x"}))).runs
+        assert {found.run for found in with_metadata} >= {"r1", "r3"}
+        assert len(await store.unfinished()) == 3
+    finally:
+        await store.close()

@@ -43,10 +43,7 @@ def fields_of(values: Mapping[str, Any]) -> list[str]:
 
 def row_of(run: str, values: Sequence[bytes]) -> RunRow:
     """A row from what the scripts answer."""
-    # What an older Mux wrote has no kind: then it is a run.
-    fields = {name: json.loads(v) for name, v in zip(FIELDS, values, strict=True) if v is not None}
-    fields["agents"] = tuple(fields["agents"])
-    return RunRow(run, **fields)
+    return RunRow.stored(run, dict(zip(FIELDS, values, strict=True)))
 
 
 def places_of(row: RunRow) -> set[str]:

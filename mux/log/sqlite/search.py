@@ -24,7 +24,9 @@ _MANY = 2000  # hits: as dear, looked up, as to go through 100,000 runs
 
 # How a value of the metadata is written in a filter: strings as they are, everything else as JSON.
 # The look at the text alone spares most rows the parsing.
-_METADATA = """instr(r.metadata, ?) AND EXISTS (SELECT 1 FROM json_each(r.metadata) m WHERE m.key = ? AND
+# A damaged one takes no list down.
+_METADATA = """instr(r.metadata, ?) AND json_valid(r.metadata)
+    AND EXISTS (SELECT 1 FROM json_each(r.metadata) m WHERE m.key = ? AND
     CASE m.type WHEN 'true' THEN 'true' WHEN 'false' THEN 'false' WHEN 'null' THEN 'null'
     ELSE CAST(m.value AS TEXT) END = ?)"""
 
@@ -33,9 +35,10 @@ def row_of(values: tuple[Any, ...]) -> RunRow:
     """A run's row from the values of `COLUMNS`."""
     (run, thread, owner, status, created, updated, request, title, starred, metadata, message, agents,
      finished, summary, kind) = values  # fmt: skip
-    return RunRow(
-        run, thread, owner, status, created, updated, json.loads(request), title, bool(starred),
-        json.loads(metadata), message, tuple(json.loads(agents)), finished, json.loads(summary), kind,
+    return RunRow.stored(
+        run, {"request": request, "metadata": metadata, "agents": agents, "summary": summary},
+        thread=thread, owner=owner, status=status, created=created, updated=updated, title=title,
+        starred=bool(starred), message=message, finished=finished, kind=kind,
     )  # fmt: skip
 
 
