@@ -1,7 +1,8 @@
 """structlog set-up: one JSON line (or a readable one on a terminal) per thing worth a line, never per token.
 
-Secrets are kept out at the rim: `redact` is the last processor before rendering and masks the values of
-every environment variable that holds a key, however they got into a line.
+Libraries that log by the standard library's `logging` write through it too: one line a record, cut, and so
+many a minute. Secrets are kept out at the rim: the last processor before rendering masks every registered
+value, however it got into a line; what terminals obey is shown instead.
 """
 
 from __future__ import annotations
@@ -9,16 +10,22 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, MutableMapping
+import time
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, Literal
 
 import structlog
 
-__all__ = ["configure_logging", "get_logger", "redact_secrets", "register_secret"]
+__all__ = ["configure_logging", "get_logger", "printable", "redact_secrets", "register_secret"]
 
 _MASK = "[secret]"
 _MIN_SECRET = 8  # shorter values are more likely words than keys, and would mask the text around them
 _secrets: set[str] = set()
+_LONGEST = 2_000  # characters of a library's message: longer ones carry bodies
+_A_MINUTE = 30  # lines of one library
+# C0 and C1 controls but the line break; a tab is two spaces, so that widths can be told.
+_PICTURES = {c: chr(0x2400 + c) for c in range(32)} | dict.fromkeys(range(0x7F, 0xA0), "\ufffd")
+_PICTURES |= {ord("\n"): "\n", ord("\t"): "  ", ord("\r"): ""}
 
 
 def register_secret(value: str | None) -> None:
@@ -35,18 +42,61 @@ def redact_secrets(text: str) -> str:
     return text
 
 
-def _clean(value: Any) -> Any:
+def printable(text: str) -> str:
+    """Text of others without what terminals obey: an escape sequence could rewrite the screen, the title or
+    the clipboard. Line breaks stay; other control characters are shown as pictures."""
+    return text.translate(_PICTURES)
+
+
+def _each(value: Any, change: Callable[[str], str]) -> Any:
+    """The value with its texts changed."""
     if isinstance(value, str):
-        return redact_secrets(value)
+        return change(value)
     if isinstance(value, dict):
-        return {k: _clean(v) for k, v in value.items()}
+        return {k: _each(v, change) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_clean(v) for v in value]
+        return [_each(v, change) for v in value]
     return value
 
 
 def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {k: _clean(v) for k, v in event.items()} if _secrets else event
+    return {k: _each(v, redact_secrets) for k, v in event.items()} if _secrets else event
+
+
+def _show(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {k: _each(v, printable) for k, v in event.items()}
+
+
+class _Library(logging.Handler):
+    """Records of libraries, written as ours are: so many lines a minute for each, the rest counted."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._since: dict[str, float] = {}
+        self._lines: dict[str, int] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        dropped = self._dropped(record.name)
+        if dropped is None:
+            return
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - whose arguments don't fit must not stop who wrote it
+            message = str(record.msg)
+        members: dict[str, Any] = {"logger": record.name, **({"dropped": dropped} if dropped else {})}
+        if record.exc_info:
+            members["exc_info"] = record.exc_info
+        structlog.get_logger().log(record.levelno, message[:_LONGEST], **members)
+
+    def _dropped(self, name: str) -> int | None:
+        """How many lines were dropped before this one; ``None`` if this one is, too."""
+        now = time.monotonic()
+        if now - self._since.get(name, -60.0) >= 60.0:
+            dropped = max(0, self._lines.get(name, 0) - _A_MINUTE)
+            self._since[name], self._lines[name] = now, 1
+            return dropped
+        self._lines[name] += 1
+        return 0 if self._lines[name] <= _A_MINUTE else None
 
 
 def configure_logging(
@@ -78,12 +128,18 @@ def configure_logging(
             structlog.processors.StackInfoRenderer(),
             structlog.processors.format_exc_info,
             _redact,
+            *([_show] if console else []),  # JSON escapes them by itself
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if isinstance(h, _Library)]:
+        root.removeHandler(handler)
+    root.addHandler(_Library())
+    logging.captureWarnings(capture=True)
 
 
 def get_logger(**bound: Any) -> structlog.typing.FilteringBoundLogger:

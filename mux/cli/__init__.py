@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = args.load()  # imported only now: `mux --help` needs none of it
         return int(command(args) or 0)
     except MuxError as e:
-        print(f"mux: {e.message} [{e.code}]", file=sys.stderr)
+        from mux.telemetry import printable
+
+        print(printable(f"mux: {e.message} [{e.code}]"), file=sys.stderr)
         return EXIT_USAGE if e.fault == "client" else EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -11,9 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mux.cli.parser import settings_from
-from mux.cli.render import clean
 from mux.http.service import load_roster
-from mux.telemetry import configure_logging
+from mux.telemetry import configure_logging, printable
 
 __all__ = ["command"]
 
@@ -32,10 +31,10 @@ def command(args: argparse.Namespace) -> int:
             cells = (
                 agent["name"], agent.get("description", ""), agent.get("model") or "", tools, agent["source"]
             )  # fmt: skip
-            table.add_row(*(Text(clean(cell)) for cell in cells))  # brackets in a description are no markup
+            table.add_row(*(Text(printable(cell)) for cell in cells))  # brackets are no markup
         Console().print(table)
     for problem in roster.problems:
-        print(f"not loaded: {problem.path}: {problem.reason}", file=sys.stderr)
+        print(printable(f"not loaded: {problem.path}: {problem.reason}"), file=sys.stderr)
     for warning in roster.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(printable(f"warning: {warning}"), file=sys.stderr)
     return 1 if roster.problems else 0

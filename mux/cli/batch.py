@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mux.cli.render import clean
 from mux.client import MuxClient, Run
 from mux.errors import BadRequest, MuxError
 from mux.files import json_lines
+from mux.telemetry import printable
 
 __all__ = ["read_prompts", "run_batch"]
 
@@ -113,5 +113,5 @@ def _table(results: list[dict[str, Any]], console: Console) -> None:
         )
         said = answers or result.get("message", "")
         # as a Text: brackets in an answer are no markup, and nothing in it is for the terminal
-        table.add_row(str(result["line"]), result.get("run", ""), result["status"], Text(clean(said)))
+        table.add_row(str(result["line"]), result.get("run", ""), result["status"], Text(printable(said)))
     console.print(table)

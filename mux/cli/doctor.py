@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import mux
 from mux.cli.parser import missing_folders, settings_from
-from mux.cli.render import clean
 from mux.errors import ConfigError, MuxError
 from mux.guardrails import Rules
 from mux.http.service import load_roster
@@ -24,7 +23,7 @@ from mux.llm.providers import Providers, probe_local_servers
 from mux.llm.rehearsal import RehearsalModel
 from mux.log import open_store, store_holder
 from mux.settings import Settings
-from mux.telemetry import configure_logging
+from mux.telemetry import configure_logging, printable
 from mux.tools.mcp_agents import mcp_problem
 
 __all__ = ["command"]
@@ -40,7 +39,7 @@ def command(args: argparse.Namespace) -> int:
     lines = [*_installation(), *_roster(settings), *_rules(settings), *_tools(settings)]
     lines += asyncio.run(_services(settings))
     for state, text in lines:
-        print(f"{_MARK[state]} {clean(text)}")  # endpoints name their models as they like
+        print(f"{_MARK[state]} {printable(text)}")  # endpoints name their models as they like
     return 1 if any(state == "bad" for state, _ in lines) else 0
 
 

@@ -21,14 +21,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mux.cli.parser import settings_from
-from mux.cli.render import clean
 from mux.cli.run import connected
 from mux.client import MuxClient
 from mux.errors import BadRequest, MuxError
 from mux.judge.checks import Result, check_answer
 from mux.judge.experiment import Case, Check, Experiment, Judge, Lane, read_experiment
 from mux.judge.ranking import rank
-from mux.telemetry import configure_logging
+from mux.telemetry import configure_logging, printable
 
 __all__ = ["command"]
 
@@ -306,7 +305,7 @@ def _junit(report: dict[str, Any]) -> ET.ElementTree[ET.Element]:
         if cell["ms"] is not None:
             item.set("time", f"{cell['ms'] / 1000:.3f}")
         if not cell["passed"]:
-            ET.SubElement(item, "failure", message=clean(_why(cell)))
+            ET.SubElement(item, "failure", message=printable(_why(cell)))
     return ET.ElementTree(suite)
 
 
@@ -329,6 +328,6 @@ def _print(report: dict[str, Any]) -> None:
         )  # fmt: skip
     console.print(table)
     for cell in [c for c in report["cells"] if not c["passed"]][:20]:
-        console.print(Text(clean(f"✗ {_key(cell)}: {_why(cell)}")))
+        console.print(Text(printable(f"✗ {_key(cell)}: {_why(cell)}")))
     if report["judge_errors"] or report["judge_cost"]:
         print(f"judges: {report['judge_errors']} errors, cost {report['judge_cost']:.4f}")

@@ -33,6 +33,7 @@ from mux.events import (
     ToolStart,
 )
 from mux.run import RunState
+from mux.telemetry import printable
 
 __all__ = ["Renderer", "renderer", "show"]
 
@@ -40,9 +41,6 @@ _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", 
 _FRAMES_PER_S = 12
 _MIN_WIDTH = 38  # narrower panes stand below each other
 _MIN_HEIGHT = 4  # a frame and two lines
-# C0 and C1 controls but the line break; a tab is two spaces, so that widths can be told.
-_PICTURES = {c: chr(0x2400 + c) for c in range(32)} | dict.fromkeys(range(0x7F, 0xA0), "\ufffd")
-_PICTURES |= {ord("\n"): "\n", ord("\t"): "  ", ord("\r"): ""}
 _GLYPHS = {
     "completed": "✓", "refused": "⊘", "failed": "✗", "cancelled": "■", "timed_out": "⏱",
     "budget_exceeded": "$", "running": "▍", "waiting": "!", "queued": "○", "pending": "○",
@@ -128,7 +126,7 @@ class Lines(_Base):
                 self.console.print(Text(f"run {event.run}: {body.status}", style="dim"))
             return
         if isinstance(body, Token | Refusal):
-            *lines, self._open[channel] = (self._open.get(channel, "") + clean(body.content)).split("\n")
+            *lines, self._open[channel] = (self._open.get(channel, "") + printable(body.content)).split("\n")
             for line in lines:
                 self._print(channel, line)
             return
@@ -172,7 +170,7 @@ def _note(event: Event, server: str | None = None) -> str:
     elif event.type in ("retry", "guardrail", "done"):
         fields = body.model_dump(exclude_none=True, exclude={"type", "output", "usage"})
         note = f"{event.type}: {_short(fields)}"
-    return clean(note.replace("\n", " "))
+    return printable(note.replace("\n", " "))
 
 
 def _custom(body: Custom) -> str:
@@ -265,7 +263,7 @@ class Panes(_Base):
         text = channel["text"] or channel.get("refusal") or channel["reasoning"]
         said = channel["text"] or channel.get("refusal")
         room = max(1, height - 2)
-        body = Text(clean(text[-width * room :]), style="" if said else "dim italic", overflow="fold")
+        body = Text(printable(text[-width * room :]), style="" if said else "dim italic", overflow="fold")
         if note := self._notes.get(channel["id"]):
             body.append(("\n" if text else "") + note, style="dim")
         lines = body.wrap(self.console, max(10, width - 4))
@@ -273,28 +271,22 @@ class Panes(_Base):
 
     def _whole(self, channel: dict[str, Any]) -> Panel:
         """The answer, as it stays."""
-        body: RenderableType = Markdown(clean(channel["text"]), hyperlinks=False)
+        body: RenderableType = Markdown(printable(channel["text"]), hyperlinks=False)
         if not channel["text"]:
             why = channel.get("refusal") or (channel.get("error") or {}).get("message") or ""
-            body = Text(clean(why), style="dim", overflow="fold")
+            body = Text(printable(why), style="dim", overflow="fold")
         return self._framed(channel, body, self.console.width, None)
 
     def _framed(self, channel: dict[str, Any], body: RenderableType, width: int, height: int | None) -> Panel:
         name, status = channel["id"], channel["status"]
         colour = colour_of(name, self._colours)
-        model = (clean(channel.get("model") or ""), "dim")
+        model = (printable(channel.get("model") or ""), "dim")
         title = Text.assemble((f"{_GLYPHS.get(status, '·')} {name}", colour), " ", model)
         return Panel(
             body, title=title, title_align="left", border_style=colour, height=height,
             subtitle=Text(_numbers(channel, width - 6, cut=name in self._cut), style="dim"),
             subtitle_align="right",
         )  # fmt: skip
-
-
-def clean(text: str) -> str:
-    """Text from models and tools without what terminals obey: an escape sequence could rewrite the screen,
-    the title or the clipboard. Line breaks stay; other control characters are shown as pictures."""
-    return text.translate(_PICTURES)
 
 
 def _numbers(channel: Mapping[str, Any], room: int, *, cut: bool) -> str:

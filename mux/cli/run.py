@@ -18,7 +18,7 @@ from mux.client import MuxClient, Run
 from mux.errors import BadRequest, MuxError, StoreError
 from mux.http.service import Service
 from mux.settings import Settings
-from mux.telemetry import configure_logging
+from mux.telemetry import configure_logging, printable
 
 __all__ = ["command", "connected"]
 
@@ -109,7 +109,7 @@ async def connected(
             await service.start()
             url = service.url
             for text in missing_folders(settings):
-                print(f"mux: {text}", file=sys.stderr)
+                print(printable(f"mux: {text}"), file=sys.stderr)
         except StoreError as e:
             await service.stop(grace_s=0)
             service = None

@@ -16,7 +16,7 @@ from mux.cli.processes import PORT_SHARED, end_with_supervisor, supervise
 from mux.errors import ConfigError
 from mux.http.service import Service, check_roles
 from mux.settings import Settings
-from mux.telemetry import configure_logging
+from mux.telemetry import configure_logging, printable
 
 __all__ = ["command"]
 
@@ -105,7 +105,7 @@ def _spare_the_collector() -> None:
 def _greet(service: Service) -> None:
     """What was loaded from where, and the address: the last line, so that it stays in sight."""
     for line in [*service.describe(), *(f"warning: {text}" for text in missing_folders(service.settings))]:
-        print(line)
+        print(printable(line))
     print(f"Mux is ready: {service.url}/", flush=True)
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from mux.cli import main
 from mux.cli.batch import _table, read_prompts
 from mux.cli.parser import parse
-from mux.cli.render import Lines, Panes, clean, show
+from mux.cli.render import Lines, Panes, show
 from mux.cli.replay import paced, read_file
 from mux.cli.run import request_from
 from mux.cli.serve import port_owner
@@ -41,6 +41,7 @@ from mux.events import (
     ToolResult,
     ToolStart,
 )
+from mux.telemetry import printable
 
 
 def recorded() -> list[Event]:
@@ -417,7 +418,7 @@ def test_a_panes_frame_shows_whole_measures_only(width: int) -> None:
 
 def test_nothing_that_a_model_or_tool_says_is_obeyed_by_the_terminal() -> None:
     evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\rover\x08"
-    assert clean(f"a{evil}\tb\nc") == "a␛]0;owned␇␛[2J\ufffd31mover␈  b\nc"
+    assert printable(f"a{evil}\tb\nc") == "a␛]0;owned␇␛[2J\ufffd31mover␈  b\nc"
     events = recorded()
     events[3] = Event("r1", 4, "a", 2, 0, Token(content=evil))
     events[4:7] = [
