@@ -232,10 +232,10 @@ class Service:
             await asyncio.to_thread(self.roster.refresh)
 
     async def _checks(self) -> Mapping[str, str]:
-        """Whether the store answers."""
+        """Whether the store answers and takes what is written."""
         try:
             async with asyncio.timeout(2.0):
-                await self.store.unfinished()
+                await self.store.check()
         except MuxError as e:
             return {"store": e.message}
         except TimeoutError:

@@ -82,6 +82,9 @@ class MemoryStore:
     async def open(self, *, url: str | None = None) -> None:
         """Nothing to do."""
 
+    async def check(self) -> None:
+        """See `Store.check`."""
+
     async def announce(self, url: str) -> None:
         """Nothing to do: no other process can find this store."""
 

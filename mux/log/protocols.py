@@ -373,6 +373,9 @@ class Store(EventLog, RunStore, Protocol):
                 known), ``store_readonly``, ``store_failed``.
         """
 
+    async def check(self) -> None:
+        """Write something and take it away again. Raises StoreError where a start would."""
+
     async def announce(self, url: str) -> None:
         """Say at which address this server answers, once it is known (a port chosen by the system)."""
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from mux.errors import StoreError
 from mux.http.service import Service
 from mux.log import open_store
 from tests.support.api import call, finished_run
 from tests.support.checker import http
-from tests.support.service import running
+from tests.support.service import running, serving
 
 
 async def test_a_body_of_very_many_wrong_entries_is_refused_soon_and_holds_nobody_up(url: str) -> None:
@@ -114,3 +115,16 @@ async def test_a_damaged_row_is_listed_and_named_and_the_others_are_whole(tmp_pa
         channel = found[runs[0]]["channels"][0]["id"]
         status, problem, _ = await call("POST", f"{url}/api/runs/{runs[1]}/channels/{channel}/retry", {})
         assert (status, problem["code"]) == (409, "run_imported"), problem
+
+
+async def test_a_full_store_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as service:
+        assert (await call("GET", f"{service.url}/readyz"))[0] == 200
+
+        async def full() -> None:
+            raise StoreError("store_full", "The disk is full.")
+
+        monkeypatch.setattr(service.store, "check", full)
+        status, body, headers = await call("GET", f"{service.url}/readyz")
+        assert (status, body["checks"]) == (503, {"store": "The disk is full."})
+        assert "retry-after" in headers

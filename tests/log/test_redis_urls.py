@@ -36,7 +36,11 @@ async def test_a_full_memory_is_said_and_keeps_nothing_of_the_batch(own: RedisSe
             with pytest.raises(StoreError) as caught:
                 await store.append("r1", fence, records("r1", 3, 1))
             assert caught.value.code == "store_full"
+            with pytest.raises(StoreError) as caught:
+                await store.check()
+            assert caught.value.code == "store_full"
             client.config_set("maxmemory", 0)
+        await store.check()
         await store.append("r1", fence, records("r1", 3, 1))
         assert await read_all(store) == records("r1", 1, 3)
 

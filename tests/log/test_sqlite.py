@@ -490,8 +490,12 @@ async def test_a_full_disk_is_said_and_loses_nothing_acknowledged(path: Path) ->
     with pytest.raises(StoreError) as caught:
         await fill()
     assert caught.value.code == "store_full"
+    with pytest.raises(StoreError) as caught:
+        await store.check()
+    assert caught.value.code == "store_full"
     assert await read_seqs(store) == list(range(1, kept + 1))
     await store._writer.submit(lambda s: s.db.execute("PRAGMA max_page_count = 10000").fetchall())
+    await store.check()
     await store.append("r1", fence, records("r1", kept + 1, 10))  # space was made: it goes on
     assert (await store.head("r1")).head == kept + 10
     await store.close()
@@ -737,3 +741,14 @@ async def test_a_damaged_row_takes_no_list_down(tmp_path: Path, field: str, text
         assert len(await store.unfinished()) == 3
     finally:
         await store.close()
+
+
+async def test_a_store_named_by_a_link_is_the_same_store(tmp_path: Path) -> None:
+    path, link = tmp_path / "mux.db", tmp_path / "other" / "link.db"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    store = await opened(path)
+    with pytest.raises(StoreError) as caught:
+        await opened(link)
+    assert caught.value.code == "store_locked"
+    await store.close()

@@ -153,6 +153,10 @@ class RedisStore:
                 store=self._target.shown, runs=len(rows),
             )  # fmt: skip
 
+    async def check(self) -> None:
+        """See `Store.check`."""
+        await self._writer.command("SET", "mux:{runs}:check", "0" * 16_384, "EX", 1)
+
     async def announce(self, url: str) -> None:
         """Say at which address this server answers, for `mux run` on the same store."""
         if self._lease is not None:

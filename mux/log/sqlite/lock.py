@@ -25,7 +25,8 @@ _guard = threading.Lock()
 
 
 def lock_path(path: Path) -> Path:
-    """The lock's file of a store's file."""
+    """The lock's file of a store's file: beside the file itself, by whatever link it was named."""
+    path = path.resolve()
     return path.with_name(path.name + ".lock")
 
 
@@ -39,7 +40,7 @@ class FileLock:
 
     def __init__(self, path: Path, *, patience_s: float = 1.0) -> None:
         self._store = path
-        self._path = lock_path(path).absolute()
+        self._path = path  # of the lock's file, once it is known where links lead
         self._patience_s = patience_s
         self._fd: int | None = None
         self._url: str | None = None
@@ -51,6 +52,7 @@ class FileLock:
             StoreError: ``store_locked``, with ``url`` and ``pid`` of the other server in ``extra``.
             OSError: the lock's file can't be written.
         """
+        self._path = lock_path(self._store)
         with _guard:
             if other := _held.get(self._path):
                 raise _locked(self._store, Holder(os.getpid(), other._url))
@@ -97,7 +99,7 @@ class FileLock:
 def read_holder(path: Path) -> Holder | None:
     """Who has the lock of this store's file; ``None`` when nobody has."""
     with _guard:
-        if own := _held.get(lock_path(path).absolute()):
+        if own := _held.get(lock_path(path)):
             return Holder(os.getpid(), own._url)
         try:
             fd = os.open(lock_path(path), os.O_RDWR | os.O_CLOEXEC)

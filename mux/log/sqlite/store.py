@@ -113,6 +113,12 @@ class SqliteStore:
         with contextlib.suppress(PermissionError):  # somebody else's file, which we may write all the same
             self.path.chmod(0o600)
 
+    async def check(self) -> None:
+        """See `Store.check`: as many pages as a start needs, in a commit of their own."""
+        put = "INSERT OR REPLACE INTO meta (key, value) VALUES ('check', hex(zeroblob(8192)))"
+        await self._writer.submit(lambda session: session.db.execute(put))
+        await self._writer.submit(lambda session: session.db.execute("DELETE FROM meta WHERE key = 'check'"))
+
     async def announce(self, url: str) -> None:
         """Say at which address this server answers, for a second one that finds the file in use."""
         await asyncio.to_thread(self._lock.announce, url)
