@@ -20,25 +20,34 @@ from tests.support.stores import records, row
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-BACKENDS = ["memory", "sqlite", "sqlite full", "redis"]
+BACKENDS = ["memory", "sqlite", "sqlite full", "redis", "redis cluster", "valkey"]
 FAR = 1 << 52
 
 
 def make_store(backend: str, folder: Path, redis: RedisServer | None = None) -> Store:
     if backend == "memory":
         return MemoryStore()
-    if backend == "redis":
-        assert redis is not None
+    if redis is not None:
         redis.empty()
         return open_store(redis.url)
     return SqliteStore(folder / "mux.db", durability="full" if "full" in backend else "normal")
 
 
+def server_for(backend: str, request: pytest.FixtureRequest) -> RedisServer | None:
+    """The server that a backend needs; started only where one does."""
+    if backend == "redis cluster":
+        nodes: list[RedisServer] = request.getfixturevalue("cluster_nodes")
+        for node in nodes:
+            node.empty()
+        return nodes[0]
+    names = {"redis": "redis_process", "valkey": "valkey_process"}
+    return request.getfixturevalue(names[backend]) if backend in names else None
+
+
 @pytest.fixture(params=BACKENDS)
-async def store(
-    request: pytest.FixtureRequest, tmp_path: Path, redis_process: RedisServer
-) -> AsyncIterator[Store]:
-    made = await asyncio.to_thread(make_store, request.param, tmp_path, redis_process)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    server = await asyncio.to_thread(server_for, request.param, request)
+    made = await asyncio.to_thread(make_store, request.param, tmp_path, server)
     await made.open(url="http://127.0.0.1:1")
     yield made
     await made.close()
@@ -159,16 +168,16 @@ async def test_concurrent_appends_to_many_runs_keep_each_in_order(store: Store) 
 
 @given(sizes=st.lists(st.integers(1, 700), min_size=1, max_size=6), data=st.data())
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("backend", ["memory", "sqlite", "redis"])
+@pytest.mark.parametrize("backend", ["memory", "sqlite", "redis", "valkey"])
 def test_any_sequence_of_batches_reads_and_trims_is_exact(
     tmp_path_factory: pytest.TempPathFactory,
-    redis_process: RedisServer,
+    request: pytest.FixtureRequest,
     backend: str,
     sizes: list[int],
     data: st.DataObject,
 ) -> None:
     async def check() -> None:
-        store = make_store(backend, tmp_path_factory.mktemp("log"), redis_process)
+        store = make_store(backend, tmp_path_factory.mktemp("log"), server_for(backend, request))
         await store.open()
         try:
             fence = await started(store)

