@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import structlog
 
-from mux.errors import StoreError
+from mux.errors import MuxError, NotFound, StoreError
 from mux.log import Head, RunQuery
+from mux.log.redis.scripts import run_key
 from mux.log.redis.store import RedisStore
 from tests.log.test_contract import read_all, started
-from tests.support.redis_server import RedisServer, opened
+from tests.support.redis_server import RedisServer, free_port, opened, redis_server
 from tests.support.relay import relay
 from tests.support.stores import records, row
 
@@ -23,6 +25,14 @@ pytestmark = [
     pytest.mark.usefixtures("no_leaks"),
     pytest.mark.allow_blocking,  # starts and kills Redis, and looks into it
 ]
+
+
+async def eventually(look: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until ``look`` finds something."""
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        await asyncio.sleep(0.02)
 
 
 # --- outages ------------------------------------------------------------------------------------------------
@@ -96,6 +106,32 @@ async def test_a_run_that_was_taken_with_a_lost_answer_is_taken_by_the_same_work
         await store.queue.offer("r1", "me")
         cut.cut_answers = 1
         assert list(await store.queue.take("w", 1)) == ["r1"]
+
+
+async def test_an_answer_that_was_cut_in_its_middle_is_asked_for_again(redis: RedisServer) -> None:
+    async with relay(redis.port) as address, opened(f"redis://127.0.0.1:{address.port}/0") as store:
+        fence = await started(store, events=500)
+        for seq in range(501, 506):
+            address.half_answers = 1
+            await store.append("r1", fence, records("r1", seq, 1))
+            address.half_answers = 1
+            page = await store.read("r1", 0, limit=10_000)
+            assert [r.seq for r in page.records] == list(range(1, seq + 1))
+
+
+async def test_a_half_open_connection_is_given_up_and_made_anew(redis: RedisServer) -> None:
+    async with (
+        relay(redis.port) as address,
+        opened(f"redis://127.0.0.1:{address.port}/0", answer_s=0.5) as store,
+    ):
+        fence = await started(store, events=2)
+        address.held = True
+        appending = asyncio.create_task(store.append("r1", fence, records("r1", 3, 1)))
+        await asyncio.sleep(1.0)
+        assert not appending.done()
+        address.held = False  # for the connections that are made from now on
+        await appending
+        assert await read_all(store) == records("r1", 1, 3)
 
 
 async def test_a_redis_that_hangs_is_given_up_and_connected_to_again(own: RedisServer) -> None:
@@ -227,6 +263,48 @@ async def test_a_tail_lost_of_a_run_that_writes_nothing_is_noticed_at_the_reconn
         fence = await store.claim("r1", "me")
         await store.append("r1", fence, records("r1", 6, 1))
         assert await store.head("r1") == Head(2, 1, 6)
+
+
+async def test_after_a_failover_to_a_replica_that_lost_the_tail_the_run_has_a_new_epoch(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    with redis_server(tmp_path, appendonly="yes", replicaof=f"127.0.0.1 {redis.port}") as replica:
+        async with relay(redis.port) as address, opened(f"redis://127.0.0.1:{address.port}/0") as store:
+            fence = await started(store, events=5)
+            other = await started(store, "r2", events=5)
+            with contextlib.closing(replica.client()) as client:
+                await eventually(
+                    lambda: all(client.exists(run_key(run)[:-3] + "log") for run in ("r1", "r2"))
+                )
+                client.replicaof("127.0.0.1", free_port())  # it hears nothing any more
+                await store.append("r1", fence, records("r1", 6, 3))
+                client.replicaof("NO", "ONE")
+            address.target = replica.port
+            address.cut_all()
+            with pytest.raises(StoreError) as caught:
+                await store.append("r1", fence, records("r1", 9, 1))
+            assert not caught.value.retryable
+            assert await store.head("r1") == Head(2, 1, 5)
+            await store.append("r2", other, records("r2", 6, 1))  # of this one nothing was lost
+            assert await store.head("r2") == Head(1, 1, 6)
+            fence = await store.claim("r1", "me")
+            await store.append("r1", fence, records("r1", 6, 1))
+            assert await read_all(store) == records("r1", 1, 6)
+
+
+async def test_a_redis_that_comes_back_empty_is_told_run_by_run(snapshots: RedisServer) -> None:
+    async with opened(snapshots.url) as store:
+        fence = await started(store, events=5)
+        snapshots.kill()
+        (snapshots.folder / "dump.rdb").unlink(missing_ok=True)
+        await asyncio.to_thread(snapshots.start)
+        with pytest.raises(MuxError) as caught:
+            await store.append("r1", fence, records("r1", 6, 1))
+        assert caught.value.code in ("run_not_found", "run_taken_over"), caught.value.code
+        with pytest.raises(NotFound):
+            await store.get("r1")
+        await started(store, "r2", events=2)
+        assert await read_all(store, "r2") == records("r2", 1, 2)
 
 
 async def test_what_is_appended_while_runs_are_checked_is_not_taken_for_lost(redis: RedisServer) -> None:

@@ -17,19 +17,24 @@ class Relay:
         cut_answers: how many answers more are dropped, each with its connection, after the request was
             delivered.
         requests: how many writes of clients went through.
+        target: the port that new connections go to.
+        half_answers: how many answers more are cut in their middle.
+        held: nothing passes any more, and nobody is told: a half-open connection.
     """
 
     def __init__(self, target: int) -> None:
         self.port = 0
         self.cut_answers = 0
         self.requests = 0
-        self._target = target
+        self.target = target
+        self.half_answers = 0
+        self.held = False
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         try:
-            upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self._target)
+            upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.close()
             return
@@ -49,6 +54,8 @@ class Relay:
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):
             self.requests += 1
+            if self.held:
+                continue
             writer.write(data)
             await writer.drain()
 
@@ -57,6 +64,13 @@ class Relay:
             if self.cut_answers > 0:
                 self.cut_answers -= 1
                 return
+            if self.half_answers > 0:
+                self.half_answers -= 1
+                writer.write(data[: len(data) // 2])
+                await writer.drain()
+                return
+            if self.held:
+                continue
             writer.write(data)
             await writer.drain()
 

@@ -129,7 +129,9 @@ async def agent(ctx):
 """
 
 
-def write_home(home: Path, model_url: str = "http://127.0.0.1:9/v1", more: str = "") -> Path:
+def write_home(
+    home: Path, model_url: str = "http://127.0.0.1:9/v1", more: str = "", effects: Path | None = None
+) -> Path:
     """Agents and ``mux.toml`` in a server's home; the tools' effects go to the file that is returned.
     The agent ``gate`` waits until there is a file ``gate``.
 
@@ -137,8 +139,9 @@ def write_home(home: Path, model_url: str = "http://127.0.0.1:9/v1", more: str =
         home: the folder.
         model_url: where `script` is served.
         more: more of ``mux.toml``.
+        effects: another file for the tools' effects, which several servers share.
     """
-    effects = home / "effects"
+    effects = effects or home / "effects"
     folder = home / "agents"
     folder.mkdir(parents=True)
     (folder / "worker.py").write_text(_WORKER.format(effects=str(effects)).lstrip())
