@@ -119,6 +119,24 @@ async def test_the_driver_of_a_run_is_not_told_what_it_appended_itself(redis: Re
         assert mine.records == []
 
 
+@pytest.mark.parametrize("follows", [True, False])
+async def test_a_former_driver_of_a_run_hears_what_its_new_one_appends(
+    redis: RedisServer, follows: bool
+) -> None:
+    """It has not noticed that its claim is gone, and its viewers come from the new driver, or go on here."""
+    async with opened(redis.url) as former, opened(redis.url) as driver:
+        await started(former, events=3)
+        follower = Follower()
+        if follows:
+            await former.follow("r1", follower.publish)
+        fence = await driver.claim("r1", "another")
+        await driver.append("r1", fence, records("r1", 4, 2))
+        if follows:
+            await eventually(lambda: asyncio.sleep(0, follower.records and follower.records[-1].seq == 5))
+            assert [r.seq for r in follower.records] == [4, 5]
+        assert (await former.head("r1")).head == 5
+
+
 async def test_what_was_published_while_the_subscription_was_cut_shows_as_a_gap(redis: RedisServer) -> None:
     async with (
         relay(redis.port) as cut,

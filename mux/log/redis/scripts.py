@@ -68,7 +68,7 @@ if tonumber(ARGV[2]) ~= s[2] + 1 then
 end
 for i = 5, #ARGV, 2 do
   call('XADD', log, ARGV[i]..'-0', 'd', ARGV[i + 1])
-  call('PUBLISH', P..'tail', s[3]..' '..ARGV[i]..' '..ARGV[i + 1])
+  call('PUBLISH', P..'tail', s[3]..' '..ARGV[i]..' '..s[1]..' '..ARGV[i + 1])
 end
 call('HSET', key, 'head', ARGV[3])
 call('HINCRBY', key, 'bytes', ARGV[4])
@@ -80,7 +80,7 @@ _LOST = """
 if call('EXISTS', key) == 0 then return {'missing'} end
 local epoch = call('HINCRBY', key, 'epoch', 1)
 call('HINCRBY', key, 'fence', 1)
-call('PUBLISH', P..'tail', epoch..' 0 ')
+call('PUBLISH', P..'tail', epoch..' 0 0 ')
 return {'ok', epoch}
 """
 
@@ -158,7 +158,7 @@ local r = row()
 if ARGV[1] == '1' and not (FINAL[r[3]] and r[8] == 'false') then return {'kept'} end
 local convs = call('SMEMBERS', P..'convs')
 call('UNLINK', key, P..'log', P..'text', P..'convs', P..'commands', P..'answers')
-call('PUBLISH', P..'tail', '0 0 ')
+call('PUBLISH', P..'tail', '0 0 0 ')
 return {'ok', r, number, convs}
 """
 

@@ -97,7 +97,7 @@ class RedisStore:
         self._heads = Heads()
         self._lost: set[str] = set()  # runs whose end Redis lost, until somebody takes them over
         self._followed: dict[str, Publish] = {}
-        self._own: set[str] = set()  # runs that this process appends to: it publishes these itself
+        self._own: dict[str, int] = {}  # run → fence of its claim here; this process publishes these itself
         self._tasks: set[asyncio.Task[None]] = set()
         self._writer = Link(self._target, outage_s=outage_s, answer_s=answer_s, what="writes")
         self._reader = Link(self._target, outage_s=min(_READ_S, outage_s), answer_s=answer_s, what="reads")
@@ -118,7 +118,7 @@ class RedisStore:
             await self._mark_open(server)
             self._lease = Lease(
                 self._target, cluster=server.cluster, worker=self._worker, ttl_s=self._lease_s,
-                lost=self.queue.lose,
+                lost=self._lose_all,
             )  # fmt: skip
             await self._lease.start(url)
             self._tail = Tail(self._reader.client)
@@ -216,10 +216,9 @@ class RedisStore:
             if answer[0] == b"ok" and records:
                 self._heads.set(run, _head_of(answer[1:]))
 
-        self._own.add(run)
         answer = await self._write("append", run, fence, *bounds, done=done)
         if answer[0] == b"fenced":
-            self._own.discard(run)
+            self._disown(run)
             check_append(run, int(answer[1]), 0, fence, ())
         if answer[0] == b"seq":
             await self._check_loss(run, self._heads.get(run), int(answer[1]))
@@ -292,9 +291,10 @@ class RedisStore:
     async def head(self, run: str) -> Head:
         """See `EventLog.head`.
 
-        Of a run that another process appends to, what was published may be behind what a viewer saw there.
+        Of a run that another process appends to, or may append to unheard, what is known here may be behind
+        what a viewer saw there.
         """
-        known = self._heads.get(run) if run in self._own else None
+        known = self._heads.get(run) if run in self._own and run in self._followed else None
         return known if known is not None else _head_of((await self._read("head", run))[1:])
 
     async def wait(self, run: str, after: int, timeout_s: float) -> Head:
@@ -329,7 +329,9 @@ class RedisStore:
         if message is None:  # subscribed from now on: what there is already may not have been published
             self._spawn(self._catch_up(run))
             return
-        epoch, last, chunk = message.split(b" ", 2)
+        epoch, last, fence, chunk = message.split(b" ", 3)
+        if int(fence) > self._own.get(run, 1 << 53):
+            self._disown(run)  # somebody else claimed it since
         if last == b"0":  # it was deleted, or lost its end
             self._heads.forget(run)
             publish(run, None, ())
@@ -427,7 +429,7 @@ class RedisStore:
                 "index", INDEX, int(number), row.created, run, len(added), *added, *removed
             )
         if final:
-            self._own.discard(run)
+            self._own.pop(run, None)
         return row
 
     async def list(self, query: RunQuery) -> RunPage:
@@ -448,7 +450,7 @@ class RedisStore:
             return False
         _, values, number, convs = answer
         row = row_of(run, values)
-        self._own.discard(run)
+        self._own.pop(run, None)
         await asyncio.gather(
             self._writer.call("index", INDEX, int(number), row.created, run, 0, *places_of(row)),
             *(self._writer.call("unremember", _conv(name.decode()), int(number)) for name in convs),
@@ -472,8 +474,19 @@ class RedisStore:
         """See `RunStore.claim`."""
         fence = int((await self._write("claim", run, self._worker))[1])
         self._lost.discard(run)
-        self._own.add(run)
+        self._own[run] = fence
         return fence
+
+    def _disown(self, run: str) -> None:
+        """Another process appends to it now: what is known of it here is no longer all there is."""
+        if self._own.pop(run, None) is not None:
+            self._heads.forget(run)
+
+    def _lose_all(self) -> None:
+        """The lease ended while this process was away."""
+        for run in list(self._own):
+            self._disown(run)
+        self.queue.lose()
 
     async def index_text(self, run: str, channel: str | None, text: str) -> None:
         """See `RunStore.index_text`."""
