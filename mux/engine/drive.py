@@ -134,6 +134,8 @@ class Drive:
         state = self.machine.state
         recovered = any(c.attempt for c in state.channels.values())
         self._log.info("run started", channels=len(state.channels), recovered=recovered)
+        if recovered:
+            self._site.metrics.taken_over()
         self._meter.start()
         elapsed_s = (state.last_ts - state.first_ts) / 1000 if recovered else 0.0
         longest = self._site.settings.limits.run_timeout_s
@@ -281,6 +283,7 @@ class Drive:
             output_tokens=done.usage.output_tokens if done.usage else None,
             error=state.error.code if state.error else None,
         )
+        self._site.metrics.channel_ended(state)
         if text := state.output():
             self._tasks.spawn(self._index(channel, text))
 
@@ -311,6 +314,7 @@ class Drive:
         state = self.machine.state
         assert state.finished is not None
         self._log.info("run finished", status=state.finished.status, duration_ms=state.finished.duration_ms)
+        self._site.metrics.run_ended(state.finished.status, state.finished.duration_ms)
         error: MuxError | None = None
         try:
             self.row = await self._site.store.update(

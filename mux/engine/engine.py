@@ -20,6 +20,7 @@ from mux.engine.tasks import Tasks
 from mux.engine.worker import Worker
 from mux.errors import Conflict
 from mux.log.protocols import FINAL, RunPage, RunQuery, RunRow, Store
+from mux.metrics import Metrics
 from mux.requests import AddChannel, ApprovalAnswer, CancelMode, PatchRun, StartRequest, SteerRequest
 from mux.settings import Settings
 from mux.telemetry import get_logger
@@ -56,6 +57,7 @@ class Engine:
         clock: Clock | None = None,
         role: Role = "all",
         times: Times | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         name = f"{socket.gethostname()}-{os.getpid()}"
         run_clock: Callable[[], Clock] = steady if clock is None else lambda: clock
@@ -68,6 +70,7 @@ class Engine:
             run_clock,
             name,
             times or Times(),
+            metrics or Metrics(),
             get_logger(),
         )
         stored = Stored(store)

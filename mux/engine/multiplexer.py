@@ -13,6 +13,7 @@ held back; the others go on.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -86,10 +87,19 @@ class Multiplexer:
         store: where records are appended.
         publish: called with what was appended; without a head when a run was lost, so that its viewers look
             for themselves. Must not block or raise.
+        appended: told how many seconds each append took.
         through: puts operators between the merge and the runs.
     """
 
-    def __init__(self, store: Store, publish: Publish, *, through: Through[Key, Item] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        publish: Publish,
+        *,
+        appended: Callable[[float], None] = lambda _: None,
+        through: Through[Key, Item] | None = None,
+    ) -> None:
+        self._appended_in = appended
         self._store = store
         self._publish = publish
         self._through = through
@@ -221,10 +231,12 @@ class Multiplexer:
             if not together:
                 return
             batches = [_batch(place, turn) for place, turn in together if turn.records]
+            began = time.perf_counter()
             outcomes = self._store.append_now(batches) if batches else ()
             if outcomes is None:
                 self._append_later(together)
                 return
+            self._appended_in(time.perf_counter() - began)
             errors = iter(outcomes)
             for place, turn in together:
                 self._settle(place, turn, next(errors) if turn.records else None)
@@ -247,11 +259,14 @@ class Multiplexer:
             if turn.ended:
                 await place.driven.keep(turn.ended)
         batches = [_batch(place, turn) for place, turn in together if turn.records]
+        began = time.perf_counter()
         try:
             errors = iter(await self._store.append_many(batches) if batches else ())
         except Exception as e:  # noqa: BLE001 - whatever a store raises, each of its runs is told
             failure = e if isinstance(e, MuxError) else StoreError("store_failed", f"{type(e).__name__}.")
             errors = iter([failure] * len(batches))
+        else:
+            self._appended_in(time.perf_counter() - began)
         for place, turn in together:
             error = next(errors) if turn.records else None
             if _passes(error):

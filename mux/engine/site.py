@@ -12,6 +12,7 @@ from mux.agent import Agent, Guard
 from mux.clock import Clock
 from mux.engine.plan import RosterLike
 from mux.log.protocols import Store
+from mux.metrics import Metrics
 from mux.settings import Settings
 
 __all__ = ["GuardFor", "Site", "Times"]
@@ -59,4 +60,5 @@ class Site:
     run_clock: Callable[[], Clock]
     name: str
     times: Times
+    metrics: Metrics
     log: structlog.typing.FilteringBoundLogger

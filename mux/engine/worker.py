@@ -38,7 +38,7 @@ class Worker:
     """
 
     def __init__(self, site: Site, stored: Stored, publish: Publish) -> None:
-        self.multiplexer = Multiplexer(site.store, publish)
+        self.multiplexer = Multiplexer(site.store, publish, appended=site.metrics.appended)
         self._publish = publish
         self._site = site
         self._stored = stored

@@ -9,6 +9,7 @@ from mux.http.models import Health, Readiness
 from mux.http.replies import reply
 from mux.http.routes import Answer, Route
 from mux.http.state import API
+from mux.metrics import MEDIA_TYPE, counter, gauge
 
 __all__ = ["ROUTES"]
 
@@ -29,27 +30,30 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     return reply({"status": "ready", "checks": {}})
 
 
-_GAUGES = (  # name, member of `Engine.stats`, what it is
-    ("mux_runs_running", "running", "Runs that have a slot."),
-    ("mux_runs_queued", "queued", "Runs that wait for a slot."),
-    ("mux_channels_running", "channels", "Channels whose agent runs."),
-    ("mux_accepting", "accepting", "Whether new runs are taken."),
-)
-
-
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """``GET /metrics``, in Prometheus' text format 0.0.4: how much there is to do now."""
+    """``GET /metrics``, in Prometheus' text format 0.0.4."""
     api = request.app[API]
     stats = await api.engine.stats()
-    gauges = [(name, int(stats[member]), about) for name, member, about in _GAUGES]
-    gauges.append(("mux_streams_open", api.hub.count, "Open streams."))
-    gauges.append(
-        ("mux_streams_limit", api.hub.max_viewers, "Streams that may be open (limits.max_viewers).")
-    )
-    lines = [f"# HELP {name} {about}\n# TYPE {name} gauge\n{name} {value}\n" for name, value, about in gauges]
+    now = [
+        gauge("mux_runs_running", "Runs that have a slot.", stats["running"]),
+        gauge("mux_runs_queued", "Runs that wait for a slot.", stats["queued"]),
+        gauge("mux_channels_running", "Channels whose agent runs.", stats["channels"]),
+        gauge("mux_accepting", "Whether new runs are taken.", stats["accepting"]),
+        gauge("mux_streams_open", "Open streams.", api.hub.count),
+        gauge("mux_streams_limit", "Streams that may be open (limits.max_viewers).", api.hub.max_viewers),
+        gauge("mux_viewer_lag_events", "Events that the slowest viewer is behind.", api.hub.lag()),
+        counter(
+            "mux_provider_errors", "Requests that an endpoint failed, by the error's code.",
+            ("provider", "code"), api.providers.errors(),
+        ),
+        counter(
+            "mux_provider_circuit_opened", "How often an endpoint was not asked any more for a while.",
+            ("provider",), {(name,): count for name, count in api.providers.opened().items()},
+        ),
+    ]  # fmt: skip
     return web.Response(
-        body="".join(lines).encode(),
-        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8", "Cache-Control": "no-store"},
+        body=api.metrics.text(now),
+        headers={"Content-Type": MEDIA_TYPE, "Cache-Control": "no-store"},
     )
 
 

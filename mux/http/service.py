@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from mux._paths import bundled
 from mux.agent import Agent, Guard
 from mux.engine import Engine
 from mux.errors import ConfigError, MuxError
+from mux.events import Record
 from mux.guardrails import Rules
 from mux.http.app import build_app
 from mux.http.security import check_address
@@ -23,7 +24,8 @@ from mux.http.state import Api
 from mux.llm.providers import Providers
 from mux.llm.rehearsal import RehearsalModel
 from mux.llm.setup import LlmRuntime
-from mux.log import Store, open_store
+from mux.log import Head, Store, open_store
+from mux.metrics import Metrics
 from mux.roster import Roster
 from mux.run import TERMINAL
 from mux.settings import Settings
@@ -88,6 +90,7 @@ class Service:
         self._hurry = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._roster_checked = 0.0
+        self._metrics = Metrics()
 
     @property
     def parts(self) -> _Parts:
@@ -148,10 +151,12 @@ class Service:
             self.store,
             self.roster,
             guard_for=self._guard,
-            publish=self._hub.publish,
+            publish=self._publish,
+            metrics=self._metrics,
             role=self.settings.role,
         )
         await self.parts.tools.start()
+        self._metrics.start()
         await self._engine.start()
         await self._serve()
         get_logger().info("serving", url=self.url, store=self.store.info.url)
@@ -165,6 +170,7 @@ class Service:
             providers=self.parts.providers,
             checks=self._checks,
             refresh=self._refresh_roster,
+            metrics=self._metrics,
         )
         app = await asyncio.to_thread(build_app, api)  # lists the dashboard's folder
         self._runner = Runner(
@@ -193,6 +199,7 @@ class Service:
         await asyncio.shield(self._stopping)
 
     async def _stop(self, grace_s: float) -> None:
+        self._metrics.stop()
         if self._hub is not None:
             self._hub.drain()
         if self._engine is not None:
@@ -215,6 +222,10 @@ class Service:
         get_logger().info("stopped")
 
     # --- what the parts need of each other ---------------------------------------------------------------
+
+    def _publish(self, run: str, head: Head | None, records: Sequence[Record]) -> None:
+        self._metrics.published(records)
+        self.hub.publish(run, head, records)
 
     def _guard(self, agent: Agent, run: str, channel: str) -> Guard:
         rules = self.parts.rules.with_agent(getattr(agent, "guardrails", None) or ())

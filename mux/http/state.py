@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from mux.log.protocols import RunPage, RunQuery, RunRow
+from mux.metrics import Metrics
 from mux.requests import AddChannel, ApprovalAnswer, CancelMode, PatchRun, StartRequest, SteerRequest
 from mux.settings import Settings
 from mux.viewers import Hub
@@ -96,6 +97,10 @@ class ProvidersLike(Protocol):
 
     async def offers(self) -> list[dict[str, Any]]: ...
 
+    def errors(self) -> Mapping[tuple[str, ...], int]: ...
+
+    def opened(self) -> Mapping[str, int]: ...
+
 
 async def _no_checks() -> Mapping[str, str]:
     return {}
@@ -123,6 +128,7 @@ class Api:
     checks: Callable[[], Awaitable[Mapping[str, str]]] = _no_checks
     refresh: Callable[[], Awaitable[None]] = _no_refresh
     extra_hosts: tuple[str, ...] = field(default=())
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 API: web.AppKey[Api] = web.AppKey("api", Api)

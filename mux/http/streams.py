@@ -222,6 +222,7 @@ async def _send(
         sink.abort()
         return response
     if reason == "slow":
+        api.metrics.viewer_dropped()
         get_logger().warning(
             "viewer_dropped", reason="slow", cursor=viewer.cursor, timeout_s=api.hub.write_timeout_s
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from mux.errors import UpstreamError
@@ -49,6 +50,8 @@ class Circuit:
         self._open_until: float | None = None
         self._probing = False
         self._last = ""
+        self.opened = 0  # how often
+        self.errors: Counter[str] = Counter()  # requests that failed, by the error's code
 
     @property
     def state(self) -> str:
@@ -99,6 +102,7 @@ class Circuit:
 
     def failed(self, error: UpstreamError, *, probe: bool) -> None:
         """A request failed."""
+        self.errors[error.code] += 1
         if probe:
             self._probing = False
         if error.code not in _COUNTED:
@@ -115,4 +119,5 @@ class Circuit:
         self._failures.append((now, error.code))
         if len(self._failures) >= self._threshold and self._open_until is None:
             self._open_until = now + self._open_s
+            self.opened += 1
             self._failures.clear()

@@ -98,9 +98,17 @@ class Providers:
             spec = f"{name}:{provider.models[0]}"  # as `model` reads it
         return self._settings.prices.get(spec)
 
-    def states(self) -> dict[str, str]:
-        """The circuit of each endpoint in use: ``closed``, ``open`` or ``half_open``."""
-        return {name: model.circuit.state for name, model in self._models.items()}
+    def opened(self) -> dict[str, int]:
+        """How often the circuit of each endpoint in use opened."""
+        return {name: model.circuit.opened for name, model in self._models.items()}
+
+    def errors(self) -> dict[tuple[str, ...], int]:
+        """Requests that failed, by endpoint and the error's code."""
+        return {
+            (name, code): count
+            for name, model in self._models.items()
+            for code, count in model.circuit.errors.items()
+        }
 
     async def offers(self) -> list[dict[str, Any]]:
         """The models that can be used now: ``{id, provider, name, context?, price?, available, error?}``.

@@ -423,6 +423,10 @@ class Hub:
         """How many viewers are open."""
         return len(self._viewers)
 
+    def lag(self) -> int:
+        """How many events the viewer is behind that is furthest behind."""
+        return max((leg.ring.head - leg.pos for v in self._viewers.values() for leg in v.legs), default=0)
+
     def rows(self) -> Iterator[dict[str, object]]:
         """The open viewers as ``GET /api/viewers`` shows them; to be read in one turn of the loop."""
         now = self.loop.time()

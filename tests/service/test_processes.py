@@ -86,7 +86,7 @@ async def driver_of(servers: list[Server], run: str) -> Server:
         for server in servers:
             async with http("GET", f"{server.url}/metrics") as response:
                 text = (await response.body()).decode()
-            if "mux_channels_running 1\n" in text:
+            if "mux_channels_running 1.0\n" in text:
                 found.append(server)
         return bool(found)
 
