@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 import structlog
 
-__all__ = ["configure_logging", "get_logger", "printable", "redact_secrets", "register_secret"]
+__all__ = ["configure_logging", "get_logger", "printable", "redact_secrets", "register_secret", "secrets_in"]
 
 _MASK = "[secret]"
 _MIN_SECRET = 8  # shorter values are more likely words than keys, and would mask the text around them
 _secrets: set[str] = set()
+# names of values that are secret; others ("production", "en") are words that a log may hold
+_SECRET_NAME = re.compile(r"key|token|secret|passw|auth|credential", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{1,30}://[^\s\"'<>]{1,2000}", re.IGNORECASE)
 _LONGEST = 2_000  # characters of a library's message: longer ones carry bodies
 _A_MINUTE = 30  # lines of one library
 # C0 and C1 controls but the line break; a tab is two spaces, so that widths can be told.
@@ -32,6 +37,19 @@ def register_secret(value: str | None) -> None:
     """Never let this value reach a log line or an error message from now on."""
     if value and len(value) >= _MIN_SECRET:
         _secrets.add(value)
+
+
+def secrets_in(name: str, value: str) -> Iterator[str]:
+    """What of a value must not be shown: all where its name says so, passwords and keys in addresses."""
+    if _SECRET_NAME.search(name):
+        yield value
+    for address in _ADDRESS.findall(value):
+        try:
+            parts = urlsplit(address)
+            found = [parts.password, *(v for k, v in parse_qsl(parts.query) if _SECRET_NAME.search(k))]
+        except ValueError:  # no address after all
+            continue
+        yield from filter(None, found)
 
 
 def redact_secrets(text: str) -> str:

@@ -12,11 +12,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mux.adapters.formats import FORMATS, FormatName
-from mux.adapters.process import Program, environment, running
 from mux.adapters.turns import Turns
 from mux.agent import AgentContext, Budget, Draft, Outcome
 from mux.errors import AgentError, MuxError
 from mux.events import Custom
+from mux.process import Program, environment, running
 
 __all__ = ["CommandAgent", "refuse"]
 

@@ -3,50 +3,43 @@
 from __future__ import annotations
 
 import argparse
-from urllib.parse import urlsplit
+import json
+from typing import Any
 
 from mux.cli.parser import settings_from
-from mux.settings import McpServer
+from mux.telemetry import secrets_in
+from mux.tools.mcp_link import written_secrets
 
 __all__ = ["command"]
+
+_HIDDEN = "…"
 
 
 def command(args: argparse.Namespace) -> int:
     """Print the merged settings as JSON, with the file that they were read from."""
     settings = settings_from(args)
-    shown = {
-        name: provider.model_copy(update={"base_url": _bare(provider.base_url)})
-        for name, provider in settings.providers.items()
-    }
-    store = settings.store
-    if store is not None and "://" in store and not store.startswith("sqlite:"):
-        store = _bare(store)
-    search = settings.web_search
-    if search.url is not None:
-        search = search.model_copy(update={"url": _bare(search.url)})
-    settings = settings.model_copy(
-        update={
-            "providers": shown,
-            "store": store,
-            "mcp": {name: _quiet(server) for name, server in settings.mcp.items()},
-            "web_search": search,
-        }
-    )
-    print(settings.model_dump_json(indent=2, exclude_none=True))
+    shown = settings.model_dump(mode="json", exclude_none=True)
+    for name, server in settings.mcp.items():
+        secrets = list(filter(None, written_secrets(server)))
+        shown["mcp"][name]["command"] = [_without(part, secrets) for part in server.command or ()]
+        shown["mcp"][name]["env"] = dict.fromkeys(server.env, _HIDDEN)  # what its secrets are passed in
+    print(json.dumps(_quiet("", shown), indent=2, ensure_ascii=False))
     return 0
 
 
-def _quiet(server: McpServer) -> McpServer:
-    """A tool server without the values that it is given: they are what its secrets are passed in."""
-    return server.model_copy(
-        update={
-            "env": dict.fromkeys(server.env, "…"),
-            "url": None if server.url is None else _bare(server.url),
-        }
-    )
+def _quiet(name: str, value: Any) -> Any:
+    """The value without what may be secret in it; names of variables are none."""
+    if isinstance(value, dict):
+        plain = name.endswith("_env")  # what it holds are names
+        return {k: _quiet(name if plain else k, v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_quiet(name, v) for v in value]
+    if isinstance(value, str) and not name.endswith(("_env", "env_from")):
+        return _without(value, secrets_in(name, value))
+    return value
 
 
-def _bare(url: str) -> str:
-    """An address without what may be secret in it: name and password, and the query."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+def _without(text: str, secrets: Any) -> str:
+    for secret in secrets:
+        text = text.replace(secret, _HIDDEN)
+    return text

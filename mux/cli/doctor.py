@@ -24,7 +24,7 @@ from mux.llm.rehearsal import RehearsalModel
 from mux.log import open_store, store_holder
 from mux.settings import Settings
 from mux.telemetry import configure_logging, printable
-from mux.tools.mcp_agents import mcp_problem
+from mux.tools.mcp_link import mcp_problem
 
 __all__ = ["command"]
 

@@ -294,7 +294,7 @@ def _agents(settings: Settings) -> tuple[Providers, ToolResources, Roster]:
     providers = Providers(settings)
     providers.register("rehearsal", RehearsalModel())
     tools = ToolResources(settings)
-    runtime = LlmRuntime(providers, tools.toolbox, settings, mcp_tools=tools.mcp_tools)
+    runtime = LlmRuntime(providers, tools.toolbox, settings, servers=tools)
     dirs = [Path("agents"), *settings.agents]
     return providers, tools, Roster(dirs, runtime, builtin=bundled("agents"))
 

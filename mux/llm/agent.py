@@ -10,9 +10,9 @@ from typing import Any, Literal, cast
 
 from mux.agent import AgentContext, Budget, Draft
 from mux.errors import AgentError, ConfigError
-from mux.events import Custom
+from mux.events import Custom, Phase
 from mux.llm.loop import Loop
-from mux.llm.setup import LlmRuntime, McpTools, Setup
+from mux.llm.setup import LlmRuntime, Setup, ToolServersLike
 from mux.settings import GuardrailRule, McpServer, Price, Provider
 from mux.tools.base import Tool
 from mux.tools.decorator import tool
@@ -127,13 +127,24 @@ class LlmAgent:
             ConfigError: ``model_unknown``: the request names a model that does not exist.
             AgentError: ``agent_unbound``: the agent was not loaded by a roster.
         """
-        if self.mcp and self.runtime is not None and self.runtime.mcp_tools is not None:
-            return self._with_servers(ctx, self.runtime.mcp_tools)
+        servers = self.runtime.servers if self.runtime is not None else None
+        if servers is not None and ((missing := servers.missing(self._named(ctx))) or self.mcp):
+            return self._with_servers(ctx, servers, missing)
         return Loop(ctx, self.setup(ctx)).run()
 
-    async def _with_servers(self, ctx: AgentContext, connect: McpTools) -> AsyncIterator[Draft]:
-        """The same, when the agent's own tool servers are connected (or known not to be)."""
-        tools, problems = await connect(self.mcp)
+    def _named(self, ctx: AgentContext) -> Iterator[str]:
+        """Tools that it uses by name, or by pattern."""
+        for name in self.tools:
+            if isinstance(name, str) and (ctx.tools is None or is_pattern(name) or name in ctx.tools):
+                yield name
+
+    async def _with_servers(
+        self, ctx: AgentContext, servers: ToolServersLike, missing: Sequence[str]
+    ) -> AsyncIterator[Draft]:
+        """The same, when its tool servers are connected (or known not to be)."""
+        if missing:
+            yield Phase(phase="waiting")
+        tools, problems = await servers.connect(self.mcp, missing)
         for problem in problems:
             ctx.log.warning("mcp server of an agent is away", agent=self.name, problem=problem)
             yield Custom(name="progress", value={"message": problem})

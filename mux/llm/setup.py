@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from mux.events import Usage
 from mux.llm.calls import RunTool
@@ -15,11 +15,27 @@ from mux.settings import McpServer, Price, Provider, Settings
 from mux.tools.base import Tool
 from mux.tools.runtime import run_tool
 
-__all__ = ["LlmRuntime", "McpTools", "ProvidersLike", "Setup", "ToolboxLike"]
+__all__ = ["LlmRuntime", "ProvidersLike", "Setup", "ToolServersLike", "ToolboxLike"]
 
 
-# Servers by name → their tools, and a sentence for each server that can't be used now.
-McpTools: TypeAlias = Callable[[Mapping[str, McpServer]], Awaitable[tuple[Sequence[Tool], Sequence[str]]]]
+class ToolServersLike(Protocol):
+    """What an agent asks of the tool servers (MCP), its own and those that are configured for all."""
+
+    def missing(self, names: Iterable[str]) -> Sequence[str]:
+        """The servers for all whose tools may be among these names or patterns, and that are not there."""
+
+    async def connect(
+        self, own: Mapping[str, McpServer], missing: Sequence[str]
+    ) -> tuple[Sequence[Tool], Sequence[str]]:
+        """Wait, for a bounded time, until servers can be used.
+
+        Args:
+            own: an agent's own, started when they are first asked for.
+            missing: of those for all.
+
+        Returns:
+            The tools of ``own``, and a sentence for each server that can't be used now.
+        """
 
 
 class ProvidersLike(Protocol):
@@ -52,7 +68,7 @@ class LlmRuntime:
         toolbox: the tools that exist now; asked at the start of each channel, since MCP servers come and go.
         settings: the default model and the limits.
         run_tool: runs one validated call.
-        mcp_tools: connects an agent's own tool servers; see `McpTools`.
+        servers: the tool servers.
         sleep, roll: waiting and jitter of retries, replaced in tests.
     """
 
@@ -60,7 +76,7 @@ class LlmRuntime:
     toolbox: Callable[[], ToolboxLike]
     settings: Settings
     run_tool: RunTool = run_tool
-    mcp_tools: McpTools | None = None
+    servers: ToolServersLike | None = None
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
     roll: Callable[[], float] = random.random
 

@@ -21,7 +21,7 @@ from mux.llm.setup import LlmRuntime
 from mux.roster.markdown import read_markdown
 from mux.roster.python import forget, read_python
 from mux.tools.base import Tool
-from mux.tools.mcp_agents import mcp_problem
+from mux.tools.mcp_link import mcp_problem
 
 __all__ = ["PLAIN", "Problem", "Roster"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mux.net import Net
@@ -14,7 +15,7 @@ from mux.tools.documents import document_tools
 from mux.tools.fetch import fetch_tool
 from mux.tools.index import DocumentIndex
 from mux.tools.mcp import McpManager
-from mux.tools.mcp_agents import AgentServers
+from mux.tools.mcp_agents import CONNECT_S, AgentServers, cannot_be_used
 from mux.tools.roots import Roots
 from mux.tools.runtime import Toolbox
 from mux.tools.sandbox import Sandbox, sandbox_tool
@@ -62,13 +63,24 @@ class ToolResources:
         """Begin to connect the MCP servers, in the background."""
         await self._mcp.start()
 
-    async def mcp_tools(self, servers: Mapping[str, McpServer]) -> tuple[list[Tool], list[str]]:
-        """The tools of an agent's own MCP servers, which are started when they are first asked for.
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """The configured MCP servers whose tools may be among these, and that are not there (yet)."""
+        states = self._mcp.states()
+        return [name for name in self._mcp.bringing(names) if states[name][0] != "ready"]
+
+    async def connect(
+        self, own: Mapping[str, McpServer], missing: Sequence[str]
+    ) -> tuple[list[Tool], list[str]]:
+        """Wait, for a bounded time, for MCP servers: those of ``missing``, and an agent's ``own``, which are
+        started when they are first asked for.
 
         Returns:
-            The tools, and a sentence for each server that can't be used now.
+            The tools of ``own``, and a sentence for each server that can't be used now.
         """
-        return await self._own_mcp.tools(servers)
+        (tools, problems), away = await asyncio.gather(
+            self._own_mcp.tools(own), self._mcp.tried(CONNECT_S, missing)
+        )
+        return tools, [*(cannot_be_used(name, why) for name, why in away.items()), *problems]
 
     async def aclose(self) -> None:
         """Free threads, processes and connections."""

@@ -13,8 +13,9 @@ import asyncio
 import importlib
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import ValidationError
@@ -22,7 +23,7 @@ from pydantic import ValidationError
 from mux.settings import McpServer
 from mux.telemetry import get_logger, register_secret
 from mux.tools.base import Tool, ToolContext, ToolOutput, ToolProblem
-from mux.tools.mcp_link import Unconfigured, alone, watched, written_secrets
+from mux.tools.mcp_link import Unconfigured, mcp_problem, readable, stdio, written_secrets
 from mux.tools.mcp_link import why as reason_of
 from mux.tools.mcp_values import mcp_tool_names, to_output
 from mux.tools.schema import schema_validator
@@ -44,6 +45,7 @@ _CLOSE_S = 10.0  # for a server to stop; the SDK itself kills a command after 4 
 _MAX_PAGES = 100
 _CLOSED = "Connection closed"  # the SDK's own words for calls that were open when the connection ended
 _STDERR_LINES_PER_CONNECTION = 200  # a chatty server must not fill the log
+_NOTES_PER_CONNECTION = 20
 
 
 class McpManager:
@@ -88,13 +90,33 @@ class McpManager:
             return False
         return True
 
-    async def tried(self, timeout_s: float) -> None:
-        """Wait until every server was reached or has failed once, or the time is over."""
-        waits = [asyncio.ensure_future(server.tried.wait()) for server in self._servers.values()]
-        await asyncio.wait(waits, timeout=timeout_s)
+    async def tried(self, timeout_s: float, servers: Iterable[str] | None = None) -> dict[str, str]:
+        """Wait until each of these servers was reached or has failed once, or the time is over.
+
+        Args:
+            servers: their names; all if not given.
+
+        Returns:
+            Why one can't be used now, by its name.
+        """
+        chosen = [self._servers[name] for name in (self._servers if servers is None else servers)]
+        waits = [asyncio.ensure_future(server.tried.wait()) for server in chosen]
+        if waits:
+            await asyncio.wait(waits, timeout=timeout_s)
         for wait in waits:
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
+        return {s.name: s.reason or "it does not answer" for s in chosen if s.state != "ready"}
+
+    def bringing(self, names: Iterable[str]) -> list[str]:
+        """The servers whose tools may be among these names, which may be patterns."""
+        found = []
+        for server in self._servers:
+            prefix = mcp_tool_names(server, [""])[""]
+            starts = [re.split(r"[*?[]", name, maxsplit=1) for name in names]
+            if any(head.startswith(prefix) or (tail and prefix.startswith(head)) for head, *tail in starts):
+                found.append(server)
+        return found
 
     def tools(self) -> list[Tool]:
         """The tools of all servers that were reached so far, under ``<server>_<tool>``."""
@@ -145,6 +167,7 @@ class _Server:
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._clashes: set[str] = set()
+        self._notes = self._lines = 0
         self._log = get_logger(mcp_server=name)
 
     def start(self) -> None:
@@ -208,11 +231,14 @@ class _Server:
         import mcp
 
         self._lost = self._stale = False
+        self._notes = self._lines = 0
         async with AsyncExitStack() as stack:
             deadline = await stack.enter_async_context(asyncio.timeout(_CONNECT_S))
             transport = await self._transport(stack)
             client = mcp.Client(
-                watched(transport, self._on_lost), raise_exceptions=False, message_handler=self._on_message
+                readable(transport, self._on_lost, self._note),
+                raise_exceptions=False,
+                message_handler=self._on_message,
             )
             await stack.enter_async_context(client)
             await self._list(client)
@@ -259,36 +285,50 @@ class _Server:
         wanted = self.config.tools
         if missing := set(wanted) - {t.name for t in found}:
             self._log.warning("mcp server lacks configured tools", missing=sorted(missing))
-        found = [t for t in found if not wanted or t.name in wanted]
+        found = [t for t in self._once(found) if not wanted or t.name in wanted]
         names = mcp_tool_names(self.name, [t.name for t in found])
         self.tools = list(filter(None, (self._usable(names[t.name], t) for t in found)))
         self.listed.set()
         self._changed()
 
+    def _once(self, tools: list[mcp_types.Tool]) -> list[mcp_types.Tool]:
+        """Each name once: a server that lists one twice can only be called by it."""
+        by_name: dict[str, mcp_types.Tool] = {}
+        for tool in tools:
+            if by_name.setdefault(tool.name, tool) is not tool:
+                self._note("mcp tool listed twice", tool=tool.name)
+        return list(by_name.values())
+
     # --- how it is reached -------------------------------------------------------------------------------
 
     async def _transport(self, stack: AsyncExitStack) -> Transport:
         config = self.config
-        if bool(config.command) == bool(config.url):
-            raise Unconfigured("it needs exactly one of command and url")
         for secret in written_secrets(config):
             register_secret(secret)
-        if config.url:
+        if config.url and not config.command:
             from mcp.client.streamable_http import streamable_http_client
             from mcp.shared._httpx_utils import create_mcp_http_client
 
             headers = {header: self._secret(name) for header, name in config.headers_env.items()}
             http = await stack.enter_async_context(create_mcp_http_client(headers=headers))
             return streamable_http_client(config.url, http_client=http)
-        from mcp.client.stdio import StdioServerParameters, stdio_client
-
+        if (problem := await asyncio.to_thread(mcp_problem, config)) is not None:
+            raise Unconfigured(problem)
         env = dict(config.env) | {name: self._secret(name) for name in config.env_from}
-        command = await asyncio.to_thread(alone, config.command, env)
-        errors = await stack.enter_async_context(self._stderr())
-        return stdio_client(
-            StdioServerParameters(command=command[0], args=command[1:], env=env, cwd=config.cwd),
-            errlog=errors,
-        )
+        return stdio(config, env, note=self._note, says=self._says)
+
+    def _note(self, event: str, **members: Any) -> None:
+        """Something of what the server sent could not be used as it is. Said so often, and no more."""
+        self._notes += 1
+        if self._notes <= _NOTES_PER_CONNECTION:
+            self._log.warning(event, **members)
+        elif self._notes == _NOTES_PER_CONNECTION + 1:
+            self._log.warning("mcp server sends more that can't be read", said=_NOTES_PER_CONNECTION)
+
+    def _says(self, line: str) -> None:
+        self._lines += 1
+        if self._lines <= _STDERR_LINES_PER_CONNECTION:
+            self._log.debug("mcp server says", line=line)
 
     def _secret(self, name: str) -> str:
         value = os.environ.get(name)
@@ -297,40 +337,13 @@ class _Server:
         register_secret(value)
         return value
 
-    @asynccontextmanager
-    async def _stderr(self) -> AsyncIterator[Any]:
-        """A file for a command's stderr, whose lines become log lines at debug level."""
-        read, write = os.pipe()
-        reader = asyncio.StreamReader(limit=64 * 1024)
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read, "rb", buffering=0)
-        )
-        task = asyncio.create_task(self._log_lines(reader), name=f"mcp stderr {self.name}")
-        errors = os.fdopen(write, "w")
-        try:
-            yield errors
-        finally:
-            errors.close()
-            transport.close()
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def _log_lines(self, reader: asyncio.StreamReader) -> None:
-        count = 0
-        while chunk := await reader.read(4096):  # not by line: a line may be longer than any limit
-            for line in chunk.decode(errors="replace").splitlines():
-                count += 1
-                if line.strip() and count <= _STDERR_LINES_PER_CONNECTION:
-                    self._log.debug("mcp server says", line=line[:500])
-
     # --- its tools ---------------------------------------------------------------------------------------
 
     def _usable(self, name: str, tool: mcp_types.Tool) -> Tool | None:
         """The tool, or ``None`` for one whose schema is none: the server's others are as good as ever."""
         try:
             return self._tool(name, tool)
-        except TypeError as e:
+        except Exception as e:  # noqa: BLE001 - one odd tool costs none of the others
             self._log.warning("mcp tool left out", tool=tool.name, reason=str(e)[:300])
             return None
 
@@ -377,7 +390,7 @@ class _Server:
                     " restarted; try again in a moment, or go on without it."
                 ) from e
             raise ToolProblem(f"The tool server {self.name!r} refused the call: {e.message}") from e
-        except ValidationError:
+        except (ValidationError, RuntimeError):
             raise ToolProblem(
                 f"The tool server {self.name!r} answered with what is no result of a tool."
             ) from None

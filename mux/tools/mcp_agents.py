@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from mux.settings import McpServer
 from mux.tools.base import Tool
 from mux.tools.mcp import McpManager
 
-__all__ = ["AgentServers", "mcp_problem"]
+__all__ = ["CONNECT_S", "AgentServers", "cannot_be_used"]
 
-_CONNECT_S = 20.0  # how long an agent waits for its servers before it works without them
+CONNECT_S = 20.0  # how long an agent waits for its servers before it works without them
 _MAX_SERVERS = 32  # configurations; a file that is edited leaves its old one behind
 
 
@@ -26,7 +23,7 @@ class AgentServers:
         connect_s: seconds that an agent waits for its servers.
     """
 
-    def __init__(self, reserved: Iterable[str], *, connect_s: float = _CONNECT_S) -> None:
+    def __init__(self, reserved: Iterable[str], *, connect_s: float = CONNECT_S) -> None:
         self._reserved = list(reserved)
         self._connect_s = connect_s
         self._managers: OrderedDict[str, McpManager] = OrderedDict()
@@ -34,6 +31,8 @@ class AgentServers:
 
     async def tools(self, servers: Mapping[str, McpServer]) -> tuple[list[Tool], list[str]]:
         """The tools of these servers, and a sentence for each that can't be used now."""
+        if not servers:
+            return [], []
         if self._closed:
             return [], ["The server is shutting down."]
         key = repr(sorted((name, server.model_dump_json()) for name, server in servers.items()))
@@ -45,13 +44,8 @@ class AgentServers:
         if len(self._managers) > _MAX_SERVERS:
             _, oldest = self._managers.popitem(last=False)
             await oldest.aclose()
-        await manager.tried(self._connect_s)
-        problems = [
-            f"The tool server {name!r} can't be used now: {why or 'it does not answer'}."
-            for name, (state, why) in manager.states().items()
-            if state != "ready"
-        ]
-        return manager.tools(), problems
+        away = await manager.tried(self._connect_s)
+        return manager.tools(), [cannot_be_used(name, why) for name, why in away.items()]
 
     async def aclose(self) -> None:
         """Stop every server."""
@@ -60,16 +54,6 @@ class AgentServers:
             await self._managers.popitem()[1].aclose()
 
 
-def mcp_problem(server: McpServer) -> str | None:
-    """Why a server can't work as it is configured, as far as that can be known without starting it."""
-    if bool(server.command) == bool(server.url):
-        return "it needs exactly one of command and url"
-    for name in (*server.env_from, *server.headers_env.values()):
-        if name not in os.environ:
-            return f"the environment variable {name} is not set"
-    if server.command:
-        program = server.command[0]
-        where = Path(server.cwd or ".") / program if os.sep in program else program
-        if shutil.which(where, path=server.env.get("PATH")) is None:
-            return f"there is no program {program!r}"
-    return None
+def cannot_be_used(server: str, why: str) -> str:
+    """The sentence for whoever runs an agent without one of its tool servers."""
+    return f"The tool server {server!r} can't be used now: {why}."

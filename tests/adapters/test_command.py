@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 from mux.adapters.command import CommandAgent
 from mux.adapters.formats import FORMATS, FormatName
-from mux.adapters.process import environment, running
 from mux.adapters.turns import Turns
 from mux.agent import ClientTool, Draft, Message, Outcome
 from mux.errors import AgentError
 from mux.events import Custom, Reasoning, Token, ToolProgress, ToolResult, ToolStart, UsageReport
+from mux.process import environment, running
 from tests.support.fake_host import bodies_of, collect, context
 from tests.support.legal import play
 
@@ -168,7 +168,7 @@ async def test_a_program_dies_with_a_server_that_is_killed() -> None:
     code = textwrap.dedent("""
         import asyncio, sys
         from pathlib import Path
-        from mux.adapters.process import environment, running
+        from mux.process import environment, running
         async def main():
             command = [sys.executable, '-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(600)']
             async with running(command, cwd=Path(), env=environment(())) as program:

@@ -160,12 +160,19 @@ def test_agents_lists_the_roster_and_what_could_not_be_loaded(home: Path) -> Non
 
 def test_config_shows_what_is_in_force(home: Path) -> None:
     (home / "mux.toml").write_text(
-        'model = "local:m"\n[providers.local]\nbase_url = "http://127.0.0.1:1/v1"\n'
+        'model = "local:m"\n[providers.local]\nbase_url = "http://u:canary-1@127.0.0.1:1/v1?key=canary-2"\n'
+        'api_key_env = "LOCAL_KEY"\nheaders_env = {Authorization = "LOCAL_AUTH"}\n'
+        'params = {max_tokens = 5, user_token = "canary-3"}\n'
+        '[mcp.a]\ncommand = ["srv", "--api-key", "canary-4", "--url=redis://:canary-5@h/0"]\n'
+        'env = {MODE = "canary-6"}\nenv_from = ["SECRET_NAME"]\n'
     )
     out, _ = mux(home, "config", "--store", "memory:", MUX_PORT="9999", LOCAL_KEY="sk-secret")
     shown = json.loads(out)
     assert (shown["model"], shown["store"], shown["port"]) == ("local:m", "memory:", 9999)
     assert "sk-secret" not in out
+    assert "canary" not in out
+    assert {"LOCAL_KEY", "LOCAL_AUTH", "SECRET_NAME", "--api-key"} <= set(re.findall(r"[A-Za-z_-]+", out))
+    assert shown["providers"]["local"]["params"]["max_tokens"] == 5
 
 
 def test_doctor_says_what_is_wrong_and_what_to_do(home: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mux.events import Record
-from mux.log import RunQuery, open_store
+from mux.log import RunQuery, RunRow, open_store
 from mux.run import RunState
 from tests.support import endpoint
 from tests.support.api import call, finished_run, read, start
@@ -54,7 +54,12 @@ async def read_logs(url: str) -> dict[str, list[Record]]:
     await store.open()
     logs: dict[str, list[Record]] = {}
     try:
-        for row in (await store.list(RunQuery())).runs:
+        rows: list[RunRow] = []
+        after: str | None = None
+        while rows == [] or after is not None:
+            found = await store.list(RunQuery(after=after, limit=200))
+            rows, after = [*rows, *found.runs], found.next
+        for row in rows:
             page = await store.read(row.run, 0, limit=1_000_000, max_bytes=1 << 30)
             logs[row.run] = list(page.records)
             state = RunState(row.run)

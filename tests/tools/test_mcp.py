@@ -20,10 +20,11 @@ from mux.telemetry import redact_secrets
 from mux.tools import ToolResources
 from mux.tools.base import Tool, ToolProblem
 from mux.tools.mcp import McpManager
-from mux.tools.mcp_agents import mcp_problem
-from mux.tools.mcp_link import written_secrets
+from mux.tools.mcp_link import mcp_problem, written_secrets
 from mux.tools.mcp_values import mcp_tool_names
 from tests.support import mcp_server, npm_package, odd_mcp_server
+from tests.support.api import finished_run, read, start
+from tests.support.service import make_settings, serving, write_agent
 from tests.support.tools import call, collect, until
 
 # Spawning a child stats and opens files; the SDK does it on the loop, once for each connection.
@@ -141,6 +142,19 @@ async def test_secrets_that_stand_in_a_server_s_settings_get_into_no_log(tmp_pat
         url="http://me:canary-password@127.0.0.1:9/mcp?api_key=canary-of-the-url&lang=some-language"
     )
     assert list(written_secrets(far)) == ["canary-password", "canary-of-the-url"]
+    near = McpServer(
+        command=(
+            "srv",
+            "--api-key",
+            "canary-1",
+            "--token=canary-2",
+            "postgres://u:canary-3@h/db",
+            "--port",
+            "80",
+        ),
+        env={"DATABASE_URL": "postgres://u:canary-4@h/db"},
+    )
+    assert sorted(written_secrets(near)) == ["canary-1", "canary-2", "canary-3", "canary-4"]
 
 
 async def test_a_server_that_needs_home_is_given_it_by_name(
@@ -200,8 +214,13 @@ async def test_a_server_with_everything_slightly_wrong_is_used_as_far_as_it_can_
     try:
         with capture_logs() as logs:
             assert await manager.ready(15)
-        (left_out,) = [e for e in logs if e["event"] == "mcp tool left out"]
-        assert (left_out["tool"], "not a JSON Schema" in left_out["reason"]) == ("no schema", True)
+        left_out = {e["tool"]: e["reason"] for e in logs if e["event"] == "mcp tool left out"}
+        assert left_out.keys() == {"no schema", "{'description': 'no name'}", "no tool"}
+        assert "not a JSON Schema" in left_out["no schema"]
+        mended = {e["tool"]: e["reason"] for e in logs if e["event"] == "mcp tool mended"}
+        assert mended["odd hint"] == "odd and left out: annotations"
+        assert {"without schema", "null schema"} <= mended.keys()
+        assert [e["tool"] for e in logs if e["event"] == "mcp tool listed twice"] == ["good"]
         tools = {t.name: t for t in manager.tools()}
         assert {"odd_good", "odd_abroad", "odd__n_code_name"} <= tools.keys()
         for name, x, told in (("good", "q", "not of type"), ("abroad", 1, "own schema can't be used")):
@@ -211,14 +230,30 @@ async def test_a_server_with_everything_slightly_wrong_is_used_as_far_as_it_can_
         with pytest.raises(ToolProblem, match="Invalid arguments"):
             tools["odd_slow-pattern"].validate({"x": "a" * 40 + "b"})
         assert time.thread_time() - began < 2
-        for name, told in (
-            ("error", "refused the call: no paper"),
-            ("nonsense", "what is no result of a tool"),
-        ):
-            result = await call(tools[f"odd_{name}"])
-            assert (result.error, told in result.output) == ("tool_failed", True)
+        result = await call(tools["odd_error"])
+        assert (result.error, "refused the call: no paper" in result.output) == ("tool_failed", True)
+        assert (await call(tools["odd_nonsense"])).output == "what"  # a text where a list should be
         assert "[… cut here: 100,000 of 1,000,000" in (await call(tools["odd_huge"])).output
         assert (await call(tools["odd_more"])).output == "(no output)"
+        for name, output in (
+            ("without_schema", "fine"),
+            ("null_schema", "fine"),
+            ("odd_hint", "fine"),
+            ("strict", "n is one"),
+            ("list", "[1, 2]"),
+            ("parts", '{"type": "video", "url": "u"}\nnull\n{"type": "image", "data": "AA=="}\nt'),
+            ("half", "half \ufffd pair"),
+            ("bytes", "M\ufffdller"),
+        ):
+            assert (await call(tools[f"odd_{name}"])).output == output, name
+        began = time.monotonic()
+        result = await call(tools["odd_torn"])
+        assert (result.error, "its answer could not be read" in result.output) == ("tool_failed", True)
+        assert time.monotonic() - began < 5
+        with capture_logs() as logs:
+            assert (await call(tools["odd_noise"])).output == "scanned"
+        assert 0 < len([e for e in logs if e["event"] == "mcp server printed what is no message"]) <= 20
+        assert len(logs) <= 21
         await until(lambda: any(t.name == "odd_added" for t in manager.tools()))
         assert (await call(tools["odd_good"], x=1)).output == "fine"  # it was never restarted
         assert manager.states() == {"odd": ("ready", "")}
@@ -327,17 +362,17 @@ async def test_an_agents_own_servers_start_when_it_first_runs_and_stop_with_the_
 ) -> None:
     resources = ToolResources(Settings())
     servers = {"s": stdio(tmp_path / "n", tools=("add",))}
-    tools, problems = await resources.mcp_tools(servers)
+    tools, problems = await resources.connect(servers, [])
     assert ([t.name for t in tools], problems) == (["s_add"], [])
-    again, _ = await resources.mcp_tools(dict(servers))
+    again, _ = await resources.connect(dict(servers), [])
     assert again[0] is tools[0]  # the same server
     assert "s_add" not in resources.toolbox().tools
     broken = {"gone": McpServer(command=("no-such-program-at-all",))}
-    assert await resources.mcp_tools(broken) == (
+    assert await resources.connect(broken, []) == (
         [], ["The tool server 'gone' can't be used now: there is no program 'no-such-program-at-all'."]
     )  # fmt: skip
     await resources.aclose()
-    assert await resources.mcp_tools(servers) == ([], ["The server is shutting down."])
+    assert await resources.connect(servers, []) == ([], ["The server is shutting down."])
 
 
 def test_what_is_wrong_with_a_server_is_known_before_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,3 +409,95 @@ def test_names_are_what_providers_accept_and_unique() -> None:
     assert list(names.values())[:2] == ["my_server_read_file", "my_server_read_file_2"]
     assert all(len(n) <= 64 for n in names.values())
     assert len(set(names.values())) == 4
+
+
+# --- a run that starts before its servers are there ---------------------------------------------------------
+
+
+SLOW = """
+import sys, time
+time.sleep({seconds})
+sys.argv = [{script!r}, "stdio", {notes!r}]
+exec(compile(open({script!r}).read(), {script!r}, "exec"))
+"""
+
+
+def clerk(tmp_path: Path, seconds: float) -> Settings:
+    """An agent with a tool of a server that takes so long to start."""
+    folder = tmp_path / "agents"
+    write_agent(folder, "clerk.md", "---\nname: clerk\ndescription: Adds.\ntools: [calc_add]\n---\nAdd.\n")
+    code = SLOW.format(seconds=seconds, script=SCRIPT, notes=str(tmp_path / "n"))
+    server = McpServer(command=(sys.executable, "-c", code))
+    return make_settings(agents=[folder], mcp={"calc": server})
+
+
+async def test_a_run_waits_for_a_server_that_is_still_connecting_and_says_so(tmp_path: Path) -> None:
+    async with serving(clerk(tmp_path, 2.0)) as service:
+        run = await start(service.url, "clerk", message="hello")
+        events = [b.data for b in await read(f"{service.url}/api/runs/{run}/events")]
+        waited = [e for e in events if e["type"] == "phase" and e["phase"] == "waiting"]
+        first = next(e for e in events if e["type"] == "step_started")
+        assert len(waited) == 1
+        assert first["ts"] - waited[0]["ts"] > 500
+        assert not [e for e in events if e["type"] == "custom"]
+        again = await start(service.url, "clerk", message="hello")  # it is there now
+        events = [b.data for b in await read(f"{service.url}/api/runs/{again}/events")]
+        assert not [e for e in events if e["type"] == "phase" and e["phase"] == "waiting"]
+
+
+async def test_a_run_goes_on_without_a_server_that_cannot_start_and_says_which(tmp_path: Path) -> None:
+    settings = clerk(tmp_path, 0.0)
+    settings = settings.model_copy(update={"mcp": {"calc": McpServer(command=("no-such-program",))}})
+    async with serving(settings) as service:
+        snapshot = await finished_run(service.url, "clerk", message="hello")
+        assert snapshot["status"] == "completed"
+        events = [b.data for b in await read(f"{service.url}/api/runs/{snapshot['run']}/events")]
+        (note,) = [e for e in events if e["type"] == "custom"]
+        assert note["value"]["message"] == (
+            "The tool server 'calc' can't be used now: there is no program 'no-such-program'."
+        )
+
+
+# --- what is left behind ------------------------------------------------------------------------------------
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+FORKING = """
+import subprocess, sys
+child = subprocess.Popen(["sleep", "600"])
+open({pids!r}, "w").write(str(child.pid))
+sys.argv = [{script!r}, "stdio", {notes!r}]
+exec(compile(open({script!r}).read(), {script!r}, "exec"))
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_the_children_of_a_server_go_with_it(tmp_path: Path, killed: bool) -> None:
+    pids = tmp_path / "pids"
+    code = FORKING.format(pids=str(pids), script=SCRIPT, notes=str(tmp_path / "n"))
+    server = McpServer(command=(sys.executable, "-c", code))
+    if killed:  # us, by kill -9
+        program = (
+            "import asyncio, sys\nfrom mux.settings import McpServer\nfrom mux.tools.mcp import McpManager\n"
+            "async def main():\n    manager = McpManager({'s': McpServer.model_validate_json(sys.argv[1])})\n"
+            "    await manager.start()\n    await manager.ready(30)\n    print('ready', flush=True)\n"
+            "    await asyncio.sleep(600)\nasyncio.run(main())"
+        )
+        us = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, server.model_dump_json(), stdout=asyncio.subprocess.PIPE
+        )
+        assert us.stdout is not None
+        while (await us.stdout.readline()) != b"ready\n":  # lines of its log
+            assert us.returncode is None
+        us.kill()
+        await us.communicate()
+    else:
+        async with connected(s=server):
+            assert alive(int(pids.read_text()))
+    await until(lambda: not alive(int(pids.read_text())))

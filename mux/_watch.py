@@ -1,8 +1,9 @@
-"""Runs a program so that it dies with the server: ``python -I -S _watch.py FD PROGRAM ARGUMENT…``.
+"""Runs a program so that it dies with the server: ``python -I -S _watch.py FD LOCALE PROGRAM ARGUMENT…``.
 
 FD is the read end of a pipe whose other end the server holds. It ends when the server does, however that
 happens, also by ``kill -9``; then the program's whole process group goes, as it does when the program ends by
-itself and leaves children behind. SIGTERM goes on to the group. Needs nothing but the standard library.
+itself and leaves children behind. SIGTERM goes on to the group. LOCALE is the program's ``LC_CTYPE``, or
+empty: Python sets one of its own where there is none. Needs nothing but the standard library.
 """
 
 import contextlib
@@ -26,12 +27,18 @@ def _with_server(fd: int, group: int) -> None:
 def main() -> int:
     fd = int(sys.argv[1])
     os.set_inheritable(fd, False)
+    locale, command = sys.argv[2], sys.argv[3:]
+    env = {name: value for name, value in os.environ.items() if name != "LC_CTYPE"}
     try:
         program = os.posix_spawnp(
-            sys.argv[2], sys.argv[2:], os.environ, setpgroup=0, setsigdef=[signal.SIGPIPE]
+            command[0],
+            command,
+            env | ({"LC_CTYPE": locale} if locale else {}),
+            setpgroup=0,
+            setsigdef=[signal.SIGPIPE],
         )
     except OSError as error:
-        sys.stderr.write(f"{sys.argv[2]}: {error.strerror}\n")
+        sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         return 127
     signal.signal(signal.SIGTERM, lambda number, _: _signal(program, number))
     for stream in (0, 1, 2):

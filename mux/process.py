@@ -1,4 +1,4 @@
-"""A program of its own process group, read line by line, that ends with its channel and with the server."""
+"""A program of its own process group, read line by line, that ends with its user and with the server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -33,9 +33,16 @@ class Program:
         max_line: bytes of a line; a longer one is an error.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, max_line: int, watch: int) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        max_line: int,
+        watch: int,
+        on_error: Callable[[bytes], None] | None,
+    ) -> None:
         self._watch: int | None = watch
         self.max_line = max_line
+        self._on_error = on_error
         self._process = process
         self._tail = b""
         self._errors = asyncio.create_task(self._read_errors())
@@ -52,6 +59,13 @@ class Program:
             stdin.write(text.encode("utf-8", "replace"))
             await stdin.drain()
         stdin.close()
+
+    async def write(self, data: bytes) -> None:
+        """Write some of its input, as fast as it reads. Raises OSError: it does not read any more."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        stdin.write(data)
+        await stdin.drain()
 
     async def lines(self) -> AsyncGenerator[str, None]:
         """Its lines with their ends, split at LF alone.
@@ -91,12 +105,18 @@ class Program:
         assert stderr is not None
         while chunk := await stderr.read(_CHUNK):
             self._tail = (self._tail + chunk)[-_STDERR:]
+            if self._on_error is not None:
+                self._on_error(chunk)
 
     async def stop(self) -> None:
-        """End the whole group: asked first, then killed."""
+        """End the whole group: its input is closed, then it is asked, then killed."""
+        stdin = self._process.stdin
+        if stdin is not None and self._input is None and not stdin.is_closing():
+            stdin.close()
+            await self._exit(_GRACE_S)
         if self._process.returncode is None:
             self._process.terminate()
-            await asyncio.wait({asyncio.ensure_future(self._process.wait())}, timeout=_GRACE_S)
+            await self._exit(_GRACE_S)
         self._release()
         await self._process.wait()
         stdout = self._process.stdout
@@ -107,6 +127,9 @@ class Program:
             task.cancel()
         await asyncio.wait(tasks)
 
+    async def _exit(self, seconds: float) -> None:
+        await asyncio.wait({asyncio.ensure_future(self._process.wait())}, timeout=seconds)
+
     def _release(self) -> None:
         """Let go of the pipe whose end makes the watcher kill the group."""
         if self._watch is not None:
@@ -116,7 +139,12 @@ class Program:
 
 @asynccontextmanager
 async def running(
-    command: Sequence[str], *, cwd: Path, env: Mapping[str, str], max_line: int = 64 << 20
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    max_line: int = 64 << 20,
+    on_error: Callable[[bytes], None] | None = None,
 ) -> AsyncIterator[Program]:
     """A program for the time of the block; its process group is gone after it.
 
@@ -125,6 +153,7 @@ async def running(
         cwd: its working directory.
         env: its whole environment.
         max_line: bytes that a line of its output may have.
+        on_error: told what it writes to stderr, as it comes.
 
     Raises:
         AgentError: ``agent_failed``: the working directory is not there.
@@ -132,7 +161,7 @@ async def running(
     read, write = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", str(_WATCH), str(read), *command,
+            sys.executable, "-I", "-S", str(_WATCH), str(read), env.get("LC_CTYPE", ""), *command,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             cwd=cwd, env=dict(env), pass_fds=(read,), start_new_session=True,
         )  # fmt: skip
@@ -143,7 +172,7 @@ async def running(
         raise
     finally:
         os.close(read)
-    program = Program(process, max_line, write)
+    program = Program(process, max_line, write, on_error)
     try:
         yield program
     finally:
