@@ -108,13 +108,17 @@ class Program:
             if self._on_error is not None:
                 self._on_error(chunk)
 
+    def kill(self) -> None:
+        """End the whole group now."""
+        self._release()
+
     async def stop(self) -> None:
         """End the whole group: its input is closed, then it is asked, then killed."""
         stdin = self._process.stdin
         if stdin is not None and self._input is None and not stdin.is_closing():
             stdin.close()
             await self._exit(_GRACE_S)
-        if self._process.returncode is None:
+        if self._process.returncode is None and self._watch is not None:
             self._process.terminate()
             await self._exit(_GRACE_S)
         self._release()

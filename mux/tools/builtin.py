@@ -16,6 +16,7 @@ from mux.tools.fetch import fetch_tool
 from mux.tools.index import DocumentIndex
 from mux.tools.mcp import McpManager
 from mux.tools.mcp_agents import CONNECT_S, AgentServers, cannot_be_used
+from mux.tools.reader import Reader
 from mux.tools.roots import Roots
 from mux.tools.runtime import Toolbox
 from mux.tools.sandbox import Sandbox, sandbox_tool
@@ -36,15 +37,17 @@ class ToolResources:
 
     def __init__(self, settings: Settings) -> None:
         roots = Roots(settings.documents.roots or (_DOCS,))
-        self._index = DocumentIndex(roots)
+        self._reader = Reader()
+        self._index_reader = Reader(processes=1)  # what agents read holds no search up
+        self._index = DocumentIndex(roots, self._index_reader)
         self._sandbox = Sandbox(roots)
         net = Net(settings.fetch)
         sources = Sources()
         search = web_search_tool(settings.web_search, net, sources, lambda name: self.toolbox().get(name))
         self._builtin = [
             calculator(),
-            *document_tools(roots, self._index, sources),
-            fetch_tool(net, sources),
+            *document_tools(roots, self._index, self._reader, sources),
+            fetch_tool(net, self._reader, sources),
             *([search] if search is not None else []),
             sandbox_tool(self._sandbox),
             *delegate_tools(),
@@ -88,6 +91,8 @@ class ToolResources:
         await self._mcp.aclose()
         await self._sandbox.aclose()
         await self._index.aclose()
+        await self._reader.aclose()
+        await self._index_reader.aclose()
 
 
 def builtin_tools(settings: Settings) -> list[Tool]:

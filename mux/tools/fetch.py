@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from pydantic import Field
@@ -10,8 +9,9 @@ from pydantic import Field
 from mux.net import Net, Page
 from mux.tools.base import Tool, ToolContext, ToolOutput, ToolProblem
 from mux.tools.decorator import tool
+from mux.tools.reader import Reader
 from mux.tools.sources import Sources
-from mux.tools.text import Extracted, UnreadableError, extract, kind_of
+from mux.tools.text import Extracted, UnreadableError, kind_of
 
 __all__ = ["fetch_tool"]
 
@@ -29,7 +29,7 @@ def _readable(media_type: str) -> bool:
     )
 
 
-def fetch_tool(net: Net, sources: Sources) -> Tool:
+def fetch_tool(net: Net, reader: Reader, sources: Sources) -> Tool:
     """The tool over this door."""
 
     @tool(idempotent=True, timeout_s=90)
@@ -51,20 +51,20 @@ def fetch_tool(net: Net, sources: Sources) -> Tool:
         await ctx.progress(f"fetching {url[:200]}")
         accepted = "text/html,text/plain,application/json,application/pdf;q=0.9,text/*;q=0.8"
         page = await net.get(url, accept=_readable, accept_header=accepted, progress=arrived)
-        document = await asyncio.to_thread(_text, page)
+        document = await _text(page, reader)
         return _output(page, document, offset, ctx, sources)
 
     return fetch_url
 
 
-def _text(page: Page) -> Extracted:
+async def _text(page: Page, reader: Reader) -> Extracted:
     kind = "html" if "html" in page.media_type else kind_of("", page.body[:8192])
     if not page.media_type and page.body[:512].lstrip()[:1] == b"<":
         kind = "html"
     if kind is None:
         raise ToolProblem(f"{page.url} is not text.")
     try:
-        return extract(page.body, kind, charset=page.charset)
+        return await reader.read(page.body, kind, page.charset)
     except UnreadableError as e:
         raise ToolProblem(f"{page.url} can't be read: {e}.") from None
 

@@ -1,4 +1,8 @@
-"""The document index: SQLite FTS5 in memory, brought up to date before each use, one thread of its own."""
+"""The document index: SQLite FTS5 in memory, brought up to date before each use, one thread of its own.
+
+Scripts that are written without spaces are found by pairs of their characters, which stand in a column of
+their own beside the words (the CJK bigrams of Lucene's ``CJKBigramFilter``).
+"""
 
 from __future__ import annotations
 
@@ -6,29 +10,40 @@ import asyncio
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+import unicodedata
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from mux.tools.roots import Found, Roots
-from mux.tools.text import UnreadableError, extract, kind_of
+from mux.tools.reader import Reader
+from mux.tools.roots import MAX_FILES, Found, Roots
+from mux.tools.text import UnreadableError, kind_of
 
-__all__ = ["DocumentIndex", "Hit", "Listed", "Report"]
+__all__ = ["Covered", "DocumentIndex", "Hit", "Listed", "Report"]
 
 T = TypeVar("T")
 Report = Callable[[int, int], None]  # files done, files to do; called from the index's thread
 
+TAKE_IN_S = 20.0  # how long one call takes in changed files; what is left is for the next
 CHUNK_LINES = 24
 CHUNK_CHARACTERS = 2_000
+_OVERLAP = 60  # characters that passages of one line share, so that no word is torn in both
 MAX_WORDS = 24
 _WORD = re.compile(r"\w+")
+# Thai, Lao, Burmese, Khmer; kana, Han and Hangul with their later blocks
+_SPACELESS = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+    "\U00020000-\U0003ffff]+"
+)
 _SCHEMA = """
 CREATE TABLE files (id INTEGER PRIMARY KEY, name TEXT UNIQUE, version TEXT, title TEXT, size INTEGER,
                     lines INTEGER, problem TEXT);
 CREATE TABLE passages (id INTEGER PRIMARY KEY, file INTEGER, first INTEGER, last INTEGER);
 CREATE INDEX passages_of_file ON passages (file);
-CREATE VIRTUAL TABLE chunks USING fts5(body, title, tokenize='porter unicode61 remove_diacritics 2');
+CREATE VIRTUAL TABLE chunks USING fts5(body, title, pairs,
+    tokenize="porter unicode61 remove_diacritics 2 categories 'L* N* Co Mn Mc'");
 """
 _HITS = (
     "SELECT f.name, f.title, p.first, p.last, chunks.body FROM chunks"
@@ -58,34 +73,90 @@ class Listed:
     problem: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """Which documents a search was over.
+
+    Attributes:
+        count: that were read.
+        unread: that are new or changed, and still to be read.
+        more: there are more files than are looked at.
+    """
+
+    count: int
+    unread: int
+    more: bool
+
+    def limits(self) -> str:
+        """What was not covered, as a sentence; nothing if that was all."""
+        said = []
+        if self.unread:
+            said.append(f"{self.unread} documents are not read yet: ask again.")
+        if self.more:
+            said.append(f"Only the first {MAX_FILES:,} files of the folders are looked at.")
+        return " ".join(said)
+
+
+class Stop:
+    """Tells work on the index's thread that nobody waits for it any more."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._set = threading.Event()
+        self._future: Future[Any] | None = None
+
+    def set(self) -> None:
+        self._set.set()
+        if (future := self._future) is not None:
+            future.cancel()
+
+    def is_set(self) -> bool:
+        return self._set.is_set()
+
+    def result(self, work: Coroutine[Any, Any, T]) -> T:
+        """Have the event loop do something, and wait for it. Raises CancelledError: nobody waits any more."""
+        future = self._future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        if self._set.is_set():
+            future.cancel()
+        try:
+            value: T = future.result()
+        finally:
+            self._future = None
+        return value
+
+
 class DocumentIndex:
     """Search over the roots. Every call first takes in what has changed on disk since the last one.
 
     Args:
         roots: what may be read.
+        reader: reads what is no plain text.
+        take_in_s: how long one call takes in changed files.
     """
 
-    def __init__(self, roots: Roots) -> None:
+    def __init__(self, roots: Roots, reader: Reader, *, take_in_s: float = TAKE_IN_S) -> None:
         self._roots = roots
+        self._reader = reader
+        self._take_in_s = take_in_s
         self._thread: ThreadPoolExecutor | None = None
         self._database: sqlite3.Connection | None = None
 
-    async def search(self, query: str, limit: int, report: Report | None = None) -> tuple[list[Hit], int]:
-        """The best passages, best first, and how many documents were searched."""
+    async def search(self, query: str, limit: int, report: Report | None = None) -> tuple[list[Hit], Covered]:
+        """The best passages, best first, and which documents were searched."""
 
-        def work(stop: threading.Event) -> tuple[list[Hit], int]:
-            count = self._sync(stop, report)
-            return self._search(query, limit), count
+        def work(stop: Stop) -> tuple[list[Hit], Covered]:
+            covered = self._sync(stop, report)
+            return self._search(query, limit), covered
 
         return await self._do(work)
 
-    async def documents(self, report: Report | None = None) -> list[Listed]:
-        """All documents by name."""
+    async def documents(self, report: Report | None = None) -> tuple[list[Listed], Covered]:
+        """All documents by name, and whether these are all."""
 
-        def work(stop: threading.Event) -> list[Listed]:
-            self._sync(stop, report)
+        def work(stop: Stop) -> tuple[list[Listed], Covered]:
+            covered = self._sync(stop, report)
             rows = self._db.execute("SELECT name, title, size, lines, problem FROM files ORDER BY name")
-            return [Listed(*row) for row in rows]
+            return [Listed(*row) for row in rows], covered
 
         return await self._do(work)
 
@@ -99,13 +170,14 @@ class DocumentIndex:
             await asyncio.get_running_loop().run_in_executor(thread, database.close)
         thread.shutdown(wait=False)
 
-    async def _do(self, work: Callable[[threading.Event], T]) -> T:
-        """Run ``work`` on the index's thread; a cancelled caller makes it stop at the next file."""
+    async def _do(self, work: Callable[[Stop], T]) -> T:
+        """Run ``work`` on the index's thread; a cancelled caller makes it stop, also amid a file."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="documents")
-        stop = threading.Event()
+        loop = asyncio.get_running_loop()
+        stop = Stop(loop)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work, stop)
+            return await loop.run_in_executor(self._thread, work, stop)
         finally:
             stop.set()
 
@@ -118,22 +190,35 @@ class DocumentIndex:
             self._database.executescript(_SCHEMA)
         return self._database
 
-    def _sync(self, stop: threading.Event, report: Report | None) -> int:
-        """Take in new and changed files, forget gone ones; returns how many there are."""
+    def _sync(self, stop: Stop, report: Report | None) -> Covered:
+        """Take in new and changed files, forget gone ones."""
         known = dict(self._db.execute("SELECT name, version FROM files").fetchall())
-        found = {f.name: f for f in self._roots.walk()}
+        found: dict[str, Found] = {}
+        more = False
+        for file in self._roots.walk():
+            if len(found) >= MAX_FILES:
+                more = True
+                break
+            found[file.name] = file
         for name in known.keys() - found.keys():
             self._forget(name)
         stale = [f for f in found.values() if known.get(f.name) != repr(f.version)]
+        deadline = time.monotonic() + self._take_in_s
+        done = 0
         for done, file in enumerate(stale):
-            if stop.is_set():
+            if stop.is_set() or (done and time.monotonic() > deadline):
                 break
             if report is not None:
                 report(done, len(stale))
+            document = self._read(file, stop)
+            if document is None:
+                break
             self._forget(file.name)
-            self._take_in(file)
+            self._take_in(file, *document)
+        else:
+            done = len(stale)
         self._db.commit()
-        return len(found)
+        return Covered(len(found) - (len(stale) - done), len(stale) - done, more)
 
     def _forget(self, name: str) -> None:
         row = self._db.execute("SELECT id FROM files WHERE name = ?", (name,)).fetchone()
@@ -144,20 +229,25 @@ class DocumentIndex:
             self._db.execute("DELETE FROM passages WHERE file = ?", row)
             self._db.execute("DELETE FROM files WHERE id = ?", row)
 
-    def _take_in(self, found: Found) -> None:
-        title, text, problem = "", "", None
+    def _read(self, found: Found, stop: Stop) -> tuple[str, str, str | None] | None:
+        """Title, text and why there is none; ``None`` if the caller left meanwhile."""
         try:
             data = self._roots.read(found)
             kind = kind_of(found.name, data[:8192])
             if kind is None:
-                problem = "it is not a text document"
-            else:
-                extracted = extract(data, kind)
-                title, text = extracted.title, extracted.text
+                return "", "", "it is not a text document"
+            extracted = stop.result(self._reader.read(data, kind))
         except UnreadableError as e:
-            problem = str(e)
+            return "", "", str(e)
         except OSError as e:
-            problem = f"it can't be read ({e.strerror})"
+            return "", "", f"it can't be read ({e.strerror})"
+        except CancelledError:
+            return None
+        except Exception as e:  # noqa: BLE001 - one odd file costs none of the others
+            return "", "", f"it can't be read ({type(e).__name__})"
+        return extracted.title, extracted.text, None
+
+    def _take_in(self, found: Found, title: str, text: str, problem: str | None) -> None:
         title = title or found.name.rpartition("/")[2]
         lines = text.split("\n")
         row = (found.name, repr(found.version), title, found.size, len(lines), problem)
@@ -167,22 +257,23 @@ class DocumentIndex:
         file = cursor.lastrowid
         for first, last, body in _chunks(lines):
             cursor.execute("INSERT INTO passages (file, first, last) VALUES (?, ?, ?)", (file, first, last))
-            row_id = cursor.lastrowid
-            cursor.execute("INSERT INTO chunks (rowid, body, title) VALUES (?, ?, ?)", (row_id, body, title))
+            values = (cursor.lastrowid, body, title, " ".join(_pairs(f"{title} {body}")))
+            cursor.execute("INSERT INTO chunks (rowid, body, title, pairs) VALUES (?, ?, ?, ?)", values)
 
     def _search(self, query: str, limit: int) -> list[Hit]:
-        words = list(dict.fromkeys(_WORD.findall(query.lower())))[:MAX_WORDS]
-        if not words:
+        terms = _terms(query)
+        if not terms:
             return []
-        quoted = [f'"{w}"' for w in words]
-        for match in dict.fromkeys((" AND ".join(quoted), " OR ".join(quoted))):
+        every = " AND ".join(f'"{" ".join(parts)}"' + " *" * prefix for parts, prefix in terms)
+        some = " OR ".join(f'"{part}"' + " *" * prefix for parts, prefix in terms for part in parts)
+        for match in dict.fromkeys((every, some)):
             rows = self._db.execute(
-                _HITS + "WHERE chunks MATCH ? ORDER BY bm25(chunks, 1.0, 2.0) LIMIT ?",
+                _HITS + "WHERE chunks MATCH ? ORDER BY bm25(chunks, 1.0, 2.0, 1.0) LIMIT ?",
                 (match, limit),
             ).fetchall()
             if rows:
                 return [Hit(*row) for row in rows]
-        # parts of words, and scripts that are written without spaces
+        # parts of words
         pattern = "%" + query.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         rows = self._db.execute(
             _HITS + "WHERE chunks.body LIKE ? ESCAPE '\\' LIMIT ?",
@@ -191,10 +282,39 @@ class DocumentIndex:
         return [Hit(*row) for row in rows]
 
 
+def _terms(query: str) -> list[tuple[list[str], bool]]:
+    """The words of a query, and the pairs of each of its runs without spaces, which must stand together;
+    whether the term may be the beginning of a longer one."""
+    text = unicodedata.normalize("NFKC", query.lower())
+    terms: list[tuple[list[str], bool]] = [
+        ([word], False) for word in _WORD.findall(_SPACELESS.sub(" ", text))
+    ]
+    for run in _SPACELESS.findall(text):
+        pairs = _pairs(run)
+        terms.append((pairs if len(run) == 1 else pairs[:-1], len(run) == 1))
+    return list({tuple(parts): (parts, prefix) for parts, prefix in terms}.values())[:MAX_WORDS]
+
+
+def _pairs(text: str) -> list[str]:
+    """Each two neighbours in the runs of scripts without spaces, and each run's last character alone, so that
+    one character is the beginning of some pair wherever it stands."""
+    found: list[str] = []
+    for run in _SPACELESS.findall(unicodedata.normalize("NFKC", text)):
+        found += [run[at : at + 2] for at in range(len(run))]
+    return found
+
+
 def _chunks(lines: list[str]) -> Iterator[tuple[int, int, str]]:
     """Passages of some lines each, broken at headings; (first line, last line, text)."""
     start, size = 0, 0
     for i, line in enumerate(lines):
+        if len(line) > CHUNK_CHARACTERS:  # passages of its own
+            if i > start:
+                yield start + 1, i, "\n".join(lines[start:i])
+            for at in range(0, len(line), CHUNK_CHARACTERS):
+                yield i + 1, i + 1, line[max(0, at - _OVERLAP) : at + CHUNK_CHARACTERS]
+            start, size = i + 1, 0
+            continue
         heading = line.startswith("#") and i - start >= 4
         if i > start and (heading or i - start >= CHUNK_LINES or size + len(line) > CHUNK_CHARACTERS):
             yield start + 1, i, "\n".join(lines[start:i])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mux.tools.base import ToolProblem
 
-__all__ = ["Found", "Roots"]
+__all__ = ["Found", "Roots", "written"]
 
 MAX_FILE = 20_000_000  # bytes
-MAX_FILES = 20_000
+MAX_FILES = 20_000  # that are looked at
 MAX_DEPTH = 20
 # folders that hold no documents, and would crowd out those that do
 _SKIPPED = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
@@ -73,13 +74,8 @@ class Roots:
 
     def walk(self) -> Iterator[Found]:
         """All readable files, in order; hidden ones, caches and too large ones are left out."""
-        count = 0
         for name, root in self.folders().items():
-            for found in self._walk(root, root, self.prefix(name), 0):
-                yield found
-                count += 1
-                if count >= MAX_FILES:
-                    return
+            yield from self._walk(root, root, self.prefix(name), 0)
 
     def _walk(self, root: Path, folder: Path, prefix: str, depth: int) -> Iterator[Found]:
         try:
@@ -123,6 +119,10 @@ class Roots:
                 continue
             if found is not None:
                 return found
+        wanted = unicodedata.normalize("NFC", name)  # a name on disk may be in NFD, or no UTF-8 at all
+        for found in self.walk():
+            if found.name == name or unicodedata.normalize("NFC", found.name) == wanted:
+                return found
         raise ToolProblem(
             f"There is no readable document {name[:200]!r} in the document folders. "
             "Call list_docs or search_docs for the names that exist."
@@ -151,4 +151,9 @@ def _inspect(root: Path, path: Path, prefix: str) -> Found | None:
     lexical = os.path.relpath(os.path.normpath(path), root)
     shown = lexical if not lexical.startswith("..") else str(real.relative_to(root))
     version = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
-    return Found(prefix + Path(shown).as_posix(), real, version, status.st_size)
+    return Found(prefix + written(Path(shown).as_posix()), real, version, status.st_size)
+
+
+def written(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 as ``\\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from pydantic_monty import NOT_HANDLED, AbstractOS, MontyFileHandle
 from pydantic_monty.os_access import StatResult, path_from_arg
 
-from mux.tools.roots import MAX_FILES, Roots
+from mux.tools.roots import MAX_FILES, Roots, written
 
 __all__ = ["MAX_BYTES", "PLACE", "DocumentFiles"]
 
@@ -67,7 +67,7 @@ class DocumentFiles(AbstractOS):
             if not f"{relative}/".startswith(prefix):
                 continue
             try:
-                real = Path(os.path.realpath(root / relative[len(prefix) :], strict=True))
+                real = Path(os.path.realpath(_on_disk(root, relative[len(prefix) :]), strict=True))
             except (OSError, ValueError):  # ValueError: a NUL in the name
                 continue
             if real.is_relative_to(root) and not _hidden(relative) and not _hidden(real.relative_to(root)):
@@ -141,7 +141,7 @@ class DocumentFiles(AbstractOS):
                 plain = entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
                 # only links can lead out, and pipes and devices are no documents
                 if not _hidden(entry.name) and (plain or self._linked(path / entry.name)):
-                    names.append(entry.name)
+                    names.append(written(entry.name))
                 if len(names) >= MAX_FILES:
                     break
         return [path / name for name in sorted(names)]
@@ -197,6 +197,16 @@ def _relative(path: PurePosixPath) -> str | None:
     if whole == PLACE:
         return ""
     return whole.removeprefix(f"{PLACE}/") if whole.startswith(f"{PLACE}/") else None
+
+
+def _on_disk(root: Path, relative: str) -> Path:
+    """The path of a file whose name may be written with the bytes that are no UTF-8 (`written`)."""
+    path = root / relative
+    if "\\x" not in relative or path.exists():
+        return path
+    for part in PurePosixPath(relative).parts:
+        root = next((Path(e.path) for e in os.scandir(root) if written(e.name) == part), root / part)
+    return root
 
 
 def _hidden(path: str | Path) -> bool:

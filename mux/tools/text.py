@@ -1,14 +1,21 @@
-"""Readable text and a title out of bytes: plain text, Markdown, HTML, PDF. Blocking: call it in a thread."""
+"""Readable text and a title out of bytes: plain text, Markdown, HTML, PDF, and office files by the extra.
+
+Blocking, and for all but text at the mercy of a parser: `mux.tools.reader` calls it in a process.
+"""
 
 from __future__ import annotations
 
 import codecs
 import io
 import logging
+import posixpath
 import re
 import unicodedata
+import zipfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import html_to_markdown
 
@@ -31,6 +38,9 @@ _ENCODINGS = (
     "euc_jp", "gb18030", "big5", "cp949",
 )  # fmt: skip
 _HTML = frozenset({"html", "htm", "xhtml"})
+_OFFICE = frozenset({"docx", "xlsx", "pptx", "epub"})
+MAX_CELLS = 200_000  # of a workbook
+_EXTRA = "it needs an extra to be read: pip install 'mux-agents[documents]'"
 _CHARSET = re.compile(rb"""<meta[^>]{0,200}charset=["']?([A-Za-z0-9_-]{2,40})""", re.IGNORECASE)
 # pypdf reports every flaw of a file by logging; a broken PDF is no news for this server's operator
 logging.getLogger("pypdf").setLevel(logging.CRITICAL)
@@ -49,10 +59,13 @@ class UnreadableError(Exception):
 
 
 def kind_of(name: str, head: bytes) -> str | None:
-    """``pdf``, ``html``, ``text``, or ``None`` for what is none of these, by name and first bytes."""
+    """``pdf``, ``html``, ``text``, ``docx``, ``xlsx``, ``pptx``, ``epub``, or ``None`` for what is none of
+    these, by name and first bytes."""
     extension = name.rpartition(".")[2].lower() if "." in name else ""
     if head.startswith(b"%PDF-"):
         return "pdf"
+    if head.startswith(b"PK") and extension in _OFFICE:
+        return extension
     marked = head.startswith(_MARKS)
     if b"\0" in head and not marked:
         return None
@@ -82,6 +95,8 @@ def extract(data: bytes, kind: str, *, charset: str | None = None) -> Extracted:
     """
     if kind == "pdf":
         return _pdf(data)
+    if kind in _OFFICE:
+        return _office(data, kind)
     if kind == "html":
         found = _CHARSET.search(data[:2048])
         return extract_html(_decode(data, charset or (found.group(1).decode() if found else None)))
@@ -155,12 +170,15 @@ def _looks_like(head: bytes) -> str:
 
 def _pdf(data: bytes) -> Extracted:
     import pypdf  # a third of a second to import: paid by who has a PDF, not by every start
-    from pypdf.errors import PyPdfError
+    from pypdf.errors import DependencyError
 
     try:
         title, text = _pages(pypdf.PdfReader(io.BytesIO(data)))
-    except (PyPdfError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as e:
-        # pypdf answers broken files with any of these
+    except DependencyError as e:
+        raise UnreadableError(_EXTRA) from e
+    except (UnreadableError, MemoryError):
+        raise
+    except Exception as e:
         raise UnreadableError(f"its PDF can't be read ({type(e).__name__})") from e
     if not text.strip():
         raise UnreadableError("it has no text (scanned pages?)")
@@ -179,3 +197,124 @@ def _pages(reader: pypdf.PdfReader) -> tuple[str, str]:
             break
     meta = reader.metadata
     return str(meta.title or "") if meta is not None else "", "\n\n".join(pages)[:MAX_TEXT]
+
+
+# --- office files -------------------------------------------------------------------------------------------
+
+
+def _office(data: bytes, kind: str) -> Extracted:
+    read = {"docx": _docx, "xlsx": _xlsx, "pptx": _pptx, "epub": _epub}[kind]
+    try:
+        title, parts = read(io.BytesIO(data))
+        text = "\n\n".join(_within(parts))
+    except ImportError as e:
+        raise UnreadableError(_EXTRA) from e
+    if not text.strip():
+        raise UnreadableError("it has no text")
+    return Extracted(" ".join((title or first_heading(text[:_HEAD])).split()), text)
+
+
+def _within(parts: Iterable[str]) -> Iterator[str]:
+    """The parts that are not empty, up to the most text that is kept."""
+    size = 0
+    for part in parts:
+        if part.strip():
+            yield part[: MAX_TEXT - size]
+            size += len(part)
+            if size >= MAX_TEXT:
+                return
+
+
+def _docx(file: io.BytesIO) -> tuple[str, Iterator[str]]:
+    import docx
+    from docx.table import Table
+
+    document = docx.Document(file)
+
+    def parts() -> Iterator[str]:
+        for block in document.iter_inner_content():
+            if isinstance(block, Table):
+                yield "\n".join(_row(cell.text for cell in row.cells) for row in block.rows)
+                continue
+            style = block.style.name if block.style is not None else ""
+            level = style.removeprefix("Heading ") if style and style.startswith("Heading ") else ""
+            yield f"{'#' * int(level)} {block.text}" if level.isdecimal() and block.text else block.text
+
+    return document.core_properties.title or "", parts()
+
+
+def _xlsx(file: io.BytesIO) -> tuple[str, Iterator[str]]:
+    import openpyxl  # type: ignore[import-untyped]
+
+    book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+
+    def parts() -> Iterator[str]:
+        left = MAX_CELLS
+        for sheet in book.worksheets:
+            rows = []
+            for row in sheet.iter_rows(values_only=True):
+                left -= len(row)
+                if any(cell is not None for cell in row):
+                    rows.append(_row("" if cell is None else str(cell) for cell in row))
+                if left <= 0:
+                    rows.append("[… the workbook is longer]")
+                    break
+            yield f"## {sheet.title}\n" + "\n".join(rows)
+            if left <= 0:
+                return
+
+    return book.properties.title or "", parts()
+
+
+def _pptx(file: io.BytesIO) -> tuple[str, Iterator[str]]:
+    import pptx
+
+    deck = pptx.Presentation(file)
+
+    def parts() -> Iterator[str]:
+        for number, slide in enumerate(deck.slides, 1):
+            texts = [shape.text_frame.text for shape in slide.shapes if shape.has_text_frame]
+            texts += [
+                "\n".join(_row(cell.text for cell in row.cells) for row in shape.table.rows)
+                for shape in slide.shapes
+                if shape.has_table
+            ]
+            if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
+                texts.append(slide.notes_slide.notes_text_frame.text)
+            yield f"## Slide {number}\n" + "\n".join(filter(None, texts))
+
+    return deck.core_properties.title or "", parts()
+
+
+def _epub(file: io.BytesIO) -> tuple[str, Iterator[str]]:
+    """The chapters in reading order (EPUB 3.3: the container names the package, its spine the chapters)."""
+    from lxml import etree  # type: ignore[import-untyped]
+
+    book = zipfile.ZipFile(file)
+    strict = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
+
+    def xml(name: str) -> Any:
+        return etree.fromstring(_member(book, name), strict)
+
+    package_name = xml("META-INF/container.xml").xpath("string(//*[local-name()='rootfile'][1]/@full-path)")
+    package = xml(package_name)
+    items = {i.get("id"): i.get("href") for i in package.iterfind(".//{*}manifest/{*}item")}
+    spine = [items.get(ref.get("idref")) for ref in package.iterfind(".//{*}spine/{*}itemref")]
+
+    def parts() -> Iterator[str]:
+        for href in filter(None, spine):
+            name = posixpath.normpath(posixpath.join(posixpath.dirname(package_name), unquote(href)))
+            if name in book.namelist():
+                yield extract_html(_decode(_member(book, name), None)).text
+
+    return str(package.xpath("string(//*[local-name()='title'][1])")), parts()
+
+
+def _member(book: zipfile.ZipFile, name: str) -> bytes:
+    """A file of the archive, of a size that a chapter may have."""
+    with book.open(name) as member:
+        return member.read(MAX_TEXT)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return " | ".join(" ".join(cell.split()) for cell in cells)

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pypdf
 import pytest
@@ -16,9 +17,11 @@ from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 from mux.tools import Toolbox, ToolProblem, documents
 from mux.tools.documents import document_tools
 from mux.tools.index import DocumentIndex
+from mux.tools.reader import Reader
 from mux.tools.roots import Found, Roots
 from mux.tools.sources import Sources
 from tests.support.tools import call, collect, context
+from tests.tools.test_reader import pdf_bomb
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -28,15 +31,17 @@ Make = Callable[..., Toolbox]
 @pytest.fixture
 async def make() -> AsyncIterator[Make]:
     opened: list[DocumentIndex] = []
+    reader = Reader(seconds=3.0)
 
-    def build(*folders: Path) -> Toolbox:
+    def build(*folders: Path, **options: Any) -> Toolbox:
         roots = Roots(folders)
-        opened.append(DocumentIndex(roots))
-        return Toolbox(document_tools(roots, opened[-1], Sources()))
+        opened.append(DocumentIndex(roots, reader, **options))
+        return Toolbox(document_tools(roots, opened[-1], reader, Sources()))
 
     yield build
     for index in opened:
         await index.aclose()
+    await reader.aclose()
 
 
 def _pdf(text: str) -> bytes:
@@ -333,3 +338,124 @@ async def test_searches_of_many_channels_at_once_agree(make: Make, tmp_path: Pat
     search = make(tmp_path).tools["search_docs"]
     results = await asyncio.gather(*(call(search, context(channel=str(i)), query="stone") for i in range(16)))
     assert {len(r.data["sources"]) for r in results} == {1}
+
+
+# --- what would take the whole folder down ------------------------------------------------------------------
+
+
+async def test_a_bad_neighbour_is_named_and_the_rest_is_found(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "note.md").write_text("The keeper is Ada Tern.\n")
+    (tmp_path / "bomb.pdf").write_bytes(pdf_bomb())
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 and no more")
+    (tmp_path / "broken.docx").write_bytes(b"PK\x03\x04 no zip")
+    (tmp_path / os.fsdecode(b"caf\xe9.md")).write_text("gulls\n")
+    tools = make(tmp_path)
+    assert "Ada Tern" in (await call(tools.tools["search_docs"], query="keeper")).output
+    listed = (await call(tools.tools["list_docs"])).output
+    assert "bomb.pdf: bomb.pdf (can't be read: it takes longer than 3 s to read)" in listed
+    assert "broken.docx: broken.docx (can't be read: it is broken (BadZipFile))" in listed
+    assert "gulls" in (await call(tools.tools["search_docs"], query="gulls")).output
+    assert "gulls" in (await call(tools.tools["read_doc"], path="caf\\xe9.md")).output
+    began = time.monotonic()
+    assert (
+        "Ada Tern" in (await call(tools.tools["search_docs"], query="keeper")).output
+    )  # it is not tried again
+    assert time.monotonic() - began < 1
+
+
+async def test_a_call_takes_in_what_it_can_and_says_what_is_left(make: Make, tmp_path: Path) -> None:
+    for n in range(5):
+        (tmp_path / f"{n}.md").write_text(f"word{n} sea\n")
+    tools = make(tmp_path, take_in_s=0.0)
+    first = (await call(tools.tools["search_docs"], query="sea")).output
+    assert "word0" in first
+    assert "4 documents are not read yet: ask again." in first
+    for _ in range(4):
+        last = (await call(tools.tools["search_docs"], query="sea", limit=20)).output
+    assert all(f"word{n}" in last for n in range(5))
+    assert "not read yet" not in last
+
+
+async def test_more_files_than_are_looked_at_are_said(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mux.tools.index.MAX_FILES", 3)
+    for n in range(5):
+        (tmp_path / f"{n}.md").write_text("sea\n")
+    tools = make(tmp_path)
+    said = "Only the first 3 files of the folders are looked at."
+    assert said in (await call(tools.tools["search_docs"], query="sea")).output
+    assert said in (await call(tools.tools["list_docs"])).output
+
+
+async def test_names_in_other_normal_forms_and_of_digits_are_found(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "u\u0308bersicht.md").write_text("the overview\n")  # as some systems store it
+    (tmp_path / "2024").write_text("the year\n")
+    tools = make(tmp_path)
+    assert "the overview" in (await call(tools.tools["read_doc"], path="\u00fcbersicht.md")).output
+    assert "1 documents" in (await call(tools.tools["list_docs"], contains="\u00fcber")).output
+    assert "the year" in (await call(tools.tools["read_doc"], path="2024")).output
+
+
+# --- scripts without spaces ---------------------------------------------------------------------------------
+
+TEXTS = {
+    "contract.md": "第一条 甲方迟延付款的，应当按日支付千分之三的违约金。",
+    "note.md": "灯台の管理人は田中さんです。カモメが好き。",
+    "thai.md": "ประภาคารสูงสี่สิบเมตร และเรือเฟอร์รี่เข้าท่าเทียบเรือ",
+    "korean.md": "항구의 등대는 매일 밤 불을 밝힙니다.",
+    "english.md": "The harbour has a lighthouse; the ferry leaves at nine.",
+}
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("违约金", "contract.md"),
+        ("合同 违约金", "contract.md"),
+        ("迟延付款的违约金是多少？", "contract.md"),
+        ("harbour 违约金", "contract.md"),
+        ("条", "contract.md"),
+        ("灯台 管理人", "note.md"),
+        ("ｶﾓﾒ", "note.md"),
+        ("田中", "note.md"),
+        ("ประภาคาร", "thai.md"),
+        ("เรือเฟอร์รี่ ท่าเทียบเรือ", "thai.md"),
+        ("등대", "korean.md"),
+        ("항구 불", "korean.md"),
+        ("lighthouse ferry", "english.md"),
+    ],
+)
+async def test_scripts_without_spaces_are_searched(make: Make, tmp_path: Path, query: str, name: str) -> None:
+    for file, text in TEXTS.items():
+        (tmp_path / file).write_text(text)
+    (tmp_path / "other.md").write_text("完全 别的 東京 รถไฟ 기차 train\n")
+    found = (await call(make(tmp_path).tools["search_docs"], query=query)).output
+    assert found.startswith("[1]"), found
+    assert name in found
+
+
+@pytest.mark.parametrize("encoding", ["shift_jis", "gb18030", "euc_kr", "utf-16", "utf-8-sig"])
+async def test_encodings_of_east_asia_are_read(make: Make, tmp_path: Path, encoding: str) -> None:
+    text, query = {
+        "gb18030": (TEXTS["contract.md"], "违约金"),
+        "euc_kr": (TEXTS["korean.md"], "등대"),
+    }.get(encoding, (TEXTS["note.md"], "管理人"))
+    (tmp_path / "file.txt").write_bytes((text * 5).encode(encoding))
+    assert "file.txt" in (await call(make(tmp_path).tools["search_docs"], query=query)).output
+
+
+async def test_one_endless_line_is_passages_and_is_read_on(make: Make, tmp_path: Path) -> None:
+    line = " ".join(f"word{n}" for n in range(300_000))
+    (tmp_path / "dump.txt").write_text(line)
+    tools = make(tmp_path)
+    hit = (await call(tools.tools["search_docs"], query="word250000")).output
+    assert "word250000" in hit
+    assert len(hit) < 5_000
+    read = (await call(tools.tools["read_doc"], path="dump.txt")).output
+    assert "[… cut here; go on with first_line=1 and offset=40000]" in read
+    more = (await call(tools.tools["read_doc"], path="dump.txt", first_line=1, offset=40_000)).output
+    assert line[40_000:40_050] in more
+    end = (await call(tools.tools["read_doc"], path="dump.txt", offset=len(line) - 10)).output
+    assert end.endswith(line[-10:])
+    assert (await call(tools.tools["read_doc"], path="dump.txt", offset=len(line))).is_error

@@ -13,6 +13,7 @@ from mux.net import Net
 from mux.settings import Fetch, WebSearch
 from mux.tools import Tool, ToolContext, tool
 from mux.tools.fetch import MAX_SHOWN, fetch_tool
+from mux.tools.reader import Reader
 from mux.tools.sources import Sources
 from mux.tools.web_search import search_url, web_search_tool
 from tests.support.tools import call, collect
@@ -63,8 +64,15 @@ async def base() -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def fetch() -> Tool:
-    return fetch_tool(Net(Fetch(allow_private=("127.0.0.1",))), Sources())
+async def reader() -> AsyncIterator[Reader]:
+    made = Reader()
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+def fetch(reader: Reader) -> Tool:
+    return fetch_tool(Net(Fetch(allow_private=("127.0.0.1",))), reader, Sources())
 
 
 async def test_a_page_becomes_readable_text_and_a_numbered_source(fetch: Tool, base: str) -> None:
@@ -105,7 +113,7 @@ async def test_what_is_no_text_or_fails_is_an_error_in_our_words(
 
 
 async def test_private_addresses_are_refused_by_default(base: str) -> None:
-    result = await call(fetch_tool(Net(Fetch()), Sources()), url=f"{base}/page")
+    result = await call(fetch_tool(Net(Fetch()), Reader(), Sources()), url=f"{base}/page")
     assert "Only public addresses may be fetched" in result.output
 
 
