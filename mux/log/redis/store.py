@@ -50,6 +50,7 @@ from mux.log.protocols import (
     run_not_found,
 )
 from mux.log.redis.commands import RedisCommands
+from mux.log.redis.keys import RedisKeys
 from mux.log.redis.lease import QUEUE, TTL_S, Lease
 from mux.log.redis.link import GONE, Link, refusal
 from mux.log.redis.migrate import migrate
@@ -106,6 +107,7 @@ class RedisStore:
         self._worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.queue = RedisQueue(self._writer, self._worker)
         self.commands = RedisCommands(self._writer, self._worker)
+        self.keys = RedisKeys(self._writer, self._reader)
 
     async def open(self, *, url: str | None = None) -> None:
         """See `Store.open`."""
