@@ -20,7 +20,7 @@ async def healthz(request: web.Request) -> web.StreamResponse:
 
 async def readyz(request: web.Request) -> web.StreamResponse:
     """``GET /readyz``: new runs are accepted, and taken; 503 with the reasons if not."""
-    api = request.app[API]
+    api = request[API]
     checks = dict(await api.checks())
     if (reason := api.engine.unready()) is not None:
         checks["engine"] = reason
@@ -39,7 +39,7 @@ _GAUGES = (  # name, member of `Engine.stats`, what it is
 
 async def metrics(request: web.Request) -> web.StreamResponse:
     """``GET /metrics``, in Prometheus' text format 0.0.4: how much there is to do now."""
-    api = request.app[API]
+    api = request[API]
     stats = await api.engine.stats()
     gauges = [(name, int(stats[member]), about) for name, member, about in _GAUGES]
     gauges.append(("mux_streams_open", api.hub.count, "Open streams."))
@@ -56,14 +56,16 @@ async def metrics(request: web.Request) -> web.StreamResponse:
 ROUTES = (
     Route(
         "GET", "/healthz", healthz, "The process is alive.", "operations",
-        answers={200: Answer("It is.", Health)},
+        answers={200: Answer("It is.", Health)}, scope="public",
     ),
     Route(
         "GET", "/metrics", metrics, "How much the server has to do, for Prometheus.", "operations",
         answers={200: Answer("The gauges.", media=("text/plain",))},
+        scope="admin",
     ),
     Route(
         "GET", "/readyz", readyz, "New runs are taken.", "operations",
         answers={200: Answer("They are.", Readiness), 503: Answer("They are not, and why.", Readiness)},
+        scope="public",
     ),
 )  # fmt: skip

@@ -282,6 +282,10 @@ class MemoryStore:
         older = [n for n in numbers if bound is None or n < bound]
         return numbers[max(older)] if older else None
 
+    async def size(self, owner: str) -> int:
+        """See `RunStore.size`."""
+        return sum([e.records.size for e in self._runs.values() if e.row.owner == owner])
+
     async def expire(
         self, *, older_than_ms: int | None, keep_runs: int | None, max_bytes: int | None
     ) -> Sequence[str]:

@@ -247,6 +247,9 @@ class RunStore(Protocol):
     async def conversation(self, thread: str, channel: str, before: str | None = None) -> bytes | None:
         """The newest conversation of that channel on the thread, of a run older than ``before`` if given."""
 
+    async def size(self, owner: str) -> int:
+        """Bytes of the events of all finished runs of an owner."""
+
     async def expire(
         self, *, older_than_ms: int | None, keep_runs: int | None, max_bytes: int | None
     ) -> Sequence[str]:

@@ -69,10 +69,12 @@ class Viewer:
         "_woken",
         "_wrote_at",
         "encoder",
+        "holder",
         "legs",
         "number",
         "observe",
         "opened_at",
+        "owner",
         "selection",
         "sink",
         "vector",
@@ -98,6 +100,8 @@ class Viewer:
         self.selection = selection
         self.vector = vector
         self.observe = observe
+        self.owner = "local"
+        self.holder: str | None = None
         self.opened_at = hub.loop.time()
         self._wrote_at = self.opened_at
         self._future: asyncio.Future[None] | None = None

@@ -493,6 +493,10 @@ class RedisStore:
         data = (await self._reader.call("recall", _conv(digest(thread, channel)), number))[1]
         return bytes(data) if data is not None else None
 
+    async def size(self, owner: str) -> int:
+        """See `RunStore.size`."""
+        return sum([bytes_ for _, _, bytes_ in await self._oldest(f"o:{digest(owner)}")])
+
     async def expire(
         self, *, older_than_ms: int | None, keep_runs: int | None, max_bytes: int | None
     ) -> Sequence[str]:

@@ -327,6 +327,10 @@ class SqliteStore:
         """See `RunStore.conversation`."""
         return await self._query(lambda db: _rows.conversation(db, thread, channel, before))
 
+    async def size(self, owner: str) -> int:
+        """See `RunStore.size`."""
+        return await self._query(lambda db: _rows.size_of_owner(db, owner))
+
     async def expire(
         self, *, older_than_ms: int | None, keep_runs: int | None, max_bytes: int | None
     ) -> Sequence[str]:
