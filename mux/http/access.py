@@ -96,7 +96,7 @@ class Access:
                 raise BadRequest(
                     "scope_missing", "Only the scope 'admin' may ask for another owner.", status=403
                 )
-            grant = grant.model_copy(update={"owner": owner})
+            grant = grant.model_copy(update={"owner": owner, "scopes": ("read",)})
         request[API] = self._of(grant)
 
     def _of(self, grant: Grant) -> Api:

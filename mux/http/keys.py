@@ -23,6 +23,7 @@ from mux.engine.plan import agent_forbidden
 from mux.errors import BadRequest, NotFound
 from mux.log.protocols import KeyStore
 from mux.requests import KeyLimits
+from mux.viewers import Shared
 
 __all__ = ["LOCAL", "SCOPES", "Grant", "Keys", "NewKey", "Scope", "key_not_found"]
 
@@ -77,6 +78,12 @@ class Grant(BaseModel):
         """Refuse an agent that it may not use. Raises BadRequest ``agent_forbidden``."""
         if self.agents is not None and name not in self.agents:
             raise agent_forbidden(name, self.agents)
+
+    def shared(self) -> Shared | None:
+        """What of a run it shows; ``None``: all, as it is no link."""
+        if self.run is None:
+            return None
+        return Shared(None if self.channels is None else frozenset(self.channels), self.plan)
 
     def shown(self) -> dict[str, object]:
         """As lists show it: everything but the hash."""

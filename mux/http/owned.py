@@ -102,7 +102,9 @@ class OwnersEngine:
 
     async def snapshot(self, run: str) -> dict[str, Any]:
         await self.own(run)
-        return await self._engine.snapshot(run)
+        snapshot = await self._engine.snapshot(run)
+        shared = self._grant.shared()
+        return snapshot if shared is None else shared.snapshot(snapshot)
 
     async def list_runs(self, query: RunQuery) -> RunPage:
         return await self._engine.list_runs(replace(query, owner=self._grant.owner))
@@ -174,8 +176,11 @@ class OwnersEngine:
 
     # --- viewers ------------------------------------------------------------------------------------------
 
+    # Whoever may only look can't make a run be cancelled, by leaving it.
+
     def viewer_joined(self, run: str, *, observe: bool = False) -> None:
-        self._engine.viewer_joined(run, observe=observe)
+        self._engine.viewer_joined(run, observe=observe or not self._grant.may("run"))
 
     def viewer_left(self, run: str, *, observe: bool = False, sent_away: bool = False) -> None:
+        observe = observe or not self._grant.may("run")
         self._engine.viewer_left(run, observe=observe, sent_away=sent_away)

@@ -291,6 +291,7 @@ ROUTES = (
     Route(
         "GET", "/api/runs/{run}", show, "A run's snapshot, and the cursor to continue from.", "runs",
         params=(RUN,), answers={200: Answer("The run as it stands.", models.Run)}, errors=(404, 503),
+        shared=True,
     ),
     Route(
         "PATCH", "/api/runs/{run}", change, "Change title, star and metadata.", "runs",

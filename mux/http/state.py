@@ -93,6 +93,8 @@ class Api:
         most = grant.limits.viewers
         if most is not None and sum(1 for _ in self.hub.rows(grant.owner)) >= most:
             raise key_limit("viewers", most, retry_after=5)
+        if (shared := grant.shared()) is not None:
+            selection = selection.seen_by(shared)
         async with self.hub.turns:  # opening, unlike being there, costs something
             return await self.hub.open(
                 runs, after, encoder, selection, vector=vector, observe=observe, owner=grant.owner,

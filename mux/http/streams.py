@@ -268,6 +268,7 @@ ROUTES = (
         answers={200: _STREAM, 204: _END},
         errors=(404, 406, 409, 429, 503),
         stream=True,
+        shared=True,
     ),
     Route(
         "GET",

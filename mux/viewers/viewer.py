@@ -323,7 +323,11 @@ class Viewer:
         return (before + prefix).encode(), after.encode()
 
     def _open_frame(self) -> dict[str, object]:
-        known = {leg.ring.run: list(leg.ring.channels) for leg in self.legs}
+        shared = self.selection.shared
+        only = shared.channels if shared is not None else None
+        known = {
+            leg.ring.run: [c for c in leg.ring.channels if only is None or c in only] for leg in self.legs
+        }
         wanted = self.selection.describe()
         everywhere = {c for ids in known.values() for c in ids}
         unknown = sorted((self.selection.channels or frozenset()) - everywhere)
