@@ -69,6 +69,7 @@ class Session(BaseModel):
         default=None, description="ms since the epoch: then the key is asked for again"
     )
     limits: KeyLimits
+    run: str | None = Field(default=None, description="of a link: the run that it shows")
     login: bool = Field(description="it came by the login page, and can log out")
 
 
@@ -188,6 +189,7 @@ def _session(request: web.Request, grant: Grant) -> dict[str, Any]:
         "scopes": list(grant.scopes),
         "title": grant.title,
         "expires": grant.expires,
+        "run": grant.run,
         "limits": grant.limits.model_dump(exclude_none=True),
         "login": grant.kind == "session",
     }

@@ -89,6 +89,7 @@ class Pages:
         if base:
             app.router.add_route("GET", base, _with_slash)
         self._add(app, f"{base}/", "index.html")
+        self._add(app, f"{base}/shared", "index.html")  # of somebody who has a link to one run
         if not self._root.is_dir():
             return
         for entry in sorted(self._root.iterdir()):
