@@ -300,6 +300,10 @@ class Engine:
         """See `Archive.usage`."""
         return await self.archive.usage(owner)
 
+    async def check_usage(self, owner: str, limits: KeyLimits) -> None:
+        """See `Archive.check_usage`."""
+        await self.archive.check_usage(owner, limits)
+
     async def expire(self) -> list[str]:
         """See `Archive.expire`."""
         return await self.archive.expire()

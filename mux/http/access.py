@@ -149,12 +149,12 @@ class Access:
             await asyncio.sleep(heartbeat_s / 2)
             for holder in hub.holders():
                 try:
-                    holds = await self._keys.still(holder)
+                    if not await self._keys.still(holder):
+                        hub.send_away(holder, "revoked")
                 except MuxError as e:  # the store is away: the next look may find it
-                    get_logger().warning("keys not looked at", code=e.code)
-                    break
-                if not holds:
-                    hub.send_away(holder, "revoked")
+                    get_logger().warning("key_not_looked_at", code=e.code)
+                except Exception:  # one broken record must not keep the others' streams open
+                    get_logger().exception("key_not_looked_at", key=holder)
 
 
 class _Allowed:

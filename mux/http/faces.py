@@ -426,6 +426,8 @@ async def models_of(api: Api) -> dict[str, str]:
     configured endpoints offer."""
     await api.refresh()
     names = {agent["name"]: "mux" for agent in api.roster.describe()}
+    if api.grant.agents is not None and PLAIN not in api.grant.agents:
+        return names  # the others are for the plain agent
     names |= dict.fromkeys(api.settings.aliases, "alias")
     for offer in await api.providers.offers():
         names.setdefault(str(offer["id"]), str(offer.get("provider") or "provider"))

@@ -35,7 +35,6 @@ OWNER: Final = r"^[^\s/\x00-\x1f\x7f](?:[^/\x00-\x1f\x7f]{0,126}[^\s/\x00-\x1f\x
 _FORM = re.compile(r"mux_([kstl][0-9a-z]{11})_([0-9a-f]{48})", re.ASCII)
 _LETTERS: Final[dict[str, Kind]] = {"k": "key", "s": "session", "t": "ticket", "l": "share"}
 _NO_HASH: Final = hashlib.sha256(b"").hexdigest()
-_FRESH_S = 1.0  # how long a record may be used without another look at the store
 _MAX_FRESH = 4096
 
 
@@ -122,10 +121,12 @@ class Keys:
 
     Args:
         store: where they are kept.
+        fresh_s: seconds for which a record may be used without another look at the store.
     """
 
-    def __init__(self, store: KeyStore) -> None:
+    def __init__(self, store: KeyStore, *, fresh_s: float = 1.0) -> None:
         self._store = store
+        self._fresh_s = fresh_s
         self._fresh: dict[str, tuple[float, Grant | None]] = {}
         self._any: tuple[float, bool] = (0.0, False)
 
@@ -167,7 +168,7 @@ class Keys:
     async def any(self) -> bool:
         """Whether there is, or ever was, a key: then the server asks for one."""
         now = time.monotonic()
-        if not self._any[1] and now - self._any[0] >= _FRESH_S:
+        if not self._any[1] and now - self._any[0] >= self._fresh_s:
             self._any = (now, bool(await self._store.all("key")))
         return self._any[1]
 
@@ -217,7 +218,7 @@ class Keys:
 
     async def _get(self, name: str) -> Grant | None:
         at, grant = self._fresh.get(name, (0.0, None))
-        if grant is None or time.monotonic() - at > _FRESH_S:
+        if grant is None or time.monotonic() - at > self._fresh_s:
             data = await self._store.get(_LETTERS[name[0]], name)
             grant = Grant.model_validate_json(data) if data is not None else None
             if len(self._fresh) >= _MAX_FRESH:

@@ -20,6 +20,7 @@ from mux.requests import (
     AddChannel,
     ApprovalAnswer,
     CancelMode,
+    KeyLimits,
     PatchRun,
     StartRequest,
     SteerRequest,
@@ -129,7 +130,9 @@ class OwnersEngine:
             yield line
 
     async def import_run(self, lines: AsyncIterator[bytes]) -> str:
-        return await self._engine.import_run(lines, owner=self._grant.owner)
+        grant = self._grant
+        await self._engine.check_usage(grant.owner, KeyLimits(stored_mb=grant.limits.stored_mb))
+        return await self._engine.import_run(lines, owner=grant.owner)
 
     # --- control ------------------------------------------------------------------------------------------
 

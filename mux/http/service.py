@@ -139,7 +139,8 @@ class Service:
         self.url = _url(self._socket) + self.settings.base_path
         self._parts = await asyncio.to_thread(_Parts.make, self.settings)  # reads and imports files
         await self.store.open(url=self.url)
-        self._keys = Keys(self.store.keys)
+        http = self.settings.http
+        self._keys = Keys(self.store.keys, fresh_s=min(1.0, http.heartbeat_s / 4))
         await asyncio.to_thread(self.roster.load)
         http, limits = self.settings.http, self.settings.limits
         self._hub = Hub(
