@@ -153,8 +153,8 @@ class Access:
                         hub.send_away(holder, "revoked")
                 except MuxError as e:  # the store is away: the next look may find it
                     get_logger().warning("key_not_looked_at", code=e.code)
-                except Exception:  # one broken record must not keep the others' streams open
-                    get_logger().exception("key_not_looked_at", key=holder)
+                except Exception as e:  # noqa: BLE001 - a broken record must not keep the others' streams open
+                    get_logger().error("key_not_looked_at", key=holder, exc_info=e)
 
 
 class _Allowed:

@@ -132,17 +132,16 @@ class Service:
             StoreError: the store is locked (``extra["url"]`` names its server) or broken.
         """
         check_roles(self.settings)
-        if is_exposed(self.settings):
+        if is_exposed(self.settings) and not self.settings.insecure:
             async with open_keys(self.settings.store) as kept:
                 check_exposure(self.settings, keys=await Keys(kept).any())
         self._socket = _listen(self.settings.host, self.settings.port, shared=self._shares_port)
         self.url = _url(self._socket) + self.settings.base_path
         self._parts = await asyncio.to_thread(_Parts.make, self.settings)  # reads and imports files
         await self.store.open(url=self.url)
-        http = self.settings.http
-        self._keys = Keys(self.store.keys, fresh_s=min(1.0, http.heartbeat_s / 4))
         await asyncio.to_thread(self.roster.load)
         http, limits = self.settings.http, self.settings.limits
+        self._keys = Keys(self.store.keys, fresh_s=min(1.0, http.heartbeat_s / 4))
         self._hub = Hub(
             self.store,
             describe=self._channels,
