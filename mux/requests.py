@@ -30,6 +30,7 @@ __all__ = [
     "ChatMessage",
     "ClientTool",
     "Grace",
+    "KeyLimits",
     "PatchRun",
     "RetryRequest",
     "StartRequest",
@@ -188,3 +189,22 @@ class PatchRun(_Request):
     title: str | None = Field(default=None, max_length=500)
     starred: bool | None = None
     metadata: dict[str, Any] | None = None
+
+
+class KeyLimits(_Request):
+    """What a key's owner may have; left out = no bound but the server's own (``[limits]``).
+
+    Attributes:
+        runs: that are not over, at once.
+        channels: of one run.
+        viewers: open streams, at once, on each server.
+        tokens_a_day, cost_a_day: used by its runs of the day (UTC).
+        stored_mb: of all its runs' events, in MiB.
+    """
+
+    runs: int | None = Field(default=None, ge=0)
+    channels: int | None = Field(default=None, ge=1)
+    viewers: int | None = Field(default=None, ge=0)
+    tokens_a_day: int | None = Field(default=None, ge=0)
+    cost_a_day: float | None = Field(default=None, ge=0)
+    stored_mb: float | None = Field(default=None, ge=0)

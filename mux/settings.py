@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mux.errors import ConfigError
 
@@ -118,6 +127,28 @@ class Http(_Section):
     rotate_s: float | None = Field(default=None, gt=0)
 
 
+class Access(_Section):
+    """``[access]``: how the server knows who calls, besides by keys.
+
+    Attributes:
+        proxy_header: in which an authenticating proxy names the user, who is then the owner.
+        trusted_proxies: from where that header, and ``X-Forwarded-Proto`` and ``-Host``, are believed.
+        proxy_admins: users who may do what the scope ``admin`` may; the others have ``run``.
+        session_hours: after which the dashboard asks for the key again.
+    """
+
+    proxy_header: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]{1,64}$")
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    proxy_admins: tuple[str, ...] = ()
+    session_hours: float = Field(default=12.0, gt=0, le=24 * 365)
+
+    @model_validator(mode="after")
+    def _from_somewhere(self) -> Self:
+        if self.proxy_header is not None and not self.trusted_proxies:
+            raise ValueError("proxy_header is believed from trusted_proxies only: name them")
+        return self
+
+
 class Limits(_Section):
     """``[limits]``: every bound that a user may want to move."""
 
@@ -219,6 +250,8 @@ class Settings(_Section):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8765, ge=0, le=65535)
+    base_path: str = ""  # in front of every path, for a proxy that serves other things as well
+    insecure: bool = False  # nobody is asked for a key, whatever the address
     store: str | None = None  # None = sqlite in the user's data directory
     durability: Literal["normal", "full"] = "normal"
     role: Literal["all", "api", "worker"] = "all"
@@ -234,6 +267,7 @@ class Settings(_Section):
     prices: dict[str, Price] = {}
     documents: Documents = Documents()
     http: Http = Http()
+    access: Access = Access()
     limits: Limits = Limits()
     retention: Retention = Retention()
     guardrails: dict[str, GuardrailRule] = {}
@@ -247,6 +281,14 @@ class Settings(_Section):
     def _paths(cls, value: Any) -> Any:
         return value.split(os.pathsep) if isinstance(value, str) else value
 
+    @field_validator("base_path")
+    @classmethod
+    def _a_path(cls, value: str) -> str:
+        value = value.rstrip("/")
+        if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", value, re.ASCII):
+            raise ValueError("give it as /name, in letters, digits and . _ ~ -")
+        return value
+
     def default_model(self) -> str:
         """The model of agents that name none: configured, else OpenAI by environment, else rehearsal."""
         if self.model:
@@ -257,7 +299,8 @@ class Settings(_Section):
 
 
 _SCALARS = (
-    "host", "port", "store", "durability", "role", "processes", "agents", "model", "log_format", "log_level",
+    "host", "port", "base_path", "insecure", "store", "durability", "role", "processes", "agents", "model",
+    "log_format", "log_level",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _run(commands)
     _replay(commands)
     _judge(commands)
+    _keys(commands)
+    _share(commands)
     agents = commands.add_parser("agents", help="list the agents of the roster")
     agents.add_argument("--json", action="store_true", help="as JSON")
     doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
@@ -45,15 +48,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def _where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default ./mux.toml)")
-    parser.add_argument(
-        "--agents", type=Path, action="append", metavar="DIR", help="a folder of agents; may be repeated"
-    )
-    parser.add_argument(
-        "--docs", type=Path, action="append", metavar="DIR", help="a folder that document tools may read"
-    )
-    parser.add_argument("--model", help="model of agents that name none, as provider:model")
     parser.add_argument(
         "--store",
         metavar="URL",
@@ -61,11 +57,26 @@ def _common(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _common(parser: argparse.ArgumentParser) -> None:
+    _where(parser)
+    parser.add_argument(
+        "--agents", type=Path, action="append", metavar="DIR", help="a folder of agents; may be repeated"
+    )
+    parser.add_argument(
+        "--docs", type=Path, action="append", metavar="DIR", help="a folder that document tools may read"
+    )
+    parser.add_argument("--model", help="model of agents that name none, as provider:model")
+
+
 def _serve(commands: Any) -> None:
     parser = commands.add_parser("serve", help="start the server with the dashboard")
     _common(parser)
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default 8765; 0 = any free one)")
+    parser.add_argument("--base-path", metavar="/PATH", help="in front of every path, behind a proxy")
+    parser.add_argument(
+        "--insecure", action="store_true", default=None, help="ask nobody for a key, whatever the address"
+    )
     parser.add_argument(
         "--role", choices=("all", "api", "worker"),
         help="api: accepts runs and serves streams; worker: drives runs; all (default): both",
@@ -128,6 +139,51 @@ def _judge(commands: Any) -> None:
     parser.set_defaults(load=_loader("mux.cli.judge"))
 
 
+def _keys(commands: Any) -> None:
+    parser = commands.add_parser(
+        "keys", help="make, list and revoke keys of a server",
+        description="Works on the store itself, also while a server has it open.",
+    )  # fmt: skip
+    does = parser.add_subparsers(metavar="what", dest="what", required=True)
+    add = does.add_parser("add", help="make a key; it is printed once")
+    add.add_argument("owner", metavar="OWNER", help="whose runs it starts and sees")
+    add.add_argument("--scope", default="read,run", metavar="A,B", help="read, run, admin (default read,run)")
+    add.add_argument("--agents", dest="of_agents", metavar="A,B", help="only these agents")
+    add.add_argument("--expires", type=_duration, metavar="90d", help="how long it lasts: s, m, h, d or w")
+    add.add_argument("--title", help="a word for people, such as where it is used")
+    add.add_argument(
+        "--limit", action="append", default=[], metavar="NAME=N",
+        help="runs, channels, viewers, tokens_a_day, cost_a_day, stored_mb; may be repeated",
+    )  # fmt: skip
+    listed = does.add_parser("list", help="list them, without their secrets")
+    listed.add_argument("--json", action="store_true", help="as JSON")
+    revoke = does.add_parser("revoke", help="end one, and all that was opened with it")
+    revoke.add_argument("id", metavar="ID")
+    for sub in (add, listed, revoke):
+        _where(sub)
+        sub.set_defaults(load=_loader("mux.cli.keys"))
+
+
+def _share(commands: Any) -> None:
+    parser = commands.add_parser("share", help="make a read-only link to a run of a running server")
+    _where(parser)
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--channels", metavar="A,B", help="only these lanes")
+    parser.add_argument("--plan", action="store_true", help="show instructions and params, too")
+    parser.add_argument("--expires", type=_duration, metavar="7d", help="how long it lasts (default 7d)")
+    parser.add_argument("--list", action="store_true", help="list the run's links instead")
+    parser.add_argument("--revoke", metavar="ID", help="end this link instead")
+    parser.add_argument("--url", help="a running server")
+    parser.set_defaults(load=_loader("mux.cli.share"))
+
+
+def _duration(text: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhdw])", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text} is no duration: write 90d, 12h or 30m")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}[match[2]]
+
+
 def _at_least_one(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -162,6 +218,8 @@ def settings_from(args: argparse.Namespace) -> Settings:
     names = (
         "host",
         "port",
+        "base_path",
+        "insecure",
         "store",
         "agents",
         "docs",

@@ -23,6 +23,8 @@ from mux.telemetry import configure_logging, printable
 __all__ = ["command", "connected"]
 
 EXIT_NOT_COMPLETED = 1
+# A server of our own, for as long as this command lasts. Whoever may open the store needs no key.
+_OWN = {"host": "127.0.0.1", "port": 0, "base_path": "", "insecure": True}
 _SERVERS_OWN = (
     "config",
     "agents",
@@ -104,7 +106,7 @@ async def connected(
     """
     service: Service | None = None
     if url is None:
-        service = Service(settings.model_copy(update={"host": "127.0.0.1", "port": 0}))
+        service = Service(settings.model_copy(update=_OWN))
         try:
             await service.start()
             url = service.url

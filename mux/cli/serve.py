@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mux.cli.parser import missing_folders, settings_from
 from mux.cli.processes import PORT_SHARED, end_with_supervisor, supervise
-from mux.errors import ConfigError
+from mux.errors import ConfigError, MuxError
 from mux.http.service import Service, check_roles
 from mux.settings import Settings
 from mux.telemetry import configure_logging, printable
@@ -69,9 +69,9 @@ async def _serve(settings: Settings) -> int:
     service = Service(settings, shares_port=shares_port)
     try:
         await service.start()
-    except OSError as e:
+    except (OSError, MuxError) as e:
         await service.stop(grace_s=0)
-        if e.errno != errno.EADDRINUSE:
+        if not isinstance(e, OSError) or e.errno != errno.EADDRINUSE:
             raise
         raise ConfigError("port_taken", _taken(settings.port)) from e
     _spare_the_collector()

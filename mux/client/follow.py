@@ -32,7 +32,8 @@ FIRST_DELAY_S = 0.05
 LAST_DELAY_S = 3.0
 _SILENCE_S = 25.0  # two heartbeats and a half: a quiet connection is a dead one
 _BY_STATUS: Mapping[int, type[MuxError]] = {
-    400: BadRequest, 404: NotFound, 409: Conflict, 429: Overloaded, 503: Unavailable,
+    400: BadRequest, 401: BadRequest, 403: BadRequest, 404: NotFound, 409: Conflict, 429: Overloaded,
+    503: Unavailable,
 }  # fmt: skip
 
 

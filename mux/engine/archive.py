@@ -10,14 +10,14 @@ from typing import Any, Final, cast
 from weakref import WeakValueDictionary
 
 from mux.engine.intake import guards, shown
-from mux.engine.plan import check_metadata, new_id
+from mux.engine.plan import check_metadata, key_limit, new_id
 from mux.engine.site import Site
 from mux.engine.stored import Stored, row_summary, summary_of
 from mux.engine.tasks import finish
-from mux.errors import BadRequest, MuxError, NotFound
+from mux.errors import BadRequest, MuxError
 from mux.events import Event, Record
-from mux.log.protocols import OPEN, RowStatus, RunPage, RunQuery, RunRow
-from mux.requests import PatchRun
+from mux.log.protocols import OPEN, RowStatus, RunPage, RunQuery, RunRow, run_not_found
+from mux.requests import KeyLimits, PatchRun
 from mux.run import IllegalEvent, RunState
 
 __all__ = ["Archive"]
@@ -28,6 +28,8 @@ _IMPORT_BATCH: Final = 500
 _AT_ONCE: Final = 200  # events of an import that are looked at in one turn of the loop: 4 ms
 _OPEN: Final[frozenset[RowStatus]] = frozenset(OPEN)
 _RETENTION_EVERY_S: Final = 600.0
+_DAY_MS: Final = 86_400_000
+_USAGE_PAGE: Final = 200
 
 
 class Archive:
@@ -48,7 +50,7 @@ class Archive:
         """The run's row. Raises NotFound ``run_not_found``, also for another owner's run."""
         row = await self._store.get(run)
         if owner is not None and row.owner != owner:
-            raise NotFound("run_not_found", f"There is no run {run!r}.")
+            raise run_not_found(run)
         return row
 
     async def snapshot(self, run: str, *, owner: str | None = None) -> dict[str, Any]:
@@ -240,6 +242,55 @@ class Archive:
         except MuxError:
             await self._store.delete(run)  # all or nothing
             raise
+
+    # --- what an owner uses -------------------------------------------------------------------------------
+
+    async def usage(self, owner: str) -> dict[str, Any]:
+        """What an owner has and has used: ``runs`` that are not over, ``tokens_a_day`` and ``cost_a_day`` of
+        the runs that were started today (UTC), ``stored_mb``."""
+        now = self._site.clock()
+        day, tokens, cost = now - now % _DAY_MS, 0, 0.0
+        open_runs = 0
+        async for row in self._rows(RunQuery(owner=owner, status=OPEN, limit=_USAGE_PAGE)):
+            open_runs += row.finished is None
+        async for row in self._rows(RunQuery(owner=owner, limit=_USAGE_PAGE)):
+            if row.created < day:
+                break
+            used = row.summary.get("usage") or {}
+            tokens += (used.get("input_tokens") or 0) + (used.get("output_tokens") or 0)
+            cost += used.get("cost") or 0.0
+        stored = await self._store.size(owner)
+        return {
+            "runs": open_runs,
+            "tokens_a_day": tokens,
+            "cost_a_day": cost,
+            "stored_mb": round(stored / 1_048_576, 3),
+        }
+
+    async def _rows(self, query: RunQuery) -> AsyncIterator[RunRow]:
+        while True:
+            page = await self.list_runs(query)
+            for row in page.runs:
+                yield row
+            if page.next is None:
+                return
+            query = replace(query, after=page.next)
+
+    async def check_usage(self, owner: str, limits: KeyLimits) -> None:
+        """Refuse one who has used up a key's share of the day, or of the store.
+
+        Raises:
+            Overloaded: ``key_limit``.
+        """
+        names = ("tokens_a_day", "cost_a_day", "stored_mb")
+        if all(getattr(limits, name) is None for name in names):
+            return
+        used = await self.usage(owner)
+        for name in names:
+            if (most := getattr(limits, name)) is not None and used[name] >= most:
+                now = self._site.clock()
+                midnight = (_DAY_MS - now % _DAY_MS) / 1000
+                raise key_limit(name, most, retry_after=None if name == "stored_mb" else midnight)
 
     # --- retention ----------------------------------------------------------------------------------------
 

@@ -106,6 +106,8 @@ class Drive:
         self._multiplexer = multiplexer
         self._stored = stored
         self._owner = owner
+        # A thread is its owner's: another one's with the same name is another thread. Names have no slash.
+        self._own_thread = row.thread if row.owner == "local" else f"{row.owner}/{row.thread}"
         self._log = site.log.bind(run=row.run, thread=row.thread)
         self._meter = Meter(plan.budget)
         self._channels: dict[str, Channel] = {}
@@ -198,7 +200,7 @@ class Drive:
                 continue
             data = dump_messages([*began, *conversation(self.state(channel))])
             try:
-                await self._site.store.put_conversation(self.thread, lane(channel), self.run, data)
+                await self._site.store.put_conversation(self._own_thread, lane(channel), self.run, data)
             except MuxError as e:
                 self._log.error("conversation could not be kept", channel=channel, code=e.code)
 
@@ -359,7 +361,7 @@ class Drive:
             return []  # a worker opened for one task has no lane on the thread
         before = self.machine.plan.history_before or self.run
         try:
-            data = await self._site.store.conversation(self.thread, lane(plan.id), before)
+            data = await self._site.store.conversation(self._own_thread, lane(plan.id), before)
         except NotFound:  # the run before which we look was deleted meanwhile
             data = None
         return load_messages(data) if data else []

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final, Literal
 
 from mux.clock import Clock, now_ms, steady
 from mux.engine.archive import Archive
-from mux.engine.front import Front, Started
+from mux.engine.front import NO_LIMITS, Front, Started
 from mux.engine.multiplexer import Publish
 from mux.engine.plan import RosterLike
 from mux.engine.site import GuardFor, Site, Times
@@ -21,7 +21,15 @@ from mux.engine.worker import Worker
 from mux.errors import Conflict
 from mux.log.protocols import FINAL, RunPage, RunQuery, RunRow, Store
 from mux.metrics import Metrics
-from mux.requests import AddChannel, ApprovalAnswer, CancelMode, PatchRun, StartRequest, SteerRequest
+from mux.requests import (
+    AddChannel,
+    ApprovalAnswer,
+    CancelMode,
+    KeyLimits,
+    PatchRun,
+    StartRequest,
+    SteerRequest,
+)
 from mux.settings import Settings
 from mux.telemetry import get_logger
 
@@ -133,7 +141,14 @@ class Engine:
     # --- starting -----------------------------------------------------------------------------------------
 
     async def start_run(
-        self, request: StartRequest, *, owner: str = "local", key: str | None = None, streaming: bool = False
+        self,
+        request: StartRequest,
+        *,
+        owner: str = "local",
+        key: str | None = None,
+        streaming: bool = False,
+        agents: Sequence[str] | None = None,
+        limits: KeyLimits = NO_LIMITS,
     ) -> Started:
         """Start a run. When this returns, the run survives a crash of the process (on a durable store).
 
@@ -141,15 +156,19 @@ class Engine:
             owner: whose run it is.
             key: idempotency key; the same request with it gives the same run.
             streaming: the request itself streams: then ``on_disconnect`` is a grace by default.
+            agents: those that it may use; ``None`` = all.
+            limits: of whoever asks, beside the server's own.
 
         Raises:
             BadRequest, NotFound: the request can't be used; nothing was started.
             Conflict: ``idempotency_conflict``.
-            Overloaded: ``too_many_runs``.
+            Overloaded: ``too_many_runs``; ``key_limit`` with the limit's name.
             Unavailable: ``draining``.
             StoreError: the run could not be kept.
         """
-        return await self.front.start_run(request, owner=owner, key=key, streaming=streaming)
+        return await self.front.start_run(
+            request, owner=owner, key=key, streaming=streaming, agents=agents, limits=limits
+        )
 
     # --- what callers do to a running run -------------------------------------------------------------------
     # Every method raises NotFound for unknown runs and channels, and Unavailable ``worker_unreachable`` when
@@ -171,13 +190,16 @@ class Engine:
         """Add a channel to a running run; returns its id. Raises Conflict ``run_finished``."""
         return await self.front.add_channel(run, spec)
 
-    async def retry(self, run: str, channel: str, model: str | None = None) -> tuple[str, str]:
+    async def retry(
+        self, run: str, channel: str, model: str | None = None, *, limits: KeyLimits = NO_LIMITS
+    ) -> tuple[str, str]:
         """Do a channel again: beside the old one in a running run, else in a new run on the thread.
 
         One that still runs goes on: to compare, for example with another model.
 
         Args:
             model: another model for it.
+            limits: of whoever asks, where it is a new run.
 
         Returns:
             Run and channel of the new attempt.
@@ -185,7 +207,7 @@ class Engine:
         Raises:
             Conflict: ``run_imported``: it holds no request.
         """
-        return await self.front.retry(run, channel, model)
+        return await self.front.retry(run, channel, model, limits)
 
     async def steer(self, run: str, channel: str, request: SteerRequest) -> str:
         """Send a message to a running channel; it is logged before this returns its id.
@@ -276,6 +298,14 @@ class Engine:
     async def import_run(self, lines: Iterable[bytes] | AsyncIterable[bytes], *, owner: str = "local") -> str:
         """See `Archive.import_run`."""
         return await self.archive.import_run(lines, owner=owner)
+
+    async def usage(self, owner: str) -> dict[str, Any]:
+        """See `Archive.usage`."""
+        return await self.archive.usage(owner)
+
+    async def check_usage(self, owner: str, limits: KeyLimits) -> None:
+        """See `Archive.check_usage`."""
+        await self.archive.check_usage(owner, limits)
 
     async def expire(self) -> list[str]:
         """See `Archive.expire`."""

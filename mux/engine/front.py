@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import hashlib
 from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from mux._failpoints import failpoint
 from mux.engine.archive import Archive
@@ -29,7 +31,17 @@ from mux.engine.commands import (
 )
 from mux.engine.intake import check_id, guards, message_of, read_metadata, read_plan, shown
 from mux.engine.multiplexer import Publish
-from mux.engine.plan import Plan, PlannedChannel, make_plan, new_id, plan_of, spec_of, title_of
+from mux.engine.plan import (
+    Plan,
+    PlannedChannel,
+    agent_forbidden,
+    key_limit,
+    make_plan,
+    new_id,
+    plan_of,
+    spec_of,
+    title_of,
+)
 from mux.engine.run import lane, run_finished
 from mux.engine.site import Site
 from mux.engine.stored import Stored
@@ -37,19 +49,21 @@ from mux.engine.tasks import Tasks, finish
 from mux.engine.worker import Worker
 from mux.errors import BadRequest, Conflict, MuxError, NotFound, Overloaded, Unavailable
 from mux.events import Event
-from mux.log.protocols import FINAL, Head, Idempotency, RunQuery, RunRow
+from mux.log.protocols import FINAL, OPEN, Head, Idempotency, RunQuery, RunRow
 from mux.requests import (
     AddChannel,
     ApprovalAnswer,
     CancelMode,
     ChannelSpec,
     Grace,
+    KeyLimits,
     StartRequest,
     SteerRequest,
 )
 
-__all__ = ["Front", "Started"]
+__all__ = ["NO_LIMITS", "Front", "Started"]
 
+NO_LIMITS: Final = KeyLimits()
 _RETRY_AFTER_S: Final = 5.0  # runs last seconds to minutes; a shorter wait would only make a crowd come back
 
 
@@ -88,6 +102,7 @@ class Front:
         self._entering = 0  # runs that were let in and are not offered yet
         self._viewers: Counter[str] = Counter()
         self._saying: dict[str, asyncio.Task[None]] = {}  # run → who tells its worker of viewers
+        self._limiting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks = Tasks()
 
     async def close(self) -> None:
@@ -105,18 +120,29 @@ class Front:
     # --- starting -------------------------------------------------------------------------------------------
 
     async def start_run(
-        self, request: StartRequest, *, owner: str, key: str | None, streaming: bool
+        self,
+        request: StartRequest,
+        *,
+        owner: str,
+        key: str | None,
+        streaming: bool,
+        agents: Sequence[str] | None,
+        limits: KeyLimits,
     ) -> Started:
         """See `Engine.start_run`."""
         digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+
+        def start() -> Coroutine[Any, Any, Started]:
+            return self._start(request, owner, key, digest, streaming, agents, limits)
+
         if key is None:
-            return await self._start(request, owner, None, digest, streaming)
+            return await start()
         while (first := self._starting.get((owner, key))) is not None:  # it needs no place of its own
             await asyncio.wait([first[1]])
             if not first[1].cancelled() and first[1].exception() is None:
                 _check_digest(first[0], digest)
                 return Started(first[1].result().row, created=False)
-        task = asyncio.get_running_loop().create_task(self._start(request, owner, key, digest, streaming))
+        task = asyncio.get_running_loop().create_task(start())
         self._starting[owner, key] = (digest, task)
         task.add_done_callback(lambda done: self._started(owner, key, done))
         return await asyncio.shield(task)
@@ -127,7 +153,14 @@ class Front:
             task.exception()  # whoever waits for it is told; a caller that went away can't be
 
     async def _start(
-        self, request: StartRequest, owner: str, key: str | None, digest: str, streaming: bool
+        self,
+        request: StartRequest,
+        owner: str,
+        key: str | None,
+        digest: str,
+        streaming: bool,
+        agents: Sequence[str] | None,
+        limits: KeyLimits,
     ) -> Started:
         known, run = self._keys.get((owner, key or ""), (None, ""))
         if known is not None and known.expires > self._site.clock():
@@ -144,13 +177,20 @@ class Front:
             max_channels=self._site.settings.limits.max_channels,
             streaming=streaming,
         )
+        for channel in plan.channels:
+            if agents is not None and channel.agent not in agents:
+                raise agent_forbidden(channel.agent, agents)
+        if limits.channels is not None and len(plan.channels) > limits.channels:
+            raise key_limit("channels", limits.channels)
         await self._check_inputs(plan, owner)
         thread = request.thread or new_id("t")
         idempotency = None
         if key is not None:
             expires = self._site.clock() + round(self._site.settings.limits.idempotency_s * 1000)
             idempotency = Idempotency(owner, key, digest, expires)
-        return await self._launch(plan, owner, thread, request.title, dict(request.metadata), idempotency)
+        return await self._launch(
+            plan, owner, thread, request.title, dict(request.metadata), limits, idempotency
+        )
 
     def _check_accepting(self) -> None:
         if not self.accepting:
@@ -163,12 +203,8 @@ class Front:
     async def _last_of_thread(self, thread: str | None, owner: str) -> RunRow | None:
         if thread is None:
             return None
-        page = await self._store.list(RunQuery(thread=thread, limit=1))
-        if not page.runs:
-            return None
-        if page.runs[0].owner != owner:
-            raise NotFound("thread_not_found", f"There is no thread {thread!r}.")
-        return page.runs[0]
+        page = await self._store.list(RunQuery(owner=owner, thread=thread, limit=1))
+        return page.runs[0] if page.runs else None
 
     async def _check_inputs(self, plan: Plan, owner: str) -> None:
         for name in {i for c in plan.channels for i in c.inputs if "/" in i}:
@@ -186,6 +222,7 @@ class Front:
         thread: str,
         title: str | None,
         metadata: dict[str, Any],
+        limits: KeyLimits,
         idempotency: Idempotency | None = None,
     ) -> Started:
         """Start a planned run; a caller that goes away does not leave it half started."""
@@ -201,12 +238,28 @@ class Front:
             run=run, thread=thread, owner=owner, status="queued", created=now, updated=now,
             request=plan.dump(), title=title, metadata=metadata, message=message, agents=agents,
         )  # fmt: skip
-        await self._check_room()
-        self._entering += 1
-        try:
-            return await finish(self._keep(row, plan, idempotency))
-        finally:
-            self._entering -= 1
+        async with self._within(owner, limits):
+            await self._check_room()
+            self._entering += 1
+            try:
+                return await finish(self._keep(row, plan, idempotency))
+            finally:
+                self._entering -= 1
+
+    @contextlib.asynccontextmanager
+    async def _within(self, owner: str, limits: KeyLimits) -> AsyncIterator[None]:
+        """Start a run within a key's limits: one after the other, or two would take the last place."""
+        if limits == NO_LIMITS:
+            yield
+            return
+        lock = self._limiting.setdefault(owner, asyncio.Lock())
+        async with lock:
+            if limits.runs is not None:
+                open_runs = RunQuery(owner=owner, status=OPEN, limit=max(1, limits.runs))
+                if len((await self._store.list(open_runs)).runs) >= limits.runs:
+                    raise key_limit("runs", limits.runs, retry_after=_RETRY_AFTER_S)
+            await self._archive.check_usage(owner, limits)
+            yield
 
     async def _check_room(self) -> None:
         """Raise `Overloaded` (429) if neither a place nor room in the queue is free."""
@@ -291,17 +344,19 @@ class Front:
         added = await self._send(run, Add(spec=ChannelSpec(**spec.model_dump())))
         return added or ""
 
-    async def retry(self, run: str, channel: str, model: str | None) -> tuple[str, str]:
+    async def retry(self, run: str, channel: str, model: str | None, limits: KeyLimits) -> tuple[str, str]:
         """See `Engine.retry`."""
         try:
             added = await self._send(run, Retry(channel=channel, model=model))
         except Conflict as e:
             if e.code != "run_finished":
                 raise
-            return await self._retry_finished(run, channel, model)
+            return await self._retry_finished(run, channel, model, limits)
         return run, added or ""
 
-    async def _retry_finished(self, run: str, channel: str, model: str | None) -> tuple[str, str]:
+    async def _retry_finished(
+        self, run: str, channel: str, model: str | None, limits: KeyLimits
+    ) -> tuple[str, str]:
         row = await self._store.get(run)
         plan = plan_of(row)
         old = plan.channel(channel)
@@ -318,7 +373,7 @@ class Front:
         new = plan.model_copy(
             update={"channels": (again,), "history_before": before, "on_disconnect": "continue"}
         )
-        started = await self._launch(new, row.owner, row.thread, row.title, dict(row.metadata))
+        started = await self._launch(new, row.owner, row.thread, row.title, dict(row.metadata), limits)
         return started.row.run, again.id
 
     async def steer(self, run: str, channel: str, request: SteerRequest) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from mux.agent import Agent, Budget, ChannelRequest, ClientTool, tool_names
-from mux.errors import BadRequest, Conflict
+from mux.errors import BadRequest, Conflict, Overloaded
 from mux.events import ChannelAdded, ChannelInfo, RunStarted
 from mux.log.protocols import RunRow
 from mux.requests import ChannelSpec, ChatMessage, Grace, StartRequest
@@ -27,7 +27,9 @@ __all__ = [
     "Plan",
     "PlannedChannel",
     "RosterLike",
+    "agent_forbidden",
     "check_metadata",
+    "key_limit",
     "make_plan",
     "new_id",
     "plan_channel",
@@ -354,6 +356,28 @@ def plan_channel(
 def too_many_channels(limit: int) -> BadRequest:
     """The answer to one channel too many."""
     return BadRequest("too_many_channels", f"A run may have {limit} channels (limits.max_channels).")
+
+
+def agent_forbidden(name: str, agents: Sequence[str]) -> BadRequest:
+    """The answer to an agent that the caller's key may not use."""
+    return BadRequest(
+        "agent_forbidden", f"This key may not use {name[:80]!r}; it may use {', '.join(agents)}.", status=403
+    )
+
+
+def key_limit(name: str, most: float, *, retry_after: float | None = None) -> Overloaded:
+    """The answer where a limit of the caller's key is reached.
+
+    Args:
+        name: of the limit, as `mux.requests.KeyLimits` has it.
+    """
+    return Overloaded(
+        "key_limit",
+        f"The limit {name!r} of this key is reached: {most:g}.",
+        retryable=retry_after is not None,
+        retry_after=retry_after,
+        extra={"limit": name, "most": most},
+    )
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:

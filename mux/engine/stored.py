@@ -12,9 +12,9 @@ from weakref import WeakValueDictionary
 from mux.agent import ChannelResult
 from mux.engine.plan import plan_of
 from mux.engine.task import HandOver
-from mux.errors import Conflict, MuxError, NotFound, StoreError
+from mux.errors import Conflict, MuxError, StoreError
 from mux.events import Record
-from mux.log.protocols import Head, RunRow, Store
+from mux.log.protocols import Head, RunRow, Store, run_not_found
 from mux.run import IllegalEvent, RunState
 
 __all__ = ["Stored", "row_members", "row_summary", "summary_of"]
@@ -164,7 +164,7 @@ class Stored:
         name = f"{run}/{channel}"
         try:
             if (await self._store.get(run)).owner != owner:
-                raise NotFound("run_not_found", f"There is no run {run!r}.")
+                raise run_not_found(run)
             state, _ = await self.state(run)
         except MuxError as e:
             return HandOver(name, "?", "missing", "", e.message)

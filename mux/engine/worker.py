@@ -98,11 +98,12 @@ class Worker:
             await drive.close()
         await self.multiplexer.stop()
         await self._tasks.close()
-        for drive in drives:
+        for run in {*self._busy, *self._drives}:  # also those that were taken and not claimed yet
             try:
-                await self._site.store.queue.give_back(drive.run, self._site.name)
+                await self._site.store.queue.give_back(run, self._site.name)
             except MuxError as e:  # its lease ends by itself
-                self._site.log.debug("run not given back", run=drive.run, code=e.code)
+                self._site.log.debug("run not given back", run=run, code=e.code)
+        self._busy.clear()
         self._drives.clear()
 
     def _lose_all(self) -> None:

@@ -72,7 +72,7 @@ class RunAgentInput(_Loose):
 
 async def run_agent(request: web.Request) -> web.StreamResponse:
     """``POST /api/agents/{name}/ag-ui``."""
-    api = request.app[API]
+    api = request[API]
     asked: RunAgentInput = request[BODY]
     await api.refresh()
     if asked.resume:
@@ -88,7 +88,7 @@ async def run_agent(request: web.Request) -> web.StreamResponse:
 
 async def follow_run(request: web.Request) -> web.StreamResponse:
     """``GET /api/runs/{run}/ag-ui``."""
-    api, run = request.app[API], request.match_info["run"]
+    api, run = request[API], request.match_info["run"]
     row = await api.engine.row(run)
     cursor = cursor_text(request)
     after = 0

@@ -19,7 +19,7 @@ _MANUAL = "Mux's manual"  # what they read where no folder is configured
 
 async def agents(request: web.Request) -> web.StreamResponse:
     """``GET /api/agents``; changed files are read again first."""
-    api = request.app[API]
+    api = request[API]
     roster = api.roster
     await api.refresh()
     folders = [str(root) for root in api.settings.documents.roots] or [_MANUAL]
@@ -43,7 +43,7 @@ def _problem(problem: Any) -> dict[str, str]:
 
 async def models(request: web.Request) -> web.StreamResponse:
     """``GET /api/models``."""
-    return reply({"models": await request.app[API].providers.offers()})
+    return reply({"models": await request[API].providers.offers()})
 
 
 ROUTES = (

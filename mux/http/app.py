@@ -11,17 +11,30 @@ from typing import Any
 from aiohttp import web
 
 from mux._paths import bundled
-from mux.http import ag_ui, agents, chat_stream, health, openai, openai_responses, runs, streams, ui_messages
+from mux.http import (
+    ag_ui,
+    agents,
+    chat_stream,
+    health,
+    key_routes,
+    openai,
+    openai_responses,
+    runs,
+    streams,
+    ui_messages,
+)
+from mux.http.access import Access
 from mux.http.openapi import openapi
 from mux.http.pages import Pages
 from mux.http.problems import answer_to
 from mux.http.replies import reply
 from mux.http.routes import Answer, Handler, Route, add_routes
 from mux.http.security import add_headers, check
-from mux.http.state import API, Api
+from mux.http.state import SITE, Api
 
 __all__ = ["ROUTES", "build_app"]
 
+ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
 NATIVE: tuple[Route, ...] = (
     *runs.ROUTES,
     *streams.ROUTES,
@@ -31,6 +44,7 @@ NATIVE: tuple[Route, ...] = (
     *openai_responses.ROUTES,
     *ag_ui.ROUTES,
     *ui_messages.ROUTES,
+    *key_routes.ROUTES,
     *health.ROUTES,
 )
 
@@ -40,15 +54,17 @@ def _document_route(table: Sequence[Route]) -> Route:
     the whole start-up, and a thread."""
 
     @functools.cache
-    def made() -> dict[str, Any]:
-        return openapi([*table, route])
+    def made(base: str) -> dict[str, Any]:
+        return openapi([*table, route], base=base)
 
     async def document(request: web.Request) -> web.StreamResponse:
-        return reply(await asyncio.to_thread(made), headers={"Cache-Control": "no-cache"})
+        base = request.app[SITE].settings.base_path
+        return reply(await asyncio.to_thread(made, base), headers={"Cache-Control": "no-cache"})
 
     route = Route(
         "GET", "/openapi.json", document, "This document.", "operations",
         answers={200: Answer("OpenAPI 3.1.", media=("application/json",))},
+        scope="public",
     )  # fmt: skip
     return route
 
@@ -63,25 +79,31 @@ async def boundary(request: web.Request, handler: Handler) -> web.StreamResponse
     One layer, because an open stream keeps the frames of all layers for as long as it lives.
     """
     try:
-        return check(request) or await handler(request)
+        if (answer := check(request)) is not None:
+            return answer
+        await request.app[ACCESS].admit(request)
+        return await handler(request)
     except Exception as e:  # noqa: BLE001 - the boundary of HTTP: answered, and logged if it is a defect
         response = answer_to(request, e)
-        return openai.in_openais_form(response) if request.path.startswith("/v1/") else response
+        base = request.app[SITE].settings.base_path
+        return openai.in_openais_form(response) if request.path.startswith(f"{base}/v1/") else response
 
 
-def build_app(api: Api, *, static: Path | None = None) -> web.Application:
+def build_app(api: Api, access: Access, *, static: Path | None = None) -> web.Application:
     """The aiohttp application of these parts.
 
     Args:
-        api: what the handlers work with.
+        api: what the handlers work with, of everybody.
+        access: decides who may call.
         static: the dashboard's folder; default the one that ships with the package.
     """
     app = web.Application(
         middlewares=[boundary],
         client_max_size=int(api.settings.http.max_body_mb * 1024 * 1024),
     )
-    app[API] = api
+    app[SITE] = api
+    app[ACCESS] = access
     app.on_response_prepare.append(add_headers)
-    add_routes(app, ROUTES)
-    Pages(static or bundled("static")).add_to(app)
+    add_routes(app, ROUTES, base=api.settings.base_path)
+    Pages(static or bundled("static")).add_to(app, base=api.settings.base_path)
     return app

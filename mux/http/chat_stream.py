@@ -37,7 +37,7 @@ async def chat_stream(request: web.Request) -> web.StreamResponse:
     start = _start_request(request)
     connection = query(request, "connection_id")
     key = f"chat:{connection}" if connection else None
-    api = request.app[API]
+    api = request[API]
     await api.refresh()
     started = await start_watched(api, start, key)
     run = started.row.run

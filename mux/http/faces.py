@@ -219,7 +219,7 @@ async def stream(
         ids: give the last frame of each event the cursor as its SSE id, for clients that resume there.
     """
     encoder = _FaceEncoder(face, ids=ids)
-    async with _watched(request.app[API], run, encoder):
+    async with _watched(request[API], run, encoder):
         return await _serve(request, run, encoder, headers, None)
 
 
@@ -232,15 +232,14 @@ async def answer_once(
         The response that was streamed. ``None``: nothing was sent, because it was not to be streamed or
         because the run failed before it had anything to show; the face holds the whole answer.
     """
-    api, encoder = request.app[API], _FaceEncoder(face)
+    api, encoder = request[API], _FaceEncoder(face)
     async with _watched(api, run, encoder):
         if streamed:
             try:
                 return await _serve(request, run, encoder, headers, face)
             except _Refused:
                 return None
-        async with api.hub.turns:
-            viewer = await api.hub.open([run], None, encoder)
+        viewer = await api.open([run], None, encoder)
         await viewer.serve(_Nowhere())
     return None
 
@@ -253,9 +252,8 @@ async def _serve(
     late: Answering | None,
 ) -> web.StreamResponse:
     """Be the run's viewer; ``late`` holds the response's beginning back until it has something to show."""
-    api = request.app[API]
-    async with api.hub.turns:
-        viewer = await api.hub.open([run], None, encoder)
+    api = request[API]
+    viewer = await api.open([run], None, encoder)
     try:
         response = web.StreamResponse(headers=headers)
         response.headers["Content-Type"] = SSE
@@ -379,7 +377,7 @@ async def decide(api: Api, run: str, answers: Mapping[str, ApprovalAnswer]) -> i
             before = event.seq - 1 if before is None else before
     for call_id, answer in answers.items():
         if call_id not in known:
-            await settled(api.engine.answer(run, call_id, answer, by="local"))
+            await settled(api.engine.answer(run, call_id, answer))
     return head if before is None else before
 
 
@@ -428,6 +426,8 @@ async def models_of(api: Api) -> dict[str, str]:
     configured endpoints offer."""
     await api.refresh()
     names = {agent["name"]: "mux" for agent in api.roster.describe()}
+    if api.grant.agents is not None and PLAIN not in api.grant.agents:
+        return names  # the others are for the plain agent
     names |= dict.fromkeys(api.settings.aliases, "alias")
     for offer in await api.providers.offers():
         names.setdefault(str(offer["id"]), str(offer.get("provider") or "provider"))

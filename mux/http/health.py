@@ -21,7 +21,7 @@ async def healthz(request: web.Request) -> web.StreamResponse:
 
 async def readyz(request: web.Request) -> web.StreamResponse:
     """``GET /readyz``: new runs are accepted, and taken; 503 with the reasons if not."""
-    api = request.app[API]
+    api = request[API]
     checks = dict(await api.checks())
     if (reason := api.engine.unready()) is not None:
         checks["engine"] = reason
@@ -32,7 +32,7 @@ async def readyz(request: web.Request) -> web.StreamResponse:
 
 async def metrics(request: web.Request) -> web.StreamResponse:
     """``GET /metrics``, in Prometheus' text format 0.0.4."""
-    api = request.app[API]
+    api = request[API]
     stats = await api.engine.stats()
     now = [
         gauge("mux_runs_running", "Runs that have a slot.", stats["running"]),
@@ -60,14 +60,16 @@ async def metrics(request: web.Request) -> web.StreamResponse:
 ROUTES = (
     Route(
         "GET", "/healthz", healthz, "The process is alive.", "operations",
-        answers={200: Answer("It is.", Health)},
+        answers={200: Answer("It is.", Health)}, scope="public",
     ),
     Route(
         "GET", "/metrics", metrics, "How much the server has to do, for Prometheus.", "operations",
         answers={200: Answer("The gauges.", media=("text/plain",))},
+        scope="admin",
     ),
     Route(
         "GET", "/readyz", readyz, "New runs are taken.", "operations",
         answers={200: Answer("They are.", Readiness), 503: Answer("They are not, and why.", Readiness)},
+        scope="public",
     ),
 )  # fmt: skip

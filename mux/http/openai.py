@@ -60,7 +60,7 @@ _CLIENTS_FAULT: Final = frozenset({400, 404, 405, 408, 409, 413, 415, 422})
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """``POST /v1/chat/completions``."""
-    api = request.app[API]
+    api = request[API]
     asked: CompletionRequest = request[BODY]
     await api.refresh()
     start = _start(asked, channels_of(api, asked.model, copies=asked.n, most=MAX_CHOICES))
@@ -172,7 +172,7 @@ def in_openais_form(response: web.Response) -> web.Response:
 
 async def models(request: web.Request) -> web.StreamResponse:
     """``GET /v1/models``."""
-    found = await models_of(request.app[API])
+    found = await models_of(request[API])
     cards = [ModelCard(id=name, owned_by=owner) for name, owner in found.items()]
     return reply(ModelCards(data=cards).model_dump())
 
@@ -180,7 +180,7 @@ async def models(request: web.Request) -> web.StreamResponse:
 async def model(request: web.Request) -> web.StreamResponse:
     """``GET /v1/models/{model}``."""
     name = request.match_info["model"]
-    owner = (await models_of(request.app[API])).get(name)
+    owner = (await models_of(request[API])).get(name)
     if owner is None:
         raise NotFound(
             "agent_unknown", f"There is no agent or model {name[:80]!r}; GET /v1/models lists them."

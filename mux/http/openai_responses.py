@@ -63,7 +63,7 @@ class _Asked:
 
 async def create(request: web.Request) -> web.StreamResponse:
     """``POST /v1/responses``."""
-    api = request.app[API]
+    api = request[API]
     body: ResponseRequest = request[BODY]
     await api.refresh()
     if responses := body.approvals():
@@ -153,7 +153,7 @@ async def _decided(api: Api, responses: list[dict[str, Any]]) -> tuple[RunRow, _
 
 async def show(request: web.Request) -> web.StreamResponse:
     """``GET /v1/responses/{response}``."""
-    api, asked = request.app[API], _Asked.parse(request.match_info["response"])
+    api, asked = request[API], _Asked.parse(request.match_info["response"])
     row = await api.engine.row(asked.run)
     if not query(request, "stream", False):
         return reply(await _current(api, row, asked))
@@ -164,7 +164,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 async def cancel(request: web.Request) -> web.StreamResponse:
     """``POST /v1/responses/{response}/cancel``."""
-    api, asked = request.app[API], _Asked.parse(request.match_info["response"])
+    api, asked = request[API], _Asked.parse(request.match_info["response"])
     row = await api.engine.row(asked.run)
     if row.finished is None:
         with contextlib.suppress(Conflict):  # it ended meanwhile
@@ -175,7 +175,7 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 
 async def delete(request: web.Request) -> web.StreamResponse:
     """``DELETE /v1/responses/{response}``."""
-    api, asked = request.app[API], _Asked.parse(request.match_info["response"])
+    api, asked = request[API], _Asked.parse(request.match_info["response"])
     await settled(api.engine.delete(asked.run))
     api.hub.forget(asked.run)
     return reply({"id": asked.id, "object": "response", "deleted": True})
@@ -183,7 +183,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
 
 async def input_items(request: web.Request) -> web.StreamResponse:
     """``GET /v1/responses/{response}/input_items``."""
-    api, asked = request.app[API], _Asked.parse(request.match_info["response"])
+    api, asked = request[API], _Asked.parse(request.match_info["response"])
     items = list(_inputs(await api.engine.row(asked.run)))
     if query(request, "order", "desc") == "desc":
         items.reverse()

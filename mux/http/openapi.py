@@ -22,8 +22,8 @@ _REF = "#/components/schemas/{model}"
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
 
 
-def openapi(table: Sequence[Route]) -> dict[str, Any]:
-    """The document of these routes."""
+def openapi(table: Sequence[Route], *, base: str = "") -> dict[str, Any]:
+    """The document of these routes, below a path."""
     used = {
         m
         for r in table
@@ -56,10 +56,18 @@ def openapi(table: Sequence[Route]) -> dict[str, Any]:
             "summary": "Many agents, one labelled, ordered, resumable event stream.",
             "license": {"name": "GPL-3.0-or-later", "identifier": "GPL-3.0-or-later"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": f"{base}/"}],
         "tags": [{"name": tag} for tag in dict.fromkeys(r.tag for r in table)],
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "a key, mux_…"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+                "session": {"type": "apiKey", "in": "cookie", "name": "mux_session"},
+            },
+        },
+        "security": [{}, {"bearer": []}, {"header": []}, {"session": []}],
     }
 
 
@@ -73,8 +81,10 @@ def _operation(route: Route, ref: _Refs) -> dict[str, Any]:
         "tags": [route.tag],
         "responses": _responses(route, ref),
     }
-    if route.params:
-        out["parameters"] = [_parameter(p) for p in route.params]
+    if route.all_params:
+        out["parameters"] = [_parameter(p) for p in route.all_params]
+    if route.needs == "public":
+        out["security"] = []
     if route.body is not None:
         out["requestBody"] = {
             "required": not route.empty_body,
@@ -111,7 +121,8 @@ def _responses(route: Route, ref: _Refs) -> dict[str, Any]:
     if route.error_form is not None:
         content = {"application/json": {"schema": ref[route.error_form.__name__]}}
     of_body = {408, 413, 415} if route.body is not None else set()
-    for status in sorted({*_EVERYWHERE, *of_body, *route.errors}):
+    asked = {401} if route.needs != "public" else set()
+    for status in sorted({*_EVERYWHERE, *of_body, *asked, *route.errors}):
         out.setdefault(str(status), {"description": HTTPStatus(status).phrase, "content": content})
     return out
 

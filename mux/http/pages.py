@@ -68,6 +68,10 @@ def content_security_policy(page: bytes) -> str:
     )
 
 
+async def _with_slash(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPPermanentRedirect(f"{request.path}/")  # what the page names is relative to its folder
+
+
 class Pages:
     """Serves one folder.
 
@@ -79,9 +83,13 @@ class Pages:
         self._root = root.resolve()
         self._cache: OrderedDict[str, _File] = OrderedDict()
 
-    def add_to(self, app: web.Application) -> None:
-        """Register ``/`` and what lies at the top of the folder; all other paths stay free for the API."""
-        self._add(app, "/", "index.html")
+    def add_to(self, app: web.Application, *, base: str = "") -> None:
+        """Register ``/`` and what lies at the top of the folder, below a path; all other paths stay free for
+        the API."""
+        if base:
+            app.router.add_route("GET", base, _with_slash)
+        self._add(app, f"{base}/", "index.html")
+        self._add(app, f"{base}/shared", "index.html")  # of somebody who has a link to one run
         if not self._root.is_dir():
             return
         for entry in sorted(self._root.iterdir()):
@@ -89,11 +97,11 @@ class Pages:
             if _HIDDEN.search(name):
                 continue
             if entry.is_dir():
-                self._add(app, f"/{name}/{{rest:.*}}", f"{name}/")
+                self._add(app, f"{base}/{name}/{{rest:.*}}", f"{name}/")
             elif name != "index.html":
-                self._add(app, f"/{name}", name)
+                self._add(app, f"{base}/{name}", name)
                 if entry.suffix == ".html":
-                    self._add(app, f"/{entry.stem}", name)
+                    self._add(app, f"{base}/{entry.stem}", name)
 
     def _add(self, app: web.Application, path: str, target: str) -> None:
         async def handle(request: web.Request) -> web.StreamResponse:

@@ -51,6 +51,8 @@ def problem(
     sent = dict(headers or {})
     if retry_after is not None:
         sent["Retry-After"] = str(max(1, math.ceil(retry_after)))
+    if status == HTTPStatus.UNAUTHORIZED:
+        sent["WWW-Authenticate"] = "Bearer"
     sent.setdefault("Cache-Control", "no-store")
     return web.Response(
         status=status, body=dump(document), content_type="application/problem+json", headers=sent

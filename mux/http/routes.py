@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from mux.errors import BadRequest
 from mux.http.bodies import read_model
+from mux.http.keys import Scope
 from mux.http.problems import problem
 
 __all__ = ["BODY", "QUERY", "ROUTE", "Answer", "Handler", "Param", "Route", "add_routes", "query"]
@@ -49,6 +50,10 @@ class Param:
     schema: Mapping[str, Any] = field(default_factory=dict)
 
 
+_OWNER = Param("owner", "with the scope `admin`: as this owner sees it")
+_TICKET = Param("ticket", "in place of a key: what `POST /api/tickets` gave, once")
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One response of a route: its meaning, and its model or media types.
@@ -76,6 +81,8 @@ class Route:
         stream: the answer never ends by itself: no HEAD.
         raw_body: media type of a body that the handler reads itself.
         error_form: the model of its errors, where they are no problem documents.
+        scope: what a caller needs; by default ``read``, and ``run`` where it changes something.
+        shared: a link to the run shows it, too.
     """
 
     method: str
@@ -92,6 +99,24 @@ class Route:
     stream: bool = False
     raw_body: str | None = None
     error_form: type[BaseModel] | None = None
+    scope: Scope | Literal["public"] | None = None
+    shared: bool = False
+
+    @property
+    def needs(self) -> Scope | Literal["public"]:
+        """What a caller needs: nothing, or a scope."""
+        return self.scope or ("run" if self.changes_state else "read")
+
+    @property
+    def takes_ticket(self) -> bool:
+        """Whether a ticket stands for a key: EventSource can send no header."""
+        return self.stream and self.method == "GET" and self.needs != "admin"
+
+    @property
+    def all_params(self) -> tuple[Param, ...]:
+        """Its parameters, and those that say who asks."""
+        whose = (_OWNER,) if self.needs == "read" else ()
+        return (*self.params, *whose, *((_TICKET,) if self.takes_ticket else ()))
 
     @property
     def changes_state(self) -> bool:
@@ -99,13 +124,13 @@ class Route:
         return self.starts or self.method not in ("GET", "HEAD", "OPTIONS")
 
 
-def add_routes(app: web.Application, table: Sequence[Route]) -> None:
-    """Register the whole table."""
+def add_routes(app: web.Application, table: Sequence[Route], *, base: str = "") -> None:
+    """Register the whole table, below a path."""
     for route in table:
         bound = _bind(route)
-        app.router.add_route(route.method, route.path, bound, expect_handler=_expect)
+        app.router.add_route(route.method, base + route.path, bound, expect_handler=_expect)
         if route.method == "GET" and not route.stream:
-            app.router.add_route("HEAD", route.path, bound, expect_handler=_expect)
+            app.router.add_route("HEAD", base + route.path, bound, expect_handler=_expect)
 
 
 def query(request: web.Request, name: str, default: Any = None) -> Any:
@@ -126,7 +151,7 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
 
 
 def _bind(route: Route) -> Handler:
-    params = [p for p in route.params if p.place == "query"]
+    params = [p for p in route.all_params if p.place == "query"]
 
     async def handle(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = route

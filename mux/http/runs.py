@@ -9,13 +9,14 @@ from typing import Any, TypeVar, get_args
 
 from aiohttp import web
 
+from mux.engine.engine import Started
 from mux.errors import BadRequest
 from mux.http import models
 from mux.http.accept import preference
 from mux.http.bodies import read_lines
 from mux.http.replies import reply
 from mux.http.routes import BODY, Answer, Param, Route, query
-from mux.http.state import API, Api, StartedLike
+from mux.http.state import API, Api
 from mux.http.streams import (
     NDJSON,
     SSE,
@@ -61,7 +62,7 @@ def _task(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     return task
 
 
-async def start_watched(api: Api, asked: StartRequest, key: str | None) -> StartedLike:
+async def start_watched(api: Api, asked: StartRequest, key: str | None) -> Started:
     """Start a run for a client that will watch it. One that hangs up before it could has come and gone all
     the same: else nobody would ever leave that run, and it would go on for nobody."""
     task = _task(api.engine.start_run(asked, key=key, streaming=True))
@@ -72,7 +73,7 @@ async def start_watched(api: Api, asked: StartRequest, key: str | None) -> Start
         raise
 
 
-def _come_and_gone(api: Api, task: asyncio.Task[StartedLike]) -> None:
+def _come_and_gone(api: Api, task: asyncio.Task[Started]) -> None:
     if not task.cancelled() and task.exception() is None:
         run = task.result().row.run
         api.engine.viewer_joined(run)
@@ -97,7 +98,7 @@ def _channel(request: web.Request) -> str:
 
 async def start(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs``."""
-    api = request.app[API]
+    api = request[API]
     media = wants(request, ("application/json", SSE, NDJSON))
     wait_s = _wait_s(request)
     if media != "application/json":
@@ -140,7 +141,7 @@ async def listing(request: web.Request) -> web.StreamResponse:
         raise BadRequest(
             "query_invalid", f"{unknown[0][:40]!r} is no status of a run; those are {', '.join(_STATUSES)}."
         )
-    api = request.app[API]
+    api = request[API]
     page = await api.engine.list_runs(
         RunQuery(
             status=tuple(statuses),
@@ -162,17 +163,17 @@ async def listing(request: web.Request) -> web.StreamResponse:
 
 async def show(request: web.Request) -> web.StreamResponse:
     """``GET /api/runs/{run}``."""
-    return reply(await request.app[API].engine.snapshot(_run(request)))
+    return reply(await request[API].engine.snapshot(_run(request)))
 
 
 async def change(request: web.Request) -> web.StreamResponse:
     """``PATCH /api/runs/{run}``."""
-    return reply(await settled(request.app[API].engine.patch(_run(request), request[BODY])))
+    return reply(await settled(request[API].engine.patch(_run(request), request[BODY])))
 
 
 async def forget(request: web.Request) -> web.StreamResponse:
     """``DELETE /api/runs/{run}``."""
-    api = request.app[API]
+    api = request[API]
     await settled(api.engine.delete(_run(request)))
     api.hub.forget(_run(request))
     return web.Response(status=204)
@@ -180,50 +181,48 @@ async def forget(request: web.Request) -> web.StreamResponse:
 
 async def cancel(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs/{run}/cancel``."""
-    api, body = request.app[API], request[BODY]
+    api, body = request[API], request[BODY]
     await settled(api.engine.cancel(_run(request), body.mode))
     return reply({"run": _run(request), "mode": body.mode}, 202)
 
 
 async def cancel_channel(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs/{run}/channels/{channel}/cancel``."""
-    api, body = request.app[API], request[BODY]
+    api, body = request[API], request[BODY]
     await settled(api.engine.cancel_channel(_run(request), _channel(request), body.mode))
     return reply({"run": _run(request), "channel": _channel(request), "mode": body.mode}, 202)
 
 
 async def add_channel(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs/{run}/channels``."""
-    channel = await settled(request.app[API].engine.add_channel(_run(request), request[BODY]))
+    channel = await settled(request[API].engine.add_channel(_run(request), request[BODY]))
     return reply({"run": _run(request), "channel": channel}, 201)
 
 
 async def retry(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs/{run}/channels/{channel}/retry``."""
     run, channel = await settled(
-        request.app[API].engine.retry(_run(request), _channel(request), request[BODY].model)
+        request[API].engine.retry(_run(request), _channel(request), request[BODY].model)
     )
     return reply({"run": run, "channel": channel}, 201, {"Location": f"/api/runs/{run}"})
 
 
 async def steer(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs/{run}/channels/{channel}/messages``."""
-    message_id = await settled(request.app[API].engine.steer(_run(request), _channel(request), request[BODY]))
+    message_id = await settled(request[API].engine.steer(_run(request), _channel(request), request[BODY]))
     return reply({"message_id": message_id}, 202)
 
 
 async def approve(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs/{run}/approvals/{call_id}``."""
-    answer = request.app[API].engine.answer(
-        _run(request), request.match_info["call_id"], request[BODY], by="local"
-    )
+    answer = request[API].engine.answer(_run(request), request.match_info["call_id"], request[BODY])
     return reply(await settled(answer))
 
 
 async def export(request: web.Request) -> web.StreamResponse:
     """``GET /api/runs/{run}/export``."""
     run = _run(request)
-    lines = request.app[API].engine.export(run)
+    lines = request[API].engine.export(run)
     first = await anext(lines, b"")  # an unknown run is refused before the headers are out
     response = web.StreamResponse(
         headers={
@@ -242,7 +241,7 @@ async def export(request: web.Request) -> web.StreamResponse:
 
 async def import_run(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs/import``."""
-    api = request.app[API]
+    api = request[API]
     run = await api.engine.import_run(read_lines(request, longest=MAX_LINE))
     return reply(await api.engine.snapshot(run), 201, {"Location": f"/api/runs/{run}"})
 
@@ -292,6 +291,7 @@ ROUTES = (
     Route(
         "GET", "/api/runs/{run}", show, "A run's snapshot, and the cursor to continue from.", "runs",
         params=(RUN,), answers={200: Answer("The run as it stands.", models.Run)}, errors=(404, 503),
+        shared=True,
     ),
     Route(
         "PATCH", "/api/runs/{run}", change, "Change title, star and metadata.", "runs",

@@ -14,34 +14,16 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from mux.errors import BadRequest, ConfigError
+from mux.errors import BadRequest
 from mux.http.routes import Route
-from mux.http.state import API
+from mux.http.state import SITE
 from mux.settings import Settings
 
-__all__ = ["add_headers", "check", "check_address"]
+__all__ = ["add_headers", "check", "from_trusted_proxy", "host_of", "scheme_of"]
 
-_ALLOW_HEADERS = "Accept, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, Authorization"
+_ALLOW_HEADERS = "Accept, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, Authorization, X-Api-Key"
+_OWN_ADDRESSES = ("Location", "Mux-Cancel")  # as handlers know them, without the base path
 _EXPOSE_HEADERS = "Location, Retry-After, Preference-Applied, Idempotency-Replayed, Mux-Run"
-
-
-def check_address(settings: Settings) -> None:
-    """Refuse to listen anywhere but on loopback: there are no API keys yet.
-
-    Raises:
-        ConfigError: ``address_not_loopback``.
-    """
-    host = settings.host
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
-        raise ConfigError(
-            "address_not_loopback",
-            f"{host} is reachable from other machines, and this version has no API keys. "
-            "Listen on 127.0.0.1, and use a tunnel (ssh -L) to reach it from elsewhere.",
-        )
 
 
 def check(request: web.Request) -> web.Response | None:
@@ -50,8 +32,8 @@ def check(request: web.Request) -> web.Response | None:
     Raises:
         BadRequest: ``host_invalid``, ``host_forbidden``, ``origin_forbidden``, ``cross_site``.
     """
-    settings = request.app[API].settings
-    _check_host(request, settings, request.app[API].extra_hosts)
+    settings = request.app[SITE].settings
+    _check_host(request, settings, request.app[SITE].extra_hosts)
     origin = request.headers.get("Origin")
     if origin is not None and not _origin_allowed(request, origin, settings):
         raise BadRequest(
@@ -97,7 +79,10 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     headers.setdefault("Referrer-Policy", "no-referrer")
     headers["Server"] = "Mux"  # and no versions
     origin = request.headers.get("Origin")
-    settings = request.app[API].settings
+    settings = request.app[SITE].settings
+    for name in _OWN_ADDRESSES:
+        if settings.base_path and headers.get(name, "").startswith("/api/"):
+            headers[name] = settings.base_path + headers[name]
     if settings.http.allowed_origins:
         headers["Vary"] = ", ".join(filter(None, (headers.get("Vary"), "Origin")))
     if origin is None or not _listed(origin, settings):
@@ -113,7 +98,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 
 def _check_host(request: web.Request, settings: Settings, extra: tuple[str, ...]) -> None:
-    hosts = request.headers.getall("Host", [])
+    hosts = _hosts(request, settings)
     name = _host_name(hosts[0]) if len(hosts) == 1 else None
     if name is None:
         raise BadRequest("host_invalid", "The request needs exactly one valid Host header.")
@@ -124,6 +109,38 @@ def _check_host(request: web.Request, settings: Settings, extra: tuple[str, ...]
             f"This server does not answer for the host {name[:200]!r} (http.allowed_hosts).",
             status=403,
         )
+
+
+def _hosts(request: web.Request, settings: Settings) -> list[str]:
+    """The Host header; the one that the browser sent, where a trusted proxy says so."""
+    forwarded = request.headers.getall("X-Forwarded-Host", [])
+    if forwarded and from_trusted_proxy(request, settings):
+        return forwarded
+    return request.headers.getall("Host", [])
+
+
+def host_of(request: web.Request) -> str:
+    """The host, with its port, that the caller knows this server by."""
+    return next(iter(_hosts(request, request.app[SITE].settings)), "")
+
+
+def scheme_of(request: web.Request) -> str:
+    """``https`` where the browser came by that, as a trusted proxy says."""
+    settings = request.app[SITE].settings
+    forwarded = request.headers.get("X-Forwarded-Proto", "").lower()
+    if forwarded in ("http", "https") and from_trusted_proxy(request, settings):
+        return forwarded
+    return request.scheme
+
+
+def from_trusted_proxy(request: web.Request, settings: Settings) -> bool:
+    """Whether the peer is one of ``access.trusted_proxies``."""
+    try:
+        peer = ipaddress.ip_address((request.remote or "").partition("%")[0])
+    except ValueError:  # a socket file, or it is gone
+        return False
+    peer = getattr(peer, "ipv4_mapped", None) or peer
+    return any(peer in network for network in settings.access.trusted_proxies)
 
 
 def _host_name(host: str) -> str | None:
@@ -144,7 +161,7 @@ def _plain(host: str) -> str:
 
 
 def _origin_allowed(request: web.Request, origin: str, settings: Settings) -> bool:
-    own = request.headers.get("Host", "").lower()
+    own = host_of(request).lower()
     return origin.lower() in (f"http://{own}", f"https://{own}") or _listed(origin, settings)
 
 

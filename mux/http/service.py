@@ -17,14 +17,16 @@ from mux.engine import Engine
 from mux.errors import ConfigError, MuxError
 from mux.events import Record
 from mux.guardrails import Rules
+from mux.http.access import Access, check_exposure, is_exposed
 from mux.http.app import build_app
-from mux.http.security import check_address
+from mux.http.keys import Keys
+from mux.http.owned import OwnersEngine
 from mux.http.server import Runner
 from mux.http.state import Api
 from mux.llm.providers import Providers
 from mux.llm.rehearsal import RehearsalModel
 from mux.llm.setup import LlmRuntime
-from mux.log import Head, Store, open_store
+from mux.log import Head, Store, open_keys, open_store
 from mux.metrics import Metrics
 from mux.roster import Roster
 from mux.run import TERMINAL
@@ -38,6 +40,7 @@ __all__ = ["Service", "check_roles", "load_roster"]
 # Longer than any sane header or URL, so that an 8 KiB cursor is answered by us and not by the parser.
 MAX_LINE = 64 * 1024
 ROSTER_CHECK_S = 1.0  # how old the last look at the roster's files may be when a run starts
+INSECURE = "warning: --insecure: whoever reaches this address may do everything, without a key"
 CLOSE_S = 2.0  # how long open requests may take after the drain
 
 
@@ -89,6 +92,7 @@ class Service:
         self._hub: Hub | None = None
         self._hurry = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._roster_checked = 0.0
         self._metrics = Metrics()
 
@@ -130,14 +134,17 @@ class Service:
             OSError: the port is taken; nothing was opened.
             StoreError: the store is locked (``extra["url"]`` names its server) or broken.
         """
-        check_address(self.settings)
         check_roles(self.settings)
+        if is_exposed(self.settings) and not self.settings.insecure:
+            async with open_keys(self.settings.store) as kept:
+                check_exposure(self.settings, keys=await Keys(kept).any())
         self._socket = _listen(self.settings.host, self.settings.port, shared=self._shares_port)
-        self.url = _url(self._socket)
+        self.url = _url(self._socket) + self.settings.base_path
         self._parts = await asyncio.to_thread(_Parts.make, self.settings)  # reads and imports files
         await self.store.open(url=self.url)
         await asyncio.to_thread(self.roster.load)
         http, limits = self.settings.http, self.settings.limits
+        self._keys = Keys(self.store.keys, fresh_s=min(1.0, http.heartbeat_s / 4))
         self._hub = Hub(
             self.store,
             describe=self._channels,
@@ -163,8 +170,9 @@ class Service:
 
     async def _serve(self) -> None:
         api = Api(
-            engine=self.engine,
+            engine=OwnersEngine(self.engine),
             hub=self.hub,
+            keys=self._keys,
             settings=self.settings,
             roster=self.roster,
             providers=self.parts.providers,
@@ -172,7 +180,9 @@ class Service:
             refresh=self._refresh_roster,
             metrics=self._metrics,
         )
-        app = await asyncio.to_thread(build_app, api)  # lists the dashboard's folder
+        access = Access(api)
+        self._watch = asyncio.create_task(access.watch(self.hub, self.settings.http.heartbeat_s), name="keys")
+        app = await asyncio.to_thread(build_app, api, access)  # lists the dashboard's folder
         self._runner = Runner(
             app,
             access_log=None,
@@ -200,6 +210,8 @@ class Service:
 
     async def _stop(self, grace_s: float) -> None:
         self._metrics.stop()
+        if self._watch is not None:
+            self._watch.cancel()
         if self._hub is not None:
             self._hub.drain()
         if self._engine is not None:
@@ -263,6 +275,8 @@ class Service:
             f"model: {self.settings.default_model()}",
             f"store: {info.url} ({kept}{'; ' + info.note if info.note else ''})",
         ]
+        if self.settings.insecure:
+            lines.append(INSECURE)
         lines += [f"not loaded: {problem.path}: {problem.reason}" for problem in self.roster.problems]
         lines += [f"warning: {warning}" for warning in (*self.roster.warnings, *self.parts.rules.warnings)]
         return lines

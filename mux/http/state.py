@@ -2,77 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from aiohttp import web
 
-from mux.log.protocols import RunPage, RunQuery, RunRow
+from mux.engine.plan import key_limit
+from mux.http.keys import LOCAL, Grant, Keys
+from mux.http.owned import OwnersEngine
 from mux.metrics import Metrics
-from mux.requests import AddChannel, ApprovalAnswer, CancelMode, PatchRun, StartRequest, SteerRequest
 from mux.settings import Settings
-from mux.viewers import Hub
+from mux.viewers import Encoder, Hub, Selection, Viewer
 
-__all__ = ["API", "Api", "EngineLike", "ProvidersLike", "RosterLike", "StartedLike"]
-
-
-class StartedLike(Protocol):
-    """What starting a run gives back."""
-
-    @property
-    def row(self) -> RunRow: ...
-
-    @property
-    def created(self) -> bool: ...
+__all__ = ["API", "SITE", "Api", "ProvidersLike", "RosterLike"]
 
 
-class EngineLike(Protocol):
-    """The part of the engine that HTTP uses. Everything raises only MuxError."""
-
-    @property
-    def accepting(self) -> bool: ...
-
-    async def start_run(
-        self, req: StartRequest, *, owner: str = ..., key: str | None = ..., streaming: bool = ...
-    ) -> StartedLike: ...
-
-    async def row(self, run: str, *, owner: str | None = ...) -> RunRow: ...
-
-    async def snapshot(self, run: str, *, owner: str | None = ...) -> dict[str, Any]: ...
-
-    async def list_runs(self, query: RunQuery) -> RunPage: ...
-
-    def summary(self, row: RunRow) -> dict[str, Any]: ...
-
-    async def patch(self, run: str, change: PatchRun) -> dict[str, Any]: ...
-
-    async def delete(self, run: str) -> None: ...
-
-    async def cancel(self, run: str, mode: CancelMode) -> None: ...
-
-    async def cancel_channel(self, run: str, channel: str, mode: CancelMode) -> None: ...
-
-    async def add_channel(self, run: str, spec: AddChannel) -> str: ...
-
-    async def retry(self, run: str, channel: str, model: str | None) -> tuple[str, str]: ...
-
-    async def steer(self, run: str, channel: str, request: SteerRequest) -> str: ...
-
-    async def answer(self, run: str, call_id: str, answer: ApprovalAnswer, by: str) -> dict[str, Any]: ...
-
-    def viewer_joined(self, run: str, *, observe: bool = ...) -> None: ...
-
-    def viewer_left(self, run: str, *, observe: bool = ..., sent_away: bool = ...) -> None: ...
-
-    def export(self, run: str) -> AsyncIterator[bytes]: ...
-
-    async def import_run(self, lines: AsyncIterator[bytes]) -> str: ...
-
-    def unready(self) -> str | None:
-        """Why it does not do its part now; ``None`` if it does."""
-
-    async def stats(self) -> dict[str, Any]: ...
+EVERYTHING = Selection()
 
 
 class RosterLike(Protocol):
@@ -117,11 +63,13 @@ class Api:
     Attributes:
         checks: for ``/readyz``: what is wrong, by part; empty = ready.
         refresh: sees to it that changed roster files are read again.
+        grant: the caller.
         extra_hosts: names that it answers for, besides those of the settings.
     """
 
-    engine: EngineLike
+    engine: OwnersEngine
     hub: Hub
+    keys: Keys
     settings: Settings
     roster: RosterLike
     providers: ProvidersLike
@@ -129,6 +77,36 @@ class Api:
     refresh: Callable[[], Awaitable[None]] = _no_refresh
     extra_hosts: tuple[str, ...] = field(default=())
     metrics: Metrics = field(default_factory=Metrics)
+    grant: Grant = LOCAL
+
+    async def open(
+        self,
+        runs: Sequence[str],
+        after: str | None,
+        encoder: Encoder,
+        selection: Selection = EVERYTHING,
+        *,
+        vector: bool = False,
+        observe: bool = False,
+    ) -> Viewer:
+        """Open a viewer of runs of the caller's; see `Hub.open`.
+
+        Raises:
+            Overloaded: ``key_limit``, too.
+        """
+        await self.engine.own(*runs)
+        grant = self.grant
+        most = grant.limits.viewers
+        if most is not None and sum(1 for _ in self.hub.rows(grant.owner)) >= most:
+            raise key_limit("viewers", most, retry_after=5)
+        if (shared := grant.shared()) is not None:
+            selection = selection.seen_by(shared)
+        async with self.hub.turns:  # opening, unlike being there, costs something
+            return await self.hub.open(
+                runs, after, encoder, selection, vector=vector, observe=observe, owner=grant.owner,
+                holder=grant.id or None,
+            )  # fmt: skip
 
 
-API: web.AppKey[Api] = web.AppKey("api", Api)
+SITE: web.AppKey[Api] = web.AppKey("site", Api)  # everybody's
+API: web.RequestKey[Api] = web.RequestKey("api", Api)  # the caller's

@@ -165,18 +165,18 @@ async def follow(
         after: the cursor, where it is not the request's own.
         status: of the response, where it is not 200 (a run that was made by this request).
     """
-    api = request.app[API]
+    api = request[API]
     selection = selection_of(request)
     cursor = after or cursor_text(request) if encoder is None else None
     if encoder is None:
         encoder = encoder_for(request, selection, STREAM_MEDIA[:2] if vector else STREAM_MEDIA)
     observe = query(request, "observe", False)
+    await api.engine.own(*runs)  # before it counts as a viewer, whose leaving may cancel a run
     for run in runs:
         api.engine.viewer_joined(run, observe=observe)
     viewer: Viewer | None = None
     try:
-        async with api.hub.turns:  # opening, unlike being there, costs something
-            viewer = await api.hub.open(runs, cursor, encoder, selection, vector=vector, observe=observe)
+        viewer = await api.open(runs, cursor, encoder, selection, vector=vector, observe=observe)
         try:
             if viewer.ended:
                 return web.Response(status=204, headers={"Cache-Control": "no-store"})
@@ -247,9 +247,10 @@ async def many_events(request: web.Request) -> web.StreamResponse:
 
 async def viewers(request: web.Request) -> web.StreamResponse:
     """``GET /api/viewers``."""
-    hub = request.app[API].hub
-    rows = b",".join(map(dump, hub.rows()))  # one by one: all of four thousand would be megabytes of objects
-    return reply(b'{"viewers":[%b],"count":%d,"limit":%d}' % (rows, hub.count, hub.max_viewers))
+    api = request[API]
+    rows = [dump(row) for row in api.hub.rows(api.grant.owner)]  # bytes: as objects they would be megabytes
+    answer = b'{"viewers":[%b],"count":%d,"limit":%d}'
+    return reply(answer % (b",".join(rows), len(rows), api.hub.max_viewers))
 
 
 _STREAM = Answer(
@@ -268,6 +269,7 @@ ROUTES = (
         answers={200: _STREAM, 204: _END},
         errors=(404, 406, 409, 429, 503),
         stream=True,
+        shared=True,
     ),
     Route(
         "GET",
@@ -284,7 +286,7 @@ ROUTES = (
         "GET",
         "/api/viewers",
         viewers,
-        "The open streams of this server.",
+        "Your open streams on this server.",
         "streams",
         answers={200: Answer("The open streams, their number and the limit.", ViewerList)},
     ),

@@ -54,7 +54,7 @@ class UiRequest(BaseModel):
 
 async def chat(request: web.Request) -> web.StreamResponse:
     """``POST /api/agents/{name}/ui``."""
-    api = request.app[API]
+    api = request[API]
     asked: UiRequest = request[BODY]
     await api.refresh()
     if answers := _answers(asked):
@@ -72,7 +72,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
 
 async def come_back(request: web.Request) -> web.StreamResponse:
     """``GET /api/agents/{name}/ui/{id}/stream``: ``id`` is the chat's or the run's."""
-    api, name = request.app[API], request.match_info["id"]
+    api, name = request[API], request.match_info["id"]
     page = await api.engine.list_runs(RunQuery(metadata={_CHAT: name}, limit=1))
     if page.runs:
         row = page.runs[0]
@@ -88,7 +88,7 @@ async def come_back(request: web.Request) -> web.StreamResponse:
 
 async def channel_stream(request: web.Request) -> web.StreamResponse:
     """``GET /api/runs/{run}/channels/{channel}/ui``."""
-    api, channel = request.app[API], request.match_info["channel"]
+    api, channel = request[API], request.match_info["channel"]
     snapshot = await api.engine.snapshot(request.match_info["run"])
     if channel not in [c["id"] for c in snapshot["channels"]]:
         raise NotFound("channel_not_found", f"Run {snapshot['run']} has no channel {channel[:64]!r}.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal, TypeGuard
 
@@ -14,6 +16,7 @@ from mux.log.protocols import (
     Head,
     Holder,
     Idempotency,
+    KeyStore,
     Page,
     RunPage,
     RunQuery,
@@ -31,6 +34,7 @@ __all__ = [
     "Head",
     "Holder",
     "Idempotency",
+    "KeyStore",
     "MemoryStore",
     "Page",
     "RunPage",
@@ -41,6 +45,7 @@ __all__ = [
     "Store",
     "StoreInfo",
     "default_store_path",
+    "open_keys",
     "open_store",
     "store_holder",
 ]
@@ -67,6 +72,30 @@ def open_store(
 
         return RedisStore(url, lease_s=lease_s)
     return SqliteStore(_sqlite_path(url), durability=durability)
+
+
+@contextlib.asynccontextmanager
+async def open_keys(url: str | None = None) -> AsyncIterator[KeyStore]:
+    """The keys of a store, also while a server has it open.
+
+    Args:
+        url: as of `open_store`.
+
+    Raises:
+        ConfigError, StoreError: as `open_store` and `Store.open`.
+    """
+    store = open_store(url)
+    if isinstance(store, SqliteStore):
+        try:
+            yield store.keys
+        finally:
+            await store.keys.close()
+        return
+    await store.open()
+    try:
+        yield store.keys
+    finally:
+        await store.close()
 
 
 def store_holder(url: str | None = None) -> Holder | None:

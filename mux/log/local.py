@@ -1,4 +1,4 @@
-"""Queue and commands of a store that one process has for itself: `memory` and `sqlite`.
+"""Queue and commands of a store that one process has for itself (`memory` and `sqlite`), and keys in memory.
 
 Nothing of them is kept. At a start the engine offers the runs that are not finished, in the order in which
 they came; a command that was not answered before a crash was not acknowledged either.
@@ -10,9 +10,10 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
+from mux.clock import now_ms
 from mux.errors import Overloaded, Unavailable
 
-__all__ = ["LocalCommands", "LocalQueue"]
+__all__ = ["LocalCommands", "LocalKeys", "LocalQueue"]
 
 MAX_COMMANDS = 256  # that may wait for one run's worker
 
@@ -139,3 +140,24 @@ class LocalCommands:
 
     async def stop_receiving(self, run: str) -> None:
         self._deliver.pop(run, None)
+
+
+class LocalKeys:
+    """See `mux.log.protocols.KeyStore`."""
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[str, str], tuple[bytes, int | None]] = {}
+
+    async def put(self, kind: str, name: str, data: bytes, *, expires: int | None = None) -> None:
+        now = now_ms()
+        self._records = {k: v for k, v in self._records.items() if v[1] is None or v[1] > now}
+        self._records[kind, name] = (data, expires)
+
+    async def get(self, kind: str, name: str) -> bytes | None:
+        return self._records.get((kind, name), (None,))[0]
+
+    async def all(self, kind: str) -> Sequence[bytes]:
+        return [data for (of, _), (data, _) in self._records.items() if of == kind]
+
+    async def pop(self, kind: str, name: str) -> bytes | None:
+        return self._records.pop((kind, name), (None,))[0]

@@ -16,7 +16,7 @@ from mux.clock import now_ms
 from mux.errors import MuxError
 from mux.events import Record
 from mux.log.heads import Heads
-from mux.log.local import LocalCommands, LocalQueue
+from mux.log.local import LocalCommands, LocalKeys, LocalQueue
 from mux.log.paging import page_of, page_token, parse_page_token
 from mux.log.protocols import (
     FINAL,
@@ -78,6 +78,7 @@ class MemoryStore:
         self._conversations: dict[tuple[str, str], dict[str, bytes]] = {}
         self.queue = LocalQueue()
         self.commands = LocalCommands()
+        self.keys = LocalKeys()
 
     async def open(self, *, url: str | None = None) -> None:
         """Nothing to do."""
@@ -283,6 +284,10 @@ class MemoryStore:
         numbers = {self._runs[run].number: data for run, data in kept.items()}
         older = [n for n in numbers if bound is None or n < bound]
         return numbers[max(older)] if older else None
+
+    async def size(self, owner: str) -> int:
+        """See `RunStore.size`."""
+        return sum([e.records.size for e in self._runs.values() if e.row.owner == owner])
 
     async def expire(
         self, *, older_than_ms: int | None, keep_runs: int | None, max_bytes: int | None

@@ -29,6 +29,7 @@ __all__ = [
     "Head",
     "Holder",
     "Idempotency",
+    "KeyStore",
     "Kind",
     "Page",
     "Queue",
@@ -280,6 +281,9 @@ class RunStore(Protocol):
     async def conversation(self, thread: str, channel: str, before: str | None = None) -> bytes | None:
         """The newest conversation of that channel on the thread, of a run older than ``before`` if given."""
 
+    async def size(self, owner: str) -> int:
+        """Bytes of the events of all finished runs of an owner."""
+
     async def expire(
         self, *, older_than_ms: int | None, keep_runs: int | None, max_bytes: int | None
     ) -> Sequence[str]:
@@ -352,10 +356,37 @@ class Commands(Protocol):
         """The run is not driven here any more. Idempotent."""
 
 
+class KeyStore(Protocol):
+    """What says who may call: small records by kind and id. What is in them is `mux.http.keys`'s matter.
+
+    Unlike the rest of a store it may be used while a server has the store open, by ``mux keys``.
+    """
+
+    async def put(self, kind: str, name: str, data: bytes, *, expires: int | None = None) -> None:
+        """Keep a record, in place of the one that has this name.
+
+        Args:
+            expires: ms since the epoch, from which on it may be forgotten; ``None`` = never.
+        """
+
+    async def get(self, kind: str, name: str) -> bytes | None:
+        """The record; ``None`` if there is none."""
+
+    async def all(self, kind: str) -> Sequence[bytes]:
+        """All records of a kind, in no order."""
+
+    async def pop(self, kind: str, name: str) -> bytes | None:
+        """Remove a record and give it back: of two callers at once only one gets it."""
+
+
 class Store(EventLog, RunStore, Protocol):
     """One backend."""
 
     info: StoreInfo
+
+    @property
+    def keys(self) -> KeyStore:
+        """Who may call."""
 
     @property
     def queue(self) -> Queue:

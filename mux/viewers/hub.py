@@ -149,6 +149,8 @@ class Hub:
         *,
         vector: bool = False,
         observe: bool = False,
+        owner: str = "local",
+        holder: str | None = None,
     ) -> Viewer:
         """Open a viewer; the caller serves it and closes it.
 
@@ -158,6 +160,8 @@ class Hub:
             encoder: the wire format.
             selection: the filter.
             observe: does not count as a viewer whose leaving may cancel the run (kept for statistics).
+            owner: whose it is.
+            holder: the key that it was opened with.
 
         Raises:
             CursorError: the cursor can't be continued from.
@@ -170,6 +174,7 @@ class Hub:
         legs: list[Leg] = []
         self._last_number += 1
         viewer = Viewer(self, self._last_number, legs, encoder, selection, vector=vector, observe=observe)
+        viewer.owner, viewer.holder = owner, holder
         self._viewers[viewer.number] = viewer
         try:
             for run in runs:
@@ -427,7 +432,17 @@ class Hub:
         """How many events the viewer is behind that is furthest behind."""
         return max((leg.ring.head - leg.pos for v in self._viewers.values() for leg in v.legs), default=0)
 
-    def rows(self) -> Iterator[dict[str, object]]:
-        """The open viewers as ``GET /api/viewers`` shows them; to be read in one turn of the loop."""
+    def rows(self, owner: str) -> Iterator[dict[str, object]]:
+        """An owner's viewers as ``GET /api/viewers`` shows them; to be read in one turn of the loop."""
         now = self.loop.time()
-        return (viewer.statistics(now) for viewer in self._viewers.values())
+        return (viewer.statistics(now) for viewer in self._viewers.values() if viewer.owner == owner)
+
+    def holders(self) -> set[str]:
+        """The keys that viewers were opened with."""
+        return {viewer.holder for viewer in self._viewers.values() if viewer.holder is not None}
+
+    def send_away(self, holder: str, reason: str) -> None:
+        """End the viewers that were opened with a key."""
+        for viewer in list(self._viewers.values()):
+            if viewer.holder == holder:
+                viewer.rotate(reason)

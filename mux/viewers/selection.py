@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from mux.errors import BadRequest
 from mux.events import BY_TYPE, Record
+from mux.viewers.shared import Shared
 
 __all__ = ["Selection"]
 
@@ -48,11 +49,13 @@ class Selection:
         channels: channel ids, ``None`` = all.
         types: type names, with ``*`` for any characters; ``None`` = all.
         until_channels: the stream ends when every channel of the filter is done.
+        shared: what a link to the run shows; ``None``: it is its owner who looks.
     """
 
     channels: frozenset[str] | None = None
     types: tuple[str, ...] | None = None
     until_channels: bool = False
+    shared: Shared | None = None
 
     @classmethod
     def parse(
@@ -70,6 +73,13 @@ class Selection:
         """Whether nothing is filtered out."""
         return self.channels is None and self.types is None
 
+    def seen_by(self, shared: Shared) -> Selection:
+        """The same filter for whoever has a link."""
+        only = shared.channels
+        if only is not None and self.channels is not None:
+            only &= self.channels
+        return replace(self, channels=self.channels if only is None else only, shared=shared)
+
     def matches(self, record: Record) -> bool:
         """Whether this event passes."""
         return record.channel is None or (
@@ -79,6 +89,9 @@ class Selection:
 
     def select(self, records: Sequence[Record]) -> Sequence[Record]:
         """The records that pass, in order."""
+        if self.shared is not None:
+            shown = [self.shared.record(r) for r in records if self.matches(r)]
+            return [r for r in shown if r is not None]
         if self.everything:
             return records
         return [r for r in records if self.matches(r)]

@@ -69,10 +69,12 @@ class Viewer:
         "_woken",
         "_wrote_at",
         "encoder",
+        "holder",
         "legs",
         "number",
         "observe",
         "opened_at",
+        "owner",
         "selection",
         "sink",
         "vector",
@@ -98,6 +100,8 @@ class Viewer:
         self.selection = selection
         self.vector = vector
         self.observe = observe
+        self.owner = "local"
+        self.holder: str | None = None
         self.opened_at = hub.loop.time()
         self._wrote_at = self.opened_at
         self._future: asyncio.Future[None] | None = None
@@ -319,7 +323,11 @@ class Viewer:
         return (before + prefix).encode(), after.encode()
 
     def _open_frame(self) -> dict[str, object]:
-        known = {leg.ring.run: list(leg.ring.channels) for leg in self.legs}
+        shared = self.selection.shared
+        only = shared.channels if shared is not None else None
+        known = {
+            leg.ring.run: [c for c in leg.ring.channels if only is None or c in only] for leg in self.legs
+        }
         wanted = self.selection.describe()
         everywhere = {c for ids in known.values() for c in ids}
         unknown = sorted((self.selection.channels or frozenset()) - everywhere)

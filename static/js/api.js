@@ -6,6 +6,12 @@
 /** Where the API is: the page's own folder, so that a reverse proxy may serve it below a path. */
 export const BASE = new URL(".", document.baseURI).pathname.replace(/\/$/, "");
 
+/** The key of a link to one run, `…/shared#mux_…`: then the page shows that run, and nothing can be done there. */
+export const LINK = /\/shared$/.test(location.pathname) ? location.hash.slice(1) : "";
+
+/** What says who we are, where the session's cookie does not. @returns {Record<string, string>} */
+export const credentials = () => (LINK ? { Authorization: `Bearer ${LINK}` } : {});
+
 export class ApiError extends Error {
   /** @param {number} status @param {any} problem */
   constructor(status, problem) {
@@ -18,7 +24,7 @@ export class ApiError extends Error {
 /** @param {string} path @param {RequestInit & {json?: unknown}} [options] @returns {Promise<Response>} */
 async function send(path, options = {}) {
   const { json, ...init } = options;
-  const headers = new Headers(init.headers);
+  const headers = new Headers({ ...credentials(), .../** @type {Record<string, string>} */ (init.headers) });
   if (json !== undefined) headers.set("Content-Type", "application/json");
   let response;
   try {
@@ -26,8 +32,9 @@ async function send(path, options = {}) {
   } catch {
     throw new ApiError(0, null);
   }
-  if (!response.ok) throw new ApiError(response.status, await response.json().catch(() => null));
-  return response;
+  if (response.ok) return response;
+  if (response.status === 401 && !LINK) document.dispatchEvent(new CustomEvent("mux:login"));
+  throw new ApiError(response.status, await response.json().catch(() => null));
 }
 
 /** @param {string} path @param {RequestInit & {json?: unknown}} [options] @returns {Promise<any>} */
@@ -66,6 +73,16 @@ export const api = {
   steer: (run, channel, content, mode) => call(`${at(run, channel)}/messages`, { method: "POST", json: { content, mode } }),
   /** @param {string} run @param {string} callId @param {object} answer */
   answer: (run, callId, answer) => call(`/api/runs/${enc(run)}/approvals/${enc(callId)}`, { method: "POST", json: answer }),
+  session: () => call("/api/session"),
+  /** @param {string} key */
+  logIn: (key) => call("/api/session", { method: "POST", json: { key } }),
+  logOut: () => call("/api/session", { method: "DELETE" }),
+  /** @param {string} run @returns {Promise<any[]>} */
+  shares: (run) => call(`/api/runs/${enc(run)}/share`).then((r) => r.shares),
+  /** @param {string} run @param {object} body */
+  share: (run, body) => call(`/api/runs/${enc(run)}/share`, { method: "POST", json: body }),
+  /** @param {string} run @param {string} id */
+  unshare: (run, id) => call(`/api/runs/${enc(run)}/share/${enc(id)}`, { method: "DELETE" }),
   /** @param {string} run */
   events: (run) => send(`/api/runs/${enc(run)}/events`, { headers: { Accept: "application/x-ndjson" } }),
 };

@@ -90,7 +90,7 @@ function article(method, path, operation) {
 export function render(api, main, index) {
   main.replaceChildren(el("h1", {}, `${api.info.title}: HTTP API`),
     el("p", {}, `${api.info.summary ?? ""} Version ${api.info.version}. The document itself: `,
-      el("a", { href: "/openapi.json" }, "/openapi.json"), ". Fields marked * are required."));
+      el("a", { href: "openapi.json" }, "/openapi.json"), ". Fields marked * are required."));
   const all = Object.entries(api.paths).flatMap(([path, item]) =>
     METHODS.filter((m) => item[m]).map((m) => ({ method: m, path, operation: item[m] })));
   for (const { name } of api.tags) {
@@ -115,7 +115,7 @@ const main = document.getElementById("main");
 const index = document.getElementById("index");
 if (main && index) {
   try {
-    const answer = await fetch("/openapi.json");
+    const answer = await fetch("openapi.json");
     if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
     render(await answer.json(), main, index);
   } catch (error) {

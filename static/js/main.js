@@ -1,11 +1,13 @@
 /** Starts the page. */
 import { render } from "preact";
 import { html } from "./html.js";
-import { api } from "./api.js";
-import { agents, apart, fatal, folded, layout, models, order, railOpen, saved, scheduler, theme } from "./state.js";
+import { api, LINK } from "./api.js";
+import { look, who } from "./access.js";
+import { agents, apart, fatal, folded, layout, models, order, railOpen, saved, scheduler, shown, theme } from "./state.js";
 import { loadLanguage, t } from "./i18n.js";
 import { applyTheme } from "./theme.js";
 import { route, watchAddress } from "./actions.js";
+import { connect, open } from "./session.js";
 import { listenKeys } from "./keys.js";
 import { App, loadDialogs, loadLanes } from "./views/app.js";
 import { watchTitle } from "./title.js";
@@ -16,6 +18,7 @@ async function roster() {
     models.value = await api.models().catch(() => []);
   } catch (error) {
     agents.value = [];
+    if (/** @type {any} */ (error).status === 401) return; // the login is open
     fatal.value = { title: t("error.unreachable"), detail: /** @type {Error} */ (error).message, action: "reload" };
   }
 }
@@ -39,7 +42,22 @@ async function start() {
   watchAddress();
   window.addEventListener("popstate", () => void route());
   window.addEventListener("hashchange", () => void route());
-  await Promise.all([roster(), route()]);
+  document.addEventListener("mux:loggedin", () => void Promise.all([roster(), shown.value.length ? connect() : route()]));
+  await Promise.all([look(), roster(), route()]);
 }
 
-void start();
+/** The page of somebody who has a link to one run. */
+async function startShared() {
+  theme.value = saved.get("theme", "auto");
+  railOpen.value = false;
+  applyTheme();
+  await loadLanguage(saved.get("language", navigator.language.slice(0, 2)));
+  render(html`<${App} />`, /** @type {Element} */ (document.getElementById("app")));
+  watchTitle();
+  agents.value = [];
+  await look();
+  if (who.value?.run) await open(who.value.run);
+  else fatal.value = { title: t("error.gone"), detail: t("links.over"), action: "reload" };
+}
+
+void (LINK ? startShared() : start());

@@ -2,7 +2,7 @@
  * Keeps the runs on screen up to date: exactly one stream per tab, whatever it shows. Every event reaches the
  * folded state at once; drawing is the scheduler's.
  */
-import { api, BASE } from "./api.js";
+import { api, BASE, credentials, LINK } from "./api.js";
 import { Run } from "./store.js";
 import { t } from "./i18n.js";
 import {
@@ -90,7 +90,7 @@ async function visit(ids, signal) {
   if (signal.aborted) abort();
   const cursors = ids.map((id) => runOf(id).cursor).filter(Boolean);
   const options = {
-    base: BASE, runs: ids, after: cursors.length ? cursors.join(",") : undefined, compact: true, compactMs: 2000, signal: stop.signal,
+    base: BASE, headers: credentials(), runs: ids, after: cursors.length ? cursors.join(",") : undefined, compact: true, compactMs: 2000, signal: stop.signal,
     onState: (/** @type {"connecting"|"open"|"waiting"} */ state) => !signal.aborted && (place || state !== "connecting") && onState(state),
   };
   try {
@@ -227,6 +227,7 @@ async function failed(error, ids) {
     if (epoch < 5) return restart(ids); // the log is another one than before: read it from its beginning
   }
   connection.value = "idle";
+  if (status === 401 && !LINK) return void document.dispatchEvent(new CustomEvent("mux:login"));
   const gone = status === 404;
   fatal.value = { title: t(gone ? "error.gone" : "error.stream"), detail: message, action: gone ? "new" : "reload" };
 }
@@ -256,13 +257,14 @@ export async function open(id) {
     const run = runOf(id);
     run.describe(snapshot);
     document.dispatchEvent(new CustomEvent("mux:opened", { detail: snapshot }));
-    const page = await api.runs({ thread: snapshot.thread, limit: "30" });
+    const page = LINK ? { runs: [] } : await api.runs({ thread: snapshot.thread, limit: "30" });
     const earlier = page.runs.filter((/** @type {any} */ r) => r.created <= snapshot.created && r.run !== id);
     for (const row of earlier) runOf(row.run).describe(row);
     const later = page.runs.filter((/** @type {any} */ r) => r.created > snapshot.created && r.run !== id);
     for (const row of later) runOf(row.run).describe(row);
     show([...earlier.reverse().map((/** @type {any} */ r) => r.run), id, ...later.reverse().map((/** @type {any} */ r) => r.run)].slice(-12));
   } catch (error) {
+    if (/** @type {any} */ (error).status === 401 && !LINK) return; // the login is open, and comes back here
     const gone = /** @type {any} */ (error).status === 404;
     fatal.value = {
       title: t(gone ? "error.gone" : "error.unreachable"), detail: /** @type {Error} */ (error).message, action: gone ? "new" : "reload",

@@ -266,6 +266,7 @@ class FakeServer:
         add("POST", "/csp", self._csp)
         add("GET", "/{path:(js|css|vendor|i18n)/.*|icon.svg}", self._static)
         add("GET", "/healthz", self._health)
+        add("GET", "/api/session", self._session)
         add("GET", "/api/agents", self._agents)
         add("GET", "/api/models", self._models)
         add("POST", "/api/runs", self._start)
@@ -326,6 +327,10 @@ class FakeServer:
             return web.Response(status=404)
         kind = {".js": "text/javascript", ".mjs": "text/javascript"}.get(path.suffix)
         return web.FileResponse(path, headers={"Content-Type": kind} if kind else None)
+
+    async def _session(self, _: web.Request) -> web.Response:
+        who = {"access": "off", "owner": "local", "scopes": ["admin"], "limits": {}, "login": False}
+        return web.json_response(who)
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "version": self.version})

@@ -134,14 +134,19 @@ async def test_two_turns_on_three_lanes_and_no_lane_sees_another_s_text() -> Non
             assert said == [("user", "one"), ("assistant", f"{lane.name}: one"), ("user", "two")]
 
 
-async def test_a_thread_of_another_owner_is_not_found() -> None:
-    async with harness(says("a", "x")) as h:
-        first = (await h.engine.start_run(StartRequest(message="one"), owner="ann")).row
-        await h.finished(first.run)
+async def test_a_thread_of_another_owner_is_another_thread() -> None:
+    lane = echo("a")
+    async with harness(lane) as h:
+        threads = {}
+        for owner in ("ann", "bob", "ann", "bob", "local"):
+            request = StartRequest(message=f"of {owner}", agents=["a"], thread="same")
+            threads[owner] = (await h.engine.start_run(request, owner=owner)).row
+            await h.finished(threads[owner].run)
+        for seen, owner in zip(lane.seen, ("ann", "bob", "ann", "bob", "local"), strict=True):
+            assert {m.text for m in seen.messages} <= {f"of {owner}", f"a: of {owner}"}
+        assert [len(seen.messages) for seen in lane.seen] == [1, 1, 3, 3, 1]
         with pytest.raises(NotFound):
-            await h.engine.start_run(StartRequest(message="two", thread=first.thread), owner="bob")
-        with pytest.raises(NotFound):
-            await h.engine.snapshot(first.run, owner="bob")
+            await h.engine.snapshot(threads["ann"].run, owner="bob")
 
 
 async def test_messages_of_the_chat_format_become_history_and_task() -> None:

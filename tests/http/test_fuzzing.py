@@ -26,7 +26,8 @@ def test_no_request_is_answered_with_a_5xx_or_with_what_the_document_does_not_sa
     """Streams too: each of their blocks is checked against the schema. Those of ``hold`` never end by
     themselves; the first cancel that is tried ends them, or else the request's timeout."""
     agents = str(agents_folder(tmp_path))
-    with serving(tmp_path, "--store", "memory:", "--model", "rehearsal", "--agents", agents) as url:
+    options = ["--store", "memory:", "--model", "rehearsal", "--agents", agents]
+    with serving(tmp_path, *options, "--insecure") as url:  # or the first key that is made would shut it out
         with SyncMuxClient(url) as client:
             done, held = client.start("3", agents=["counter", "analyst"]), client.start("1", agents=["hold"])
             assert done.wait()["status"] == "completed"

@@ -101,7 +101,7 @@ async def test_an_allowed_origin_may_call_and_read(agents_dir: Path, no_leaks: N
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "mux.example"])
 async def test_another_address_than_loopback_is_refused(host: str, no_leaks: None) -> None:
     service = Service(make_settings(host=host))
-    with pytest.raises(ConfigError, match="API keys"):
+    with pytest.raises(ConfigError, match="mux keys add"):
         await service.start()
     await service.stop(grace_s=0)
 

@@ -588,9 +588,10 @@ async def test_retention_by_age_count_and_size_spares_starred_and_unfinished(sto
 
 @pytest.mark.parametrize("backend", ["sqlite", "redis"])
 async def test_a_closed_store_refuses_instead_of_hanging(
-    tmp_path: Path, redis_process: RedisServer, backend: str
+    tmp_path: Path, request: pytest.FixtureRequest, backend: str
 ) -> None:
-    store = await asyncio.to_thread(make_store, backend, tmp_path, redis_process)
+    server = await asyncio.to_thread(server_for, backend, request)
+    store = await asyncio.to_thread(make_store, backend, tmp_path, server)
     await store.open()
     fence = await started(store, events=1)
     waiting = asyncio.create_task(store.wait("r1", 1, 60))
@@ -697,3 +698,32 @@ async def test_a_command_that_nobody_answers_says_so_and_waits_for_the_next_work
     await store.commands.stop_receiving("r1")
     await store.commands.receive("r1", lambda command, payload: got.put_nowait((command, payload)))
     assert got.empty()
+
+
+# --- keys ---------------------------------------------------------------------------------------------------
+
+
+async def test_keys_are_kept_by_kind_and_name_and_replaced(store: Store) -> None:
+    await store.keys.put("key", "a", b"1")
+    await store.keys.put("key", "b", b"2")
+    await store.keys.put("session", "a", b"3", expires=FAR)
+    await store.keys.put("key", "a", b"4")
+    assert await store.keys.get("key", "a") == b"4"
+    assert sorted(await store.keys.all("key")) == [b"2", b"4"]
+    assert await store.keys.all("session") == [b"3"]
+    assert await store.keys.get("session", "b") is None
+
+
+async def test_a_key_is_taken_by_one_caller_only(store: Store) -> None:
+    await store.keys.put("ticket", "t", b"once", expires=FAR)
+    got = await asyncio.gather(*(store.keys.pop("ticket", "t") for _ in range(5)))
+    assert sorted(got, key=lambda one: one is None) == [b"once", None, None, None, None]
+    assert await store.keys.get("ticket", "t") is None
+
+
+async def test_what_has_expired_is_forgotten_when_more_comes(store: Store) -> None:
+    await store.keys.put("ticket", "old name", b"1", expires=1)
+    await store.keys.put("ticket", "new", b"2", expires=FAR)
+    await store.keys.put("ticket", "newer", b"3", expires=FAR)
+    assert await store.keys.get("ticket", "old name") is None
+    assert await store.keys.get("ticket", "new") == b"2"

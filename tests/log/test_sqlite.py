@@ -23,6 +23,7 @@ from mux.events import token_records
 from mux.log import Head, RunPage, RunQuery, SqliteStore, store_holder
 from mux.log.sqlite import search as _search
 from mux.log.sqlite import writer as _writer
+from mux.log.sqlite.keys import SqliteKeys
 from mux.log.sqlite.schema import MIGRATIONS, SEQ_BITS, connect, migrate
 from tests.support.stores import records, row
 
@@ -554,6 +555,7 @@ async def test_a_file_of_an_older_version_is_read_and_brought_to_the_newest(path
     await store.close()
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 2")  # whose chunks were what these are: no texts without envelopes
+    db.execute("DROP TABLE access")
     db.execute("DROP INDEX experiments")
     db.execute("ALTER TABLE runs DROP COLUMN kind")
     db.close()
@@ -752,3 +754,18 @@ async def test_a_store_named_by_a_link_is_the_same_store(tmp_path: Path) -> None
         await opened(link)
     assert caught.value.code == "store_locked"
     await store.close()
+
+
+async def test_keys_are_there_beside_a_server_and_after_it(path: Path) -> None:
+    file = path.parent / "new" / "mux.db"
+    beside = SqliteKeys(file)
+    await beside.put("key", "before", b"1")  # also before there is any store
+    assert file.stat().st_mode & 0o077 == 0
+    store = await opened(file)
+    assert await store.keys.get("key", "before") == b"1"
+    await beside.put("key", "meanwhile", b"2")
+    assert await store.keys.get("key", "meanwhile") == b"2"
+    await store.keys.put("key", "served", b"3")
+    await store.close()
+    assert sorted(await beside.all("key")) == [b"1", b"2", b"3"]
+    await beside.close()

@@ -495,7 +495,7 @@ async def test_statistics_show_each_stream_with_its_lag() -> None:
         await feed.begin("a")
         async with watching(hub, encoder=Ndjson()) as (sink, _):
             await sink.until(b"stream_live")
-            row = next(hub.rows())
+            row = next(hub.rows("local"))
             assert row | {"age_s": 0} == {
                 "id": 1, "run": "r1", "format": "ndjson", "filter": {}, "age_s": 0, "lag": 0,
                 "live": True, "observe": False,

@@ -110,8 +110,9 @@ class Link:
             return
         if self._calls and self._down_since is None:
             await asyncio.wait([call.future for call in self._calls], timeout=patience_s)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        while not task.done():  # redis-py may swallow a cancel that comes with its answer
+            task.cancel()
+            await asyncio.wait([task], timeout=0.2)
         while self._calls:
             self._calls.popleft().fail(self._closed())
         with contextlib.suppress(Exception):  # it is gone either way

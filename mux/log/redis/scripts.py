@@ -18,6 +18,7 @@ Keys and their slots (what stands in braces decides the slot):
   is), ``took:WORKER`` (its last answer of `take`).
 - ``mux:{c:H}:conv`` / ``…:order``: conversations of a thread's channel, by the number of their run.
 - ``mux:{k:H}:key``: an idempotency key, until it expires.
+- ``mux:{keys}:KIND``: who may call, by name; ``…:ends``: names of those that may be forgotten, by time.
 
 Channels: ``mux:{RUN}:tail`` gets what is appended, ``mux:worker:WORKER`` the commands for its runs,
 ``mux:front:FRONT`` the answers, ``mux:queue`` a word when a run is offered.
@@ -490,6 +491,30 @@ if not newest[1] then return {'ok', false} end
 return {'ok', call('HGET', P..'conv', newest[1])}
 """
 
+# ARGV: kind, name, data, expires ('' = never), now.
+_KEY_PUT = """
+local ends = P..'ends'
+for _, old in ipairs(call('ZRANGEBYSCORE', ends, '-inf', ARGV[5], 'LIMIT', 0, 100)) do
+  local kind, name = string.match(old, '^([^ ]+) (.*)$')
+  call('HDEL', P..kind, name)
+  call('ZREM', ends, old)
+end
+call('HSET', P..ARGV[1], ARGV[2], ARGV[3])
+if ARGV[4] ~= '' then call('ZADD', ends, ARGV[4], ARGV[1]..' '..ARGV[2]) end
+return {'ok'}
+"""
+
+# ARGV: kind, name, op. The same call again, after an answer that was lost, gets the same.
+_KEY_POP = """
+local took = P..'took:'..ARGV[3]
+local data = call('GET', took) or call('HGET', P..ARGV[1], ARGV[2])
+if not data then return {'ok', false} end
+call('HDEL', P..ARGV[1], ARGV[2])
+call('ZREM', P..'ends', ARGV[1]..' '..ARGV[2])
+call('SET', took, data, 'EX', 60)
+return {'ok', data}
+"""
+
 SCRIPTS: Final = {
     name: _COMMON + text
     for name, text in {
@@ -526,6 +551,8 @@ SCRIPTS: Final = {
         "servers": _QUEUE + _SERVERS,
         "key": _KEY,
         "key_made": _KEY_MADE,
+        "key_put": _KEY_PUT,
+        "key_pop": _KEY_POP,
         "remember": _REMEMBER,
         "unremember": _UNREMEMBER,
         "recall": _RECALL,

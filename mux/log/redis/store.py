@@ -50,6 +50,7 @@ from mux.log.protocols import (
     run_not_found,
 )
 from mux.log.redis.commands import RedisCommands
+from mux.log.redis.keys import RedisKeys
 from mux.log.redis.lease import QUEUE, TTL_S, Lease
 from mux.log.redis.link import GONE, Link, refusal
 from mux.log.redis.migrate import migrate
@@ -106,6 +107,7 @@ class RedisStore:
         self._worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.queue = RedisQueue(self._writer, self._worker)
         self.commands = RedisCommands(self._writer, self._worker)
+        self.keys = RedisKeys(self._writer, self._reader)
 
     async def open(self, *, url: str | None = None) -> None:
         """See `Store.open`."""
@@ -507,6 +509,10 @@ class RedisStore:
                 raise run_not_found(before)
         data = (await self._reader.call("recall", _conv(digest(thread, channel)), number))[1]
         return bytes(data) if data is not None else None
+
+    async def size(self, owner: str) -> int:
+        """See `RunStore.size`."""
+        return sum([bytes_ for _, _, bytes_ in await self._oldest(f"o:{digest(owner)}")])
 
     async def expire(
         self, *, older_than_ms: int | None, keep_runs: int | None, max_bytes: int | None

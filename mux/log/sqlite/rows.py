@@ -25,7 +25,7 @@ from mux.log.sqlite.session import SWEEP, LogState, Session
 
 __all__ = [
     "claim", "conversation", "create", "delete", "forgettable", "get_row", "index_text", "number_of",
-    "put_conversation", "sweep_trimmed", "trim", "update",
+    "put_conversation", "size_of_owner", "sweep_trimmed", "trim", "update",
 ]  # fmt: skip
 
 _JSON = ("request", "metadata", "summary", "agents")
@@ -144,6 +144,14 @@ def _size(session: Session, run: str) -> int:
         ).fetchone()
         state.size = size
     return int(state.size or 0)
+
+
+def size_of_owner(db: sqlite3.Connection, owner: str) -> int:
+    """See `RunStore.size`."""
+    (size,) = db.execute(
+        "SELECT coalesce(sum(l.bytes), 0) FROM runs r JOIN logs l USING (id) WHERE r.owner = ?", (owner,)
+    ).fetchone()
+    return int(size)
 
 
 def claim(session: Session, run: str, owner: str) -> int:

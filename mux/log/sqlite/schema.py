@@ -7,13 +7,15 @@ head and trimming are each one seek in the table itself, however long the histor
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 from pathlib import Path
 from typing import Final
 
 from mux.errors import StoreError
 
-__all__ = ["MIGRATIONS", "SEQ_BITS", "connect", "migrate", "store_error"]
+__all__ = ["MIGRATIONS", "SEQ_BITS", "connect", "make_file", "migrate", "store_error"]
 
 APPLICATION_ID: Final = 0x4D555831  # "MUX1": tells our file from another program's
 SEQ_BITS: Final = 32
@@ -75,11 +77,25 @@ ALTER TABLE runs ADD COLUMN kind TEXT NOT NULL DEFAULT 'run';
 CREATE INDEX experiments ON runs (created, id) WHERE kind = 'experiment';
 """
 
-MIGRATIONS: Final = (_V1, _V2, _V3, _V4)
+_V5 = """
+CREATE TABLE access (
+    kind TEXT NOT NULL, name TEXT NOT NULL, data BLOB NOT NULL, expires INTEGER, PRIMARY KEY (kind, name)
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final = (_V1, _V2, _V3, _V4, _V5)
 """Scripts that lead from each version to the next; a file's version is how many of them it has seen."""
 
 
 _WRITER_KIB, _READER_KIB = 4096, 2048
+
+
+def make_file(path: Path) -> None:
+    """Make the file with its folder, if it is not there: what is in it is nobody else's to read."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # the WAL takes its mode
+    with contextlib.suppress(PermissionError):  # somebody else's file, which we may write all the same
+        path.chmod(0o600)
 
 
 def connect(path: Path, *, readonly: bool, busy_s: float) -> sqlite3.Connection:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -42,8 +41,9 @@ from mux.log.protocols import (
 )
 from mux.log.sqlite import rows as _rows
 from mux.log.sqlite import search as _search
+from mux.log.sqlite.keys import SqliteKeys
 from mux.log.sqlite.lock import FileLock
-from mux.log.sqlite.schema import SEQ_BITS, SEQ_MASK, connect, migrate, store_error
+from mux.log.sqlite.schema import SEQ_BITS, SEQ_MASK, connect, make_file, migrate, store_error
 from mux.log.sqlite.session import Session, newest
 from mux.log.sqlite.writer import Writer
 
@@ -87,6 +87,7 @@ class SqliteStore:
         self._heads = Heads()
         self.queue = LocalQueue()
         self.commands = LocalCommands()
+        self.keys = SqliteKeys(path, busy_s=busy_s)
         self._writer = Writer(path, self._open_file, self._close_file, synced=self._full)
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
@@ -108,10 +109,7 @@ class SqliteStore:
     def _take_lock(self, url: str | None) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock.acquire(url)
-        # What agents and people wrote is nobody else's to read; the WAL takes the file's own mode.
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        with contextlib.suppress(PermissionError):  # somebody else's file, which we may write all the same
-            self.path.chmod(0o600)
+        make_file(self.path)
 
     async def check(self) -> None:
         """See `Store.check`: as many pages as a start needs, in a commit of their own."""
@@ -133,6 +131,7 @@ class SqliteStore:
                 await asyncio.to_thread(reader.close)
             self._readers.clear()
             self._local = threading.local()
+        await self.keys.close()
         await self._writer.stop()
         await asyncio.to_thread(self._lock.release)
 
@@ -333,6 +332,10 @@ class SqliteStore:
     async def conversation(self, thread: str, channel: str, before: str | None = None) -> bytes | None:
         """See `RunStore.conversation`."""
         return await self._query(lambda db: _rows.conversation(db, thread, channel, before))
+
+    async def size(self, owner: str) -> int:
+        """See `RunStore.size`."""
+        return await self._query(lambda db: _rows.size_of_owner(db, owner))
 
     async def expire(
         self, *, older_than_ms: int | None, keep_runs: int | None, max_bytes: int | None

@@ -2,6 +2,8 @@
 import { html } from "../html.js";
 import { useEffect, useState } from "preact/hooks";
 import { dialog, dismiss, fatal, layout, loading, maximised, offlineSince, railOpen, shown, toast, toasts } from "../state.js";
+import { LINK } from "../api.js";
+import { who } from "../access.js";
 import { lazy } from "../lazy.js";
 import { preloadLanes } from "../early.js";
 import { t } from "../i18n.js";
@@ -13,15 +15,16 @@ import { Welcome } from "./welcome.js";
 
 export function App() {
   const running = shown.value.length > 0;
+  const guest = Boolean(LINK);
   return html`
-    <div class=${`frame${railOpen.value ? "" : " no-rail"}`} data-layout=${layout.value} data-max=${maximised.value ? "1" : undefined}>
-      <a class="skip" href="#composer-text">${t("skip")}</a>
+    <div class=${`frame${railOpen.value ? "" : " no-rail"}${guest ? " is-guest" : ""}`} data-layout=${layout.value} data-max=${maximised.value ? "1" : undefined}>
+      ${guest ? null : html`<a class="skip" href="#composer-text">${t("skip")}</a>`}
       <${TopBar} />
-      <${Rail} />
+      ${guest ? null : html`<${Rail} />`}
       <main class="stage" aria-label=${t("region.lanes")} tabindex="-1" data-region>
-        ${fatal.value ? html`<${Fatal} />` : running ? html`<${Stage} />` : loading.value ? html`<p class="empty muted">${t("loading")}</p>` : html`<${Welcome} />`}
+        ${fatal.value ? html`<${Fatal} />` : running ? html`<${Stage} />` : loading.value || guest ? html`<p class="empty muted">${t("loading")}</p>` : html`<${Welcome} />`}
       </main>
-      <${Composer} />
+      ${guest ? null : html`<${Composer} />`}
       <${Banner} />
       <${Toasts} />
       ${dialog.value ? html`<${Layer} ...${dialog.value} />` : null}
@@ -51,6 +54,7 @@ function Banner() {
     const timer = setTimeout(() => setLate(true), 3000);
     return () => clearTimeout(timer);
   }, [since]);
+  if (who.value?.access === "insecure") return html`<div class="banner" role="status" data-insecure>${t("banner.insecure")}</div>`;
   return since && late ? html`<div class="banner" role="status">${t("banner.offline")}</div>` : null;
 }
 

@@ -10,6 +10,7 @@ import { HistoryTable } from "./history.js";
 import { Compare } from "./compare.js";
 import { Keys, Palette } from "./palette.js";
 import { Inbox } from "./inbox.js";
+import { Login } from "./login.js";
 
 /** @type {Record<string, {title: string, view: any, wide?: boolean}>} */
 const KINDS = {
@@ -26,6 +27,7 @@ const KINDS = {
   compare: { title: "compare.title", view: Compare, wide: true },
   palette: { title: "palette.title", view: Palette },
   keys: { title: "keys.title", view: Keys },
+  login: { title: "login.title", view: Login },
   inbox: { title: "inbox.title", view: Inbox, wide: true },
 };
 

@@ -10,6 +10,8 @@ import { copyText, download } from "../files.js";
 import { visible } from "../markdown/safe.js";
 import { cap } from "../pane/result.js";
 import { api } from "../api.js";
+import { who } from "../access.js";
+import { ShareLinks } from "./share-links.js";
 import { draftOf } from "../compose.js";
 import { newRun } from "../actions.js";
 import { changeDraft, setPrompt } from "./composer.js";
@@ -98,6 +100,7 @@ export function Share() {
   return html`<div class="form">
     <div class="row"><input class="field grow" readonly value=${link} aria-label=${t("share.link")} /><button class="btn" onClick=${() => copyText(link)}>${t("share.copy")}</button></div>
     ${lane ? html`<button class="btn start" onClick=${() => copyText(`${link}?lane=${encodeURIComponent(lane)}`)}>${t("share.lane", { lane })}</button>` : null}
+    ${who.value && who.value.access !== "off" ? html`<${ShareLinks} run=${run.id} />` : null}
     <h3 class="label">${t("export.title")}</h3>
     <ul class="pick">${formats.map((f) => html`<li key=${f}><button class="pick-row" data-format=${f} onClick=${() => attempt(exportRun(run, f))}><strong>${t(`export.${f}`)}</strong><span class="muted">${t(`export.${f}.help`)}</span></button></li>`)}</ul>
   </div>`;

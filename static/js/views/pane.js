@@ -65,7 +65,7 @@ export function Pane({ entry, selected }) {
           : lane.finished
           ? html`<button class="btn icon-only quiet" aria-label=${t("lane.retryOf", { lane: lane.id })} title=${t("lane.retry")} onClick=${() => retryLane(entry.key)}><${Icon} name="retry" /></button>`
           : html`<button class="btn icon-only quiet stop" aria-label=${t("lane.stopOf", { lane: lane.id })} title=${t("lane.stop")} disabled=${lane.stopping} onClick=${() => stopLane(entry.key)}><${Icon} name="stop" /></button>`}
-        <button class="btn icon-only quiet" aria-label=${t(maximised.value ? "lane.restoreOf" : "lane.maximise", { lane: lane.id })} title=${t(maximised.value ? "lane.restore" : "lane.max")} onClick=${() => { focusLane(entry.key); maximised.value = !maximised.value; }}><${Icon} name=${maximised.value ? "min" : "max"} /></button>
+        <button class="btn icon-only quiet" aria-label=${t(maximised.value ? "lane.restoreOf" : "lane.maximise", { lane: lane.id })} title=${t(maximised.value ? "lane.restore" : "lane.max")} onClick=${() => { focusLane(entry.key); maximised.value = !maximised.value; }} data-look><${Icon} name=${maximised.value ? "min" : "max"} /></button>
         <button class="btn icon-only quiet" aria-label=${t("lane.menuOf", { lane: lane.id })} title=${t("lane.more")} aria-haspopup="dialog" onClick=${() => (dialog.value = { kind: "lane-menu", laneId: entry.key })}><${Icon} name="more" /></button>
       </header>
       ${entry.path ? null : html`<${Metrics} />`}

@@ -68,7 +68,7 @@ export function Rail() {
   useEffect(() => {
     void loadHistory();
     const again = () => void loadHistory();
-    const events = ["mux:finished", "mux:started"];
+    const events = ["mux:finished", "mux:started", "mux:loggedin"];
     for (const name of events) document.addEventListener(name, again);
     const close = () => (railOpen.value = !NARROW.matches && saved.get("rail", true));
     NARROW.addEventListener("change", close);

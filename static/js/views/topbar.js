@@ -5,6 +5,7 @@ import { connection, dialog, offlineSince, railOpen, runs, saved, serverNow, sho
 import { currentRun, newRun, shownEntries, stopAll } from "../actions.js";
 import { count, money, seconds, written } from "../lanestate.js";
 import { waitingApprovals } from "../waiting.js";
+import { logOut, who } from "../access.js";
 import { NARROW } from "./rail.js";
 import { onTick } from "../ticker.js";
 import { applyTheme } from "../theme.js";
@@ -28,7 +29,8 @@ export function TopBar() {
       ${live ? html`<button class="btn danger" id="stop-all" aria-label=${t("stop.all")} title=${t("stop.all")} onClick=${stopAll}><${Icon} name="stop" /><span>${t("stop.all")}</span></button>` : null}
       ${run ? html`<button class="btn" aria-label=${t("share")} title=${t("share")} onClick=${() => (dialog.value = { kind: "share" })}><${Icon} name="share" /><span class="wide-only">${t("share")}</span></button>` : null}
       <button class="btn icon-only quiet" data-desktop aria-label=${t("palette.open")} title=${t("palette.open")} onClick=${() => (dialog.value = { kind: "palette" })}><${Icon} name="command" /></button>
-      <button class="btn icon-only quiet" aria-label=${t("theme.switch", { theme: t(`theme.${theme.value}`) })} title=${t("theme.switch", { theme: t(`theme.${theme.value}`) })} onClick=${nextTheme}><${Icon} name="theme" /></button>
+      <button class="btn icon-only quiet" aria-label=${t("theme.switch", { theme: t(`theme.${theme.value}`) })} title=${t("theme.switch", { theme: t(`theme.${theme.value}`) })} onClick=${nextTheme} data-look><${Icon} name="theme" /></button>
+      ${who.value?.login ? html`<button class="btn quiet" id="log-out" title=${t("login.outOf", { owner: who.value.owner })} onClick=${logOut}>${t("login.out")}</button>` : null}
     </header>
   `;
 }
