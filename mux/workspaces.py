@@ -555,8 +555,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
+    """With its time: git takes a file that is as old as its index for one that may have changed since."""
     if source.exists():
-        shutil.copyfile(source, target)
+        shutil.copy2(source, target)
 
 
 def _clear(folder: Path) -> None:

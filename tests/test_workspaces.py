@@ -311,6 +311,12 @@ async def test_twenty_thousand_files_are_copied_and_compared(tmp_path: Path, spa
     assert by_path(changes) == {"7/7.txt": "modified", "8/8.txt": "deleted"}
 
 
+async def test_a_change_of_the_same_size_in_the_same_moment_is_seen(repo: Path, spaces: Workspaces) -> None:
+    for n in range(10):
+        changes = await lane(spaces, repo, "printf 'x\n' > sub/c.txt", f"c{n}")
+        assert by_path(changes) == {"sub/c.txt": "modified"}
+
+
 async def test_a_folder_that_is_not_there_says_so(tmp_path: Path, spaces: Workspaces) -> None:
     with pytest.raises(AgentError, match="no folder"):
         await lane(spaces, tmp_path / "nowhere")

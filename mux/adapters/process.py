@@ -53,6 +53,13 @@ class Program:
             await stdin.drain()
         stdin.close()
 
+    async def write(self, text: str) -> None:
+        """Write some of its input; waits while it reads none. Raises ConnectionError: it takes no more."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        stdin.write(text.encode("utf-8", "replace"))
+        await stdin.drain()
+
     async def lines(self) -> AsyncGenerator[str, None]:
         """Its lines with their ends, split at LF alone.
 
@@ -99,6 +106,8 @@ class Program:
             await asyncio.wait({asyncio.ensure_future(self._process.wait())}, timeout=_GRACE_S)
         self._release()
         await self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         stdout = self._process.stdout
         while stdout is not None and await stdout.read(_CHUNK):
             pass  # an unread rest would keep its pipe open

@@ -11,7 +11,18 @@ from typing import Any
 from aiohttp import web
 
 from mux._paths import bundled
-from mux.http import ag_ui, agents, chat_stream, health, openai, openai_responses, runs, streams, ui_messages
+from mux.http import (
+    ag_ui,
+    agents,
+    chat_stream,
+    health,
+    openai,
+    openai_responses,
+    runs,
+    streams,
+    ui_messages,
+    workspaces,
+)
 from mux.http.openapi import openapi
 from mux.http.pages import Pages
 from mux.http.problems import answer_to
@@ -24,6 +35,7 @@ __all__ = ["ROUTES", "build_app"]
 
 NATIVE: tuple[Route, ...] = (
     *runs.ROUTES,
+    *workspaces.ROUTES,
     *streams.ROUTES,
     *chat_stream.ROUTES,
     *agents.ROUTES,
