@@ -10,8 +10,9 @@ path that differs from the base on both sides. Objects that the original's repos
 What a snapshot holds: tracked and untracked files as they lie there (changes that were never committed, too),
 symbolic links as links, the executable bit, bytes as they are (no filter and no line-end conversion of git
 runs). What it leaves out: files that the repository ignores, empty folders, what lies inside submodules (a
-submodule is an empty folder with its commit), and ``.git``. A copy of a repository is a repository, with
-its history, without a remote, so that an agent's own ``git status`` works and nothing can be pushed back.
+submodule is an empty folder with its commit), and ``.git``. Other repositories inside are plain files. A copy
+of a repository is a repository, with its history, without a remote: an agent's own ``git status`` works, and
+nothing can be pushed back.
 """
 
 from __future__ import annotations
@@ -342,18 +343,20 @@ class _Repo:
             kind = await _git("-C", str(source), "rev-parse", "--show-object-format")
         await _git("init", "-q", "--bare", "--template=", f"--object-format={kind}", str(self._path))
         # our files take precedence over every .gitattributes in the folder: no filter runs, no byte changes
-        lines = {"attributes": "* -text -filter -ident -working-tree-encoding\n"}
-        head = ""
+        info = {"attributes": "* -text -filter -ident -working-tree-encoding\n"}
+        tracked = ""
         if source is not None:
             ask = ("-C", str(source), "rev-parse", "--path-format=absolute", "--git-path")
             objects = await _git(*ask, "objects")
             exclude = await asyncio.to_thread(_read, Path(await _git(*ask, "info/exclude")))
-            lines["exclude"] = exclude or ""
-            head = await _try("-C", str(source), "rev-parse", "-q", "--verify", "HEAD^{tree}")
+            info["exclude"] = exclude or ""
+            tracked = await _git("-C", str(source), "ls-files", "-s", "-z")  # submodules, and what is ignored
             await asyncio.to_thread(_write, self._path / "objects" / "info" / "alternates", objects + "\n")
-        for name, text in lines.items():
+        for name, text in info.items():
             await asyncio.to_thread(_write, self._path / "info" / name, text)
-        await self.git("read-tree", *([head] if head else ["--empty"]))
+        entries = [line for line in tracked.split("\0") if line.partition("\t")[0].endswith(" 0")]
+        await self.git("read-tree", "--empty")
+        await self.git("update-index", "-z", "--index-info", text="\0".join([*entries, ""]))
 
     async def listing(self, folder: Path) -> list[str]:
         """The files that a snapshot of it would hold."""
@@ -368,10 +371,27 @@ class _Repo:
             if base:
                 await asyncio.to_thread(_copy, self._path / "index", self._path / index)
                 await self.git("read-tree", "--no-sparse-checkout", "-m", base, tree=folder, index=own)
-            await self.git("add", "-A", "--", ".", tree=folder, index=own)
+            inner, files = await self._inner(folder, own)
+            without = [f":(exclude,literal){name}" for name in inner]
+            await self.git("add", "-A", "--", ".", *without, tree=folder, index=own)
+            if files:
+                text = "\0".join([*files, ""])
+                await self.git("update-index", "--add", "-z", "--stdin", tree=folder, index=own, text=text)
             return await self.git("write-tree", index=own)
         finally:
             await asyncio.to_thread((self._path / index).unlink, missing_ok=True)
+
+    async def _inner(self, folder: Path, index: str | None) -> tuple[list[str], list[str]]:
+        """Repositories inside a folder that are no submodules, and their files: `git add` would take the
+        former for submodules, and fails where one has no commit."""
+        ask = ("ls-files", "-z", "--others", "--exclude-standard")
+        names = (await self.git(*ask, tree=folder, index=index)).split("\0")
+        inner = [name for name in names if name.endswith("/")]
+        files: list[str] = []
+        for name in inner:
+            found = (await self.git(*ask, tree=folder / name, index="none")).split("\0")
+            files += [name + path for path in found if path and not path.endswith("/")]
+        return inner, files
 
     async def check_out(self, tree_id: str, folder: Path) -> None:
         await asyncio.to_thread(folder.mkdir, exist_ok=True)

@@ -102,6 +102,13 @@ async def test_a_copy_has_what_lies_there_and_not_what_is_ignored(repo: Path, sp
         assert not (await space.changes()).files
 
 
+async def test_a_file_that_is_tracked_though_ignored_is_copied(repo: Path, spaces: Workspaces) -> None:
+    (repo / "kept.log").write_text("k\n")
+    git(repo, "add", "-f", "kept.log")
+    changes = await lane(spaces, repo, "echo more >> kept.log")
+    assert by_path(changes) == {"kept.log": "modified"}
+
+
 async def test_everything_a_lane_can_do_to_a_file_is_in_its_diff_and_comes_over(
     repo: Path, spaces: Workspaces
 ) -> None:
@@ -208,6 +215,22 @@ async def test_a_submodule_is_an_empty_folder_and_never_changed(
     assert by_path(changes) == {"sub/c.txt": "modified"}
     await spaces.apply("r", "t", "x")
     assert (repo / "module" / "o.txt").exists()
+
+
+async def test_a_repository_inside_that_is_no_submodule_is_its_files(repo: Path, spaces: Workspaces) -> None:
+    inside = repo / "inside"
+    inside.mkdir()
+    git(inside, "init", "-q")
+    (inside / "i.txt").write_text("i\n")
+    changes = await lane(
+        spaces, repo,
+        "echo 2 >> inside/i.txt; mkdir made; cd made; git init -q; echo x > .gitignore; touch x y;"
+        "git add -A; git -c user.name=a -c user.email=a@b commit -qm m; git init -q deeper",
+    )  # fmt: skip
+    assert by_path(changes) == {"inside/i.txt": "modified", "made/.gitignore": "added", "made/y": "added"}
+    await spaces.apply("r", "t", "x")
+    assert (repo / "inside" / "i.txt").read_text() == "i\n2\n"
+    assert (repo / "made" / "y").exists()
 
 
 async def test_no_filter_and_no_hook_of_the_repository_runs(
