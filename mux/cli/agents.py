@@ -7,7 +7,7 @@ import json
 import sys
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mux.cli.parser import settings_from
@@ -53,7 +53,9 @@ def _known(*, as_json: bool) -> int:
         ]  # fmt: skip
         print(json.dumps({"agents": found}, indent=2))
         return 0
-    table = Table("agent", "command", "on PATH", "install", "tried", box=None, pad_edge=False)
+    names = ("agent", "command", "on PATH", "install", "tried")
+    columns = (Column(name, overflow="fold") for name in names)  # a command that is cut can't be pasted
+    table = Table(*columns, box=None, pad_edge=False)
     for agent in KNOWN:
         where = agent.path or "no"
         table.add_row(agent.title, " ".join(agent.command), where, agent.install, agent.tried or "no")
