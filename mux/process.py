@@ -123,6 +123,8 @@ class Program:
             await self._exit(_GRACE_S)
         self._release()
         await self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         stdout = self._process.stdout
         while stdout is not None and await stdout.read(_CHUNK):
             pass  # an unread rest would keep its pipe open

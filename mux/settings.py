@@ -28,6 +28,7 @@ from pydantic import (
 from mux.errors import ConfigError
 
 __all__ = [
+    "AcpProgram",
     "GuardrailRule",
     "Limits",
     "McpServer",
@@ -35,6 +36,7 @@ __all__ = [
     "Provider",
     "Settings",
     "Timeouts",
+    "WorkspaceLimits",
     "load_settings",
     "problem_of",
 ]
@@ -173,6 +175,36 @@ class Retention(_Section):
     max_mb: float | None = Field(default=None, gt=0)
 
 
+class WorkspaceLimits(_Section):
+    """``[workspaces]``: the copies that lanes work on; each bound is for one lane.
+
+    Attributes:
+        dir: where they are; default: beside the SQLite store, else in the user's data folder.
+        max_age_days: a workspace that no run has used for so long is removed.
+    """
+
+    dir: Path | None = None
+    max_mb: float = Field(default=2048.0, gt=0)
+    max_files: int = Field(default=200_000, ge=1)
+    max_age_days: float = Field(default=14.0, gt=0)
+
+
+class AcpProgram(_Section):
+    """``[acp.NAME]``: a program that speaks the Agent Client Protocol, as an agent of that name.
+
+    Attributes:
+        env: names of environment variables that it may see, besides the usual ones (PATH, HOME, LANG, …).
+        workspace: the folder that each of its lanes gets a copy of; without one, they begin with an
+            empty one.
+    """
+
+    command: tuple[str, ...] = Field(min_length=1)
+    env: tuple[str, ...] = ()
+    workspace: Path | None = None
+    description: str = ""
+    instructions: str = ""
+
+
 class GuardrailRule(_Section):
     """``[guardrails.NAME]``: a pattern, a list of words, a ready-made rule, or a Python function.
 
@@ -270,6 +302,8 @@ class Settings(_Section):
     access: Access = Access()
     limits: Limits = Limits()
     retention: Retention = Retention()
+    workspaces: WorkspaceLimits = WorkspaceLimits()
+    acp: dict[str, AcpProgram] = {}
     guardrails: dict[str, GuardrailRule] = {}
     mcp: dict[str, McpServer] = {}
     web_search: WebSearch = WebSearch()
@@ -389,6 +423,13 @@ def _anchor(values: dict[str, Any], base: Path) -> None:
     for server in servers.values() if isinstance(servers, dict) else ():
         if isinstance(server, dict) and isinstance(cwd := server.get("cwd"), str):
             server["cwd"] = base / Path(cwd).expanduser()
+    programs = values.get("acp")
+    for program in programs.values() if isinstance(programs, dict) else ():
+        if isinstance(program, dict) and isinstance(folder := program.get("workspace"), str):
+            program["workspace"] = base / Path(folder).expanduser()
+    spaces = values.get("workspaces")
+    if isinstance(spaces, dict) and isinstance(folder := spaces.get("dir"), str):
+        spaces["dir"] = base / Path(folder).expanduser()
 
 
 def _anchor_paths(holder: dict[str, Any], name: str, base: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Literal
@@ -112,15 +112,20 @@ class CommandAgent(BaseModel):
         return json.dumps({"task": ctx.task, "messages": messages}, ensure_ascii=False) + "\n"
 
 
-def refuse(ctx: AgentContext, name: str, kind: str, *, model: bool = False) -> None:
+def refuse(
+    ctx: AgentContext, name: str, kind: str, *, model: bool = False, params: Collection[str] = ()
+) -> None:
     """Refuse what a channel asks for and its agent can't do, rather than ignore it.
+
+    Args:
+        model, params: whether it can be given a model, and which parameters.
 
     Raises:
         AgentError: ``not_supported``, naming the member.
     """
     asked: dict[str, Any] = {
         "model": None if model else ctx.model,
-        "params": ctx.params or None,
+        "params": [p for p in ctx.params if p not in params] or None,
         "tools": None if ctx.tools is None else sorted(ctx.tools),
         "client_tools": ctx.client_tools or None,
     }

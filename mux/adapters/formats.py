@@ -84,7 +84,10 @@ class _Json:
                 return turns.result(call, output, tool=tool, data=value.get("data"), error=error)
             case "usage":
                 known = {k: v for k, v in value.items() if k in Usage.model_fields}
-                return turns.used(Usage.model_validate(known))
+                try:
+                    return turns.used(Usage.model_validate(known))
+                except ValidationError:
+                    return None
             case "output":
                 self.output = _text(value.get("content"))
                 return []

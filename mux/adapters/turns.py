@@ -133,6 +133,21 @@ class Turns:
         opening = [] if path else self.begin()
         return [*opening, _at(call, ToolCall(call_id=call.call_id, tool=call.tool))]
 
+    def call_id(self, foreign: str) -> str | None:
+        """Our id of a call that has no result yet."""
+        call = self._calls.get(foreign)
+        return None if call is None else call.call_id
+
+    def runs(self, foreign: str) -> bool:
+        """Whether this call runs."""
+        call = self._calls.get(foreign)
+        return call is not None and call.began is not None
+
+    def leave(self, foreign: str) -> None:
+        """Leave the end of a call to the engine: it closes an approval that is still open before its call."""
+        self._calls.pop(foreign, None)
+        self._answered.add(foreign)
+
     def args(self, foreign: str, content: str) -> list[Draft]:
         """A piece of a call's arguments, as the agent wrote it."""
         call = self._calls.get(foreign)

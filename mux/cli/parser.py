@@ -40,6 +40,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _share(commands)
     agents = commands.add_parser("agents", help="list the agents of the roster")
     agents.add_argument("--json", action="store_true", help="as JSON")
+    agents.add_argument("--known", action="store_true", help="well-known coding agents, and which are here")
     doctor = commands.add_parser("doctor", help="check this installation and say what to mend")
     config = commands.add_parser("config", help="show the settings in force and where they come from")
     for sub, module in ((agents, "agents"), (doctor, "doctor"), (config, "config")):

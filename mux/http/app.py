@@ -22,6 +22,7 @@ from mux.http import (
     runs,
     streams,
     ui_messages,
+    workspaces,
 )
 from mux.http.access import Access
 from mux.http.openapi import openapi
@@ -37,6 +38,7 @@ __all__ = ["ROUTES", "build_app"]
 ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
 NATIVE: tuple[Route, ...] = (
     *runs.ROUTES,
+    *workspaces.ROUTES,
     *streams.ROUTES,
     *chat_stream.ROUTES,
     *agents.ROUTES,

@@ -155,7 +155,7 @@ def _answer(answer: Answer, ref: _Refs) -> dict[str, Any]:
     for media in answer.media:
         if media == "application/json":
             content[media] = {"schema": {"type": "object"}}
-        elif media == "text/plain":
+        elif media in ("text/plain", "text/x-diff"):
             content[media] = {"schema": {"type": "string"}}
         else:
             item = ref[answer.item.__name__] if answer.item else {"$ref": _REF.format(model="StreamItem")}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal, TypeGuard
 
+from mux._paths import data_folder
 from mux.errors import ConfigError
 from mux.log.memory import MemoryStore
 from mux.log.protocols import (
@@ -137,13 +136,5 @@ def _sqlite_path(url: str | None) -> Path:
 
 
 def default_store_path() -> Path:
-    """``mux/mux.db`` in the user's data directory, by the platform's convention."""
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        # The XDG base directory specification: a relative path there is to be ignored.
-        named = Path(os.environ.get("XDG_DATA_HOME", ""))
-        base = named if named.is_absolute() else Path.home() / ".local" / "share"
-    return base / "mux" / "mux.db"
+    """``mux.db`` in the user's data folder."""
+    return data_folder() / "mux.db"

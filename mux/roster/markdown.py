@@ -23,13 +23,13 @@ from mux.roster.frontmatter import FrontMatterError, read_front_matter, split_fr
 from mux.roster.rights import RIGHTS, normal, rights_of
 from mux.settings import GuardrailRule, McpServer, problem_of
 
-__all__ = ["NAME", "read_markdown"]
+__all__ = ["NAME", "check_name", "read_markdown"]
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PARAMS = ("temperature", "top_p", "max_tokens", "seed", "stop", "reasoning_effort")
 _KNOWN = {
     "name", "description", "model", "tools", "params", "guardrails", "budget", "max_steps",
-    "retry_after_reset", "examples", "mcp", "command", "format", "env", "cwd", *_PARAMS,
+    "retry_after_reset", "examples", "mcp", "command", "format", "env", "cwd", "acp", "workspace", *_PARAMS,
 }  # fmt: skip
 # Keys that other programs' agent files have; they begin a key where the front matter is no YAML.
 _STEPS = frozenset({"maxsteps", "maxturns", "steps"})
@@ -65,9 +65,17 @@ def read_markdown(path: Path) -> tuple[Agent | None, list[str]]:
     if front.get("disable") is True:
         return None, ["it says 'disable: true' and was left out"]
     warnings += _passed_over(front)
+    if "acp" in front:
+        return _acp(front, parts[1], path), warnings
     if "command" in front:
         return _program(front, parts[1], path), warnings
     return _agent(front, parts[1], path, warnings), warnings
+
+
+def check_name(name: str) -> None:
+    """Raises ConfigError ``agent_invalid``: it can't be an agent's name."""
+    if not NAME.fullmatch(name):
+        raise _invalid("a name has letters, digits and . _ - alone, 64 at most")
 
 
 def _invalid(reason: str) -> ConfigError:
@@ -145,6 +153,36 @@ def _program(front: dict[str, Any], body: str, path: Path) -> CommandAgent:
     except ValidationError as e:
         loc, why = problem_of(e)
         raise _invalid(f"its front matter: {'.'.join(map(str, loc))}: {why}") from e
+
+
+def _acp(front: dict[str, Any], body: str, path: Path) -> Agent:
+    """The agent that a program is which speaks ACP; ``workspace`` is relative to the file."""
+    from mux.adapters.acp import AcpAgent  # an extra
+
+    name, title = _name(front.get("name"), path)
+    taken = ("examples", "budget")
+    for key in front:
+        if key in _KNOWN and key not in (*taken, "name", "description", "acp", "workspace"):
+            raise _invalid(f"{key} says nothing to an ACP agent: leave it out")
+    program = front["acp"]
+    if not isinstance(program, dict) or (odd := set(program) - {"command", "env"}):
+        named = f"; unknown: {sorted(map(str, odd))[0]}" if isinstance(program, dict) else ""
+        raise _invalid(f"acp must be a mapping with 'command: [...]' and, perhaps, 'env: [NAMES]'{named}")
+    given = {k: front[k] for k in taken if front.get(k) is not None} | program
+    if front.get("workspace") is not None:
+        given["workspace"] = path.parent / Path(str(front["workspace"])).expanduser()
+    try:
+        return AcpAgent(
+            name=name,
+            title=title,
+            description=" ".join(str(front.get("description") or "").split()),
+            instructions=body,
+            source=str(path),
+            **given,
+        )
+    except ValidationError as e:
+        loc, why = problem_of(e)
+        raise _invalid(f"its front matter: acp.{'.'.join(map(str, loc))}: {why}") from e
 
 
 def _name(given: Any, path: Path) -> tuple[str, str]:

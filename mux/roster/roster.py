@@ -18,10 +18,11 @@ from mux.errors import ConfigError, NotFound
 from mux.guardrails import Rules
 from mux.llm.agent import LlmAgent, is_pattern
 from mux.llm.setup import LlmRuntime
-from mux.roster.markdown import read_markdown
+from mux.roster.markdown import check_name, read_markdown
 from mux.roster.python import forget, read_python
 from mux.tools.base import Tool
 from mux.tools.mcp_link import mcp_problem
+from mux.workspaces import workspaces_of
 
 __all__ = ["PLAIN", "Problem", "Roster"]
 
@@ -83,6 +84,7 @@ class Roster:
         )
         self._state = _Loaded()
         self._seen: dict[Path, tuple[int, int]] = {}
+        self._workspaces = workspaces_of(runtime.settings)
         self._lock = threading.Lock()  # refresh runs in threads
 
     @property
@@ -189,6 +191,8 @@ class Roster:
                 state.problems.append(Problem(path, e.message))
             except Exception as e:  # noqa: BLE001 -- one file's fault must never be another's
                 state.problems.append(Problem(path, f"it can't be loaded: {type(e).__name__}: {e}"))
+        named = {agent.name for agent, _ in found}
+        found += [pair for pair in self._configured(state) if pair[0].name not in named]
         for agent, path in found:
             try:
                 self._admit(agent, path, state)
@@ -221,6 +225,22 @@ class Roster:
             state.tools.setdefault(tool.name, tool)
         return [] if value is None else [value]
 
+    def _configured(self, state: _Loaded) -> list[tuple[Agent, Path]]:
+        """The agents of ``[acp.NAME]``, after those of files."""
+        settings = self._runtime.settings
+        path = settings.config_path or Path("mux.toml")
+        found: list[tuple[Agent, Path]] = []
+        for name, program in settings.acp.items():
+            try:
+                check_name(name)
+                from mux.adapters.acp import AcpAgent  # an extra
+
+                agent = AcpAgent(name=name, source=str(path), **program.model_dump())
+                found.append((agent, path))
+            except ConfigError as e:
+                state.problems.append(Problem(path, f"acp.{name}: {e.message}"))
+        return found
+
     def _admit(self, agent: Agent, path: Path, state: _Loaded) -> None:
         earlier = state.sources.get(agent.name)
         if earlier is not None:
@@ -231,6 +251,8 @@ class Roster:
             return  # an earlier folder replaces an agent of a later one: that is how one overrides
         if isinstance(agent, LlmAgent):
             agent = self._bound(agent, path, state)
+        elif (in_workspaces := getattr(agent, "in_workspaces", None)) is not None:
+            agent = in_workspaces(self._workspaces)
         state.warnings.extend(f"{path}: {w}" for w in self._guard_warnings(agent))
         state.agents[agent.name] = agent
         state.sources[agent.name] = path

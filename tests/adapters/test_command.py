@@ -317,3 +317,8 @@ def test_no_json_whatever_breaks_the_order_of_events(format: FormatName, lines: 
         format,
         *({**(rest if isinstance(rest, dict) else {"item": rest}), "type": kind} for kind, rest in lines),
     )
+
+
+def test_a_usage_without_numbers_is_kept_as_it_came() -> None:
+    drafts, _ = read("jsonl", {"type": "usage", "input_tokens": "many"})
+    assert only(drafts, Custom)[0].value["input_tokens"] == "many"

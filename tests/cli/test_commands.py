@@ -353,3 +353,18 @@ def test_help_and_versions_come_without_loading_anything(home: Path) -> None:
     assert "--file JSONL" in done.stdout
     for heavy in ("aiohttp", "openai", "rich.live"):
         assert not re.search(rf"\| +{heavy}$", done.stderr, re.M), heavy
+
+
+def test_known_agents_are_listed_and_those_on_path_are_offered(home: Path) -> None:
+    folder = home / "bin"
+    folder.mkdir()
+    program = folder / "opencode"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    out, _ = mux(home, "agents", "--known", "--json", PATH=str(folder))
+    found = json.loads(out)["agents"]
+    assert [a["name"] for a in found if a["path"]] == ["opencode"]
+    assert {"claude-code", "codex", "gemini", "qwen-code", "goose"} <= {a["name"] for a in found}
+    out, _ = mux(home, "agents", "--known", PATH=str(folder))
+    assert '[acp.opencode]\ncommand = ["opencode", "acp"]' in out
+    assert "[acp.goose]" not in out
