@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 from mux.cli.parser import settings_from
 from mux.telemetry import secrets_in
@@ -35,8 +36,18 @@ def _quiet(name: str, value: Any) -> Any:
     if isinstance(value, list):
         return [_quiet(name, v) for v in value]
     if isinstance(value, str) and not name.endswith(("_env", "env_from")):
-        return _without(value, secrets_in(name, value))
+        shown = _bare(value) if value.partition("://")[0].isalpha() else value
+        return _without(shown, secrets_in(name, value))
     return value
+
+
+def _bare(url: str) -> str:
+    """An address without what may be secret in it: name and password, and the query."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return _HIDDEN
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _without(text: str, secrets: Any) -> str:
