@@ -36,6 +36,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _run(commands)
     _replay(commands)
     _judge(commands)
+    _deploy(commands)
+    _backup(commands)
     _keys(commands)
     _share(commands)
     agents = commands.add_parser("agents", help="list the agents of the roster")
@@ -183,6 +185,37 @@ def _duration(text: str) -> float:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text} is no duration: write 90d, 12h or 30m")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}[match[2]]
+
+
+def _deploy(commands: Any) -> None:
+    parser = commands.add_parser(
+        "deploy", help="print a template for running it elsewhere",
+        description="Prints a template; redirect it into a file and read its head.",
+    )  # fmt: skip
+    parser.add_argument("what", choices=("compose", "systemd", "nginx", "caddy", "kubernetes"))
+    parser.add_argument(
+        "--domain", type=_domain, default="mux.example.com", metavar="NAME",
+        help="the host that browsers use (default mux.example.com)",
+    )  # fmt: skip
+    parser.add_argument("--port", type=int, default=8765, help="where the server listens (default 8765)")
+    parser.set_defaults(load=_loader("mux.cli.deploy"))
+
+
+def _backup(commands: Any) -> None:
+    for what, about in (
+        ("backup", "write the store to one file, also while a server uses it"),
+        ("restore", "make a file that mux backup wrote the store; no server may use it"),
+    ):
+        parser = commands.add_parser(what, help=about)
+        _where(parser)
+        parser.add_argument("file", type=Path, metavar="FILE")
+        parser.set_defaults(load=_loader("mux.cli.backup"), what=what)
+
+
+def _domain(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9.-]{1,253}", text, re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"{text} is no host name")
+    return text
 
 
 def _at_least_one(text: str) -> int:

@@ -25,6 +25,7 @@ from mux.log.protocols import (
     StoreInfo,
 )
 from mux.log.redis.url import SCHEMES, target_of
+from mux.log.sqlite.backup import back_up, restore
 from mux.log.sqlite.lock import read_holder
 from mux.log.sqlite.store import SqliteStore
 
@@ -43,9 +44,11 @@ __all__ = [
     "SqliteStore",
     "Store",
     "StoreInfo",
+    "back_up_store",
     "default_store_path",
     "open_keys",
     "open_store",
+    "restore_store",
     "store_holder",
 ]
 
@@ -95,6 +98,37 @@ async def open_keys(url: str | None = None) -> AsyncIterator[KeyStore]:
         yield store.keys
     finally:
         await store.close()
+
+
+def back_up_store(url: str | None, to: Path) -> tuple[Path, int]:
+    """Write the whole store to a file, also while a server uses it; the file and its bytes.
+
+    Args:
+        url: as of `open_store`.
+
+    Raises:
+        ConfigError: ``backup_unsupported``: not of this store.
+        StoreError: ``store_failed``.
+    """
+    return to, back_up(_file_of(url), to)
+
+
+def restore_store(url: str | None, file: Path) -> tuple[Path, int]:
+    """Make a backup the store; its file and its bytes. Raises as `back_up_store`; ``store_locked``, too."""
+    path = _file_of(url)
+    return path, restore(file, path)
+
+
+def _file_of(url: str | None) -> Path:
+    if url is not None and url.rstrip("/") == "memory:":
+        raise ConfigError("backup_unsupported", "Nothing of a store in memory can be kept.")
+    if _is_redis(url):
+        raise ConfigError(
+            "backup_unsupported",
+            "Redis and Valkey make their own backups: BGSAVE writes dump.rdb, and redis-cli --rdb FILE"
+            " fetches it from another machine.",
+        )
+    return _sqlite_path(url)
 
 
 def store_holder(url: str | None = None) -> Holder | None:

@@ -8,6 +8,8 @@ import random
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -38,9 +40,10 @@ def free_port() -> int:
 
 
 class Nginx:
-    """Debian's nginx.conf with a site that is one `proxy_pass`; only files, user and processes are ours."""
+    """Debian's nginx.conf with a site that is one `proxy_pass`, or the one of `mux deploy nginx`; only files,
+    user and processes are ours."""
 
-    def __init__(self, home: Path, upstream: int) -> None:
+    def __init__(self, home: Path, upstream: int, *, template: bool = False) -> None:
         self.home = home
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -58,6 +61,13 @@ class Nginx:
             f"\tserver {{ listen 127.0.0.1:{self.port}; location / "
             f"{{ proxy_pass http://127.0.0.1:{upstream}; }} }}\n"
         )
+        if template:
+            printed = subprocess.run(
+                [sys.executable, "-m", "mux.cli", "deploy", "nginx", "--port", str(upstream)],
+                capture_output=True, text=True, check=True,
+            ).stdout  # fmt: skip
+            site = printed.replace("listen 80;", f"listen 127.0.0.1:{self.port};")
+            assert site != printed
         end = text.rindex("}", 0, text.index("#mail") if "#mail" in text else len(text))
         text = text[:end] + temporary + site + text[end:]
         head = f"daemon off;\nmaster_process off;\npid {home}/pid;\nerror_log {home}/error.log;\n"
@@ -85,13 +95,15 @@ class Nginx:
             await self._process.wait()
 
 
-@pytest.fixture
-async def behind(tmp_path: Path, servers: Zygote) -> AsyncIterator[tuple[Nginx, Server]]:
+@pytest.fixture(params=["proxy_pass", "template"])
+async def behind(
+    tmp_path: Path, servers: Zygote, request: pytest.FixtureRequest
+) -> AsyncIterator[tuple[Nginx, Server]]:
     """A server with the scripted model, and nginx in front of it."""
     async with endpoint.serving(script) as model:
         write_home(tmp_path, model.url, "[http]\nheartbeat_s = 0.3\n")
         server = Server(servers, tmp_path, "--store", f"sqlite:{tmp_path / 'mux.db'}", port=free_port())
-        nginx = Nginx(tmp_path, server.port)
+        nginx = Nginx(tmp_path, server.port, template=request.param == "template")
         try:
             await nginx.start()
             async with server.running():
