@@ -46,7 +46,7 @@ def _empty() -> PydanticCustomError:
     return PydanticCustomError("message_empty", "The message is empty: say what the agents should do.")
 
 
-def _said(text: str) -> str:
+def _not_blank(text: str) -> str:
     if not text.strip():
         raise _empty()
     return text
@@ -55,7 +55,7 @@ def _said(text: str) -> str:
 Text: TypeAlias = Annotated[
     str,
     StringConstraints(max_length=4_000_000),
-    AfterValidator(_said),
+    AfterValidator(_not_blank),
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 4_000_000, "pattern": r"\S"}),
 ]
 

@@ -73,7 +73,7 @@ async def _serve(settings: Settings) -> int:
         await service.stop(grace_s=0)
         if not isinstance(e, OSError) or e.errno != errno.EADDRINUSE:
             raise
-        raise ConfigError("port_taken", _taken(settings.port)) from e
+        raise ConfigError("port_taken", _port_taken(settings.port)) from e
     _spare_the_collector()
     _greet(service)
     await stop.wait()
@@ -109,7 +109,7 @@ def _greet(service: Service) -> None:
     print(f"Mux is ready: {service.url}/", flush=True)
 
 
-def _taken(port: int) -> str:
+def _port_taken(port: int) -> str:
     who = port_owner(port)
     by = f" by {who}" if who else ""
     return (

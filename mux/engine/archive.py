@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Final, cast
 from weakref import WeakValueDictionary
 
-from mux.engine.intake import guards, shown
+from mux.engine.intake import guards, publishable
 from mux.engine.plan import check_metadata, key_limit, new_id
 from mux.engine.site import Site
 from mux.engine.stored import Stored, row_summary, summary_of
@@ -100,7 +100,7 @@ class Archive:
         """
         row = await self.row(run)
         given = request.model_dump(exclude_unset=True)
-        changes: dict[str, Any] = await shown(given, row.agents, guards(self._site, run))
+        changes: dict[str, Any] = await publishable(given, row.agents, guards(self._site, run))
         if not isinstance(changes, dict):
             raise BadRequest("edit_blocked", "A guardrail of this server stopped the title or the metadata.")
         editing = self._editing.setdefault(run, asyncio.Lock())

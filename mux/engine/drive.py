@@ -425,10 +425,10 @@ class Drive:
             case Answer():
                 value = await self._answer(command)
         self._applied.add(command_id)
-        await self._settled()
+        await self._written()
         return value
 
-    async def _settled(self) -> None:
+    async def _written(self) -> None:
         self._multiplexer.flush(self.run)
         await self._multiplexer.settled(self.run)
 
@@ -462,7 +462,7 @@ class Drive:
             except IllegalEvent:
                 raise run_finished(self.run) from None
             self._channel(planned.id)
-            await self._settled()
+            await self._written()
             return planned.id
 
     async def _retry(self, channel: str, model: str | None) -> str:

@@ -29,7 +29,7 @@ from mux.engine.commands import (
     decode_answer,
     encode,
 )
-from mux.engine.intake import check_id, guards, message_of, read_metadata, read_plan, shown
+from mux.engine.intake import check_id, guards, message_of, publishable, read_metadata, read_plan
 from mux.engine.multiplexer import Publish
 from mux.engine.plan import (
     Plan,
@@ -231,8 +231,8 @@ class Front:
         guard_of, agents = guards(self._site, run), tuple(dict.fromkeys(c.agent for c in plan.channels))
         await check_id("thread's id", thread, agents, guard_of)
         plan = await read_plan(plan, guard_of)
-        message = await shown(message_of(plan), agents, guard_of)
-        title = await shown(title, agents, guard_of) or title_of(message)
+        message = await publishable(message_of(plan), agents, guard_of)
+        title = await publishable(title, agents, guard_of) or title_of(message)
         metadata = await read_metadata(metadata, agents, guard_of)
         row = RunRow(
             run=run, thread=thread, owner=owner, status="queued", created=now, updated=now,

@@ -27,10 +27,10 @@ __all__ = [
     "check_id",
     "guards",
     "message_of",
+    "publishable",
     "read_channel",
     "read_metadata",
     "read_plan",
-    "shown",
 ]
 
 GuardOf: TypeAlias = Callable[
@@ -128,7 +128,7 @@ class Reader:
         return verdict.value if verdict.action == "masked" else text
 
 
-async def shown(value: Any, agents: Iterable[str], guard_of: GuardOf) -> Any:
+async def publishable(value: Any, agents: Iterable[str], guard_of: GuardOf) -> Any:
     """A value as the run's own face (first event, lists, search) may show it: the rules of all its agents
     hold there. `BLOCKED` in its place if one of them blocks."""
     for agent in dict.fromkeys(agents) if value is not None else ():
@@ -170,7 +170,10 @@ async def read_metadata(
 ) -> dict[str, Any]:
     """Metadata as it may be kept: an entry that is blocked loses its value."""
     agents = list(agents)
-    return {await shown(k, agents, guard_of): await shown(v, agents, guard_of) for k, v in metadata.items()}
+    return {
+        await publishable(k, agents, guard_of): await publishable(v, agents, guard_of)
+        for k, v in metadata.items()
+    }
 
 
 async def read_plan(plan: Plan, guard_of: GuardOf) -> Plan:
@@ -192,7 +195,7 @@ async def read_plan(plan: Plan, guard_of: GuardOf) -> Plan:
     elif all(task == tasks[0] for task in tasks):
         face = tasks[0] if tasks else shared
     else:
-        face = await shown(shared, [c.agent for c, _ in read], guard_of)
+        face = await publishable(shared, [c.agent for c, _ in read], guard_of)
     blocked = face == BLOCKED
     changes: dict[str, Any] = {"channels": tuple(_with_task(c, task, face) for c, task in read)}
     if plan.messages:

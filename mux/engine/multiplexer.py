@@ -322,7 +322,7 @@ class Multiplexer:
         if place.lost is not None:
             return
         if turn.records:
-            for record in turn.told:
+            for record in turn.structural:
                 if record.type in _FAILPOINTS:
                     failpoint(_FAILPOINTS[record.type])
             failpoint("notify.before")

@@ -163,14 +163,14 @@ class Turn:
 
     Attributes:
         records: to append, in order.
-        told: those of them that are no tokens.
+        structural: those of them that are no tokens.
         ended: channels whose conversation is to be kept before the records are appended: the next run on
             the thread may begin as soon as they are seen.
         actions: to carry out, in order, when the records are appended.
     """
 
     records: Sequence[Record]
-    told: Sequence[Record]
+    structural: Sequence[Record]
     ended: Sequence[str]
     actions: Sequence[Action]
 
@@ -216,7 +216,7 @@ class Run:
         self._begun = False
         self._status = self.state.status
         self._records: list[Record] = []
-        self._told: list[Record] = []
+        self._structural: list[Record] = []
         self._ended: list[str] = []
         self._actions: list[Action] = []
 
@@ -270,12 +270,12 @@ class Run:
 
     def flush(self) -> Turn:
         """What the turn came to; the next one begins empty."""
-        if self._told and (status := self.state.status) != self._status:
+        if self._structural and (status := self.state.status) != self._status:
             self._status = status
             if status in ("running", "waiting"):
                 self._actions.append(StatusChanged(status))
-        turn = Turn(self._records, self._told, self._ended, self._actions)
-        self._records, self._told, self._ended, self._actions = [], [], [], []
+        turn = Turn(self._records, self._structural, self._ended, self._actions)
+        self._records, self._structural, self._ended, self._actions = [], [], [], []
         return turn
 
     # --- the log --------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ class Run:
         self._records.append(record)
         if type(body) is Token:
             return
-        self._told.append(record)
+        self._structural.append(record)
         if channel is not None and isinstance(body, ToolStart | ApprovalRequested):
             self._actions.append(Logged(channel, (body.type, body.call_id)))
 

@@ -58,7 +58,7 @@ class Arrivals(asyncio.Protocol):
             if content._exception is not None:
                 raise content._exception
             return b""
-        return _taken(content)
+        return _buffered(content)
 
     async def read(self) -> bytes:
         """Wait for what comes next; ``b""`` at the end. Nobody is told of arrivals any more."""
@@ -99,7 +99,7 @@ def _nothing() -> None:
     """Nobody listens."""
 
 
-def _taken(content: Any) -> bytes:
+def _buffered(content: Any) -> bytes:
     """All that is buffered. Leaves the reader as its own ``read_nowait`` does (see `_as_known`), which takes
     one chunk of HTTP's coding after the other, and after each runs the parser over nothing: an eighth of what
     a chunk costs where many come in one read."""
@@ -139,13 +139,13 @@ _READS: Final = (b"1\r\na\r\n2\r\nbc\r\n3\r\nd", b"ef\r\n1\r\ng\r\n5\r\nhi", b"j
 
 @functools.cache
 def _as_known(protocol: Any) -> bool:
-    """Whether the transport is the one that `_taken` knows: fed an answer in whole and half chunks, and so
+    """Whether the transport is the one that `_buffered` knows: fed an answer in whole and half chunks, and so
     much of it that it pauses, it is afterwards in the same state whether we or its reader take what it holds.
     """
     loop = asyncio.get_running_loop()
     states: list[list[Any]] = []
     try:
-        for take in (_taken, lambda content: content.read_nowait()):
+        for take in (_buffered, lambda content: content.read_nowait()):
             connection = protocol(loop)
             connection.set_response_params(read_bufsize=1)
             connection.data_received(_HEAD)

@@ -168,7 +168,7 @@ class Turn:
         self.text, self.reasoning, self.refusal, self.outputs, self.calls = [], [], [], [], {}
 
     @property
-    def shown(self) -> bool:
+    def passed_on(self) -> bool:
         """Whether anything of the turn has been passed on: from then on it can't be retried unseen."""
         return bool(self.text or self.reasoning or self.refusal or self.outputs or self.calls)
 
@@ -428,7 +428,7 @@ class Loop:
                 except UpstreamError as error:
                     for body in turn.close_calls("The model's reply broke off, so this call did not run."):
                         yield body
-                    if turn.shown:
+                    if turn.passed_on:
                         for body in self._start_over(error):
                             yield body
                     else:

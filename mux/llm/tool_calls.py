@@ -235,7 +235,7 @@ class Assembler:
                 self._by_index[index] = call
         return call
 
-    def _settled(self, call: Call) -> bool:
+    def _name_is_whole(self, call: Call) -> bool:
         if not call.name:
             return False
         longer = call.name in self._prefixes
@@ -246,7 +246,7 @@ class Assembler:
     def _show(self, out: list[Delta], *, at_end: bool = False) -> None:
         for call in self._calls[0 if at_end else self._shown :]:
             if not call.begun:
-                if not at_end and (call.doubtful or not self._settled(call)):
+                if not at_end and (call.doubtful or not self._name_is_whole(call)):
                     return
                 call.begun = True
                 call.name = call.name or UNNAMED

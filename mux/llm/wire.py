@@ -288,7 +288,7 @@ class TurnReader:
             plain = self._parser.record
             if (lone := self._reader.lone(chunk)) is not None:
                 plain("", lone)
-                return self._taken()
+                return self._collect()
             for record in self._reader.records(chunk):
                 if isinstance(record, bytes):
                     plain("", record)
@@ -296,7 +296,7 @@ class TurnReader:
                     break
         except UpstreamError as e:
             self.failure = e
-        return self._taken()
+        return self._collect()
 
     def end(self, *, cut: bool = False) -> list[Delta]:
         """The bytes have ended; the last delta is the turn's end, unless `failure` is set.
@@ -313,9 +313,9 @@ class TurnReader:
                 self._parser.out.append(end)
         except UpstreamError as e:
             self.failure = e
-        return self._taken()
+        return self._collect()
 
-    def _taken(self) -> list[Delta]:
+    def _collect(self) -> list[Delta]:
         parser = self._parser
         if parser.progress:
             parser.progress = False

@@ -73,7 +73,7 @@ def rights_of(front: Mapping[str, Any]) -> Rights:
             given = gives if given is None else [name for name in given if name in gives]
             denied += takes
         elif kind in _TAKES:
-            denied += _taken(key, value, warnings)
+            denied += _tools_taken_away(key, value, warnings)
         elif kind in _PERMISSIONS:
             denied += _forbidden(key, value, warnings)
         elif kind == "permissionmode" and normal(str(value)) not in _FREE_MODES:
@@ -130,7 +130,7 @@ def _names(text: str) -> list[str]:
     return [name.strip().strip("\"'") for name in names if name.strip()]
 
 
-def _taken(key: str, value: Any, warnings: list[str]) -> list[str]:
+def _tools_taken_away(key: str, value: Any, warnings: list[str]) -> list[str]:
     """What ``disallowedTools`` takes."""
     if value is None or value is False:
         return []
@@ -156,7 +156,7 @@ def _forbidden(key: str, value: Any, warnings: list[str]) -> list[str]:
     denied: list[str] = []
     for kind, decision in value.items():
         if kind in ("deny", "ask"):  # lists of names, as in the settings of Claude Code
-            denied += _taken(f"{key}.{kind}", decision, warnings)
+            denied += _tools_taken_away(f"{key}.{kind}", decision, warnings)
         elif kind == "allow" and not isinstance(decision, str):
             continue  # it can give nothing
         elif not _allows(decision):

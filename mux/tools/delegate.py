@@ -147,12 +147,12 @@ async def ask_channels(ctx: ToolContext, channels: list[str] | None = None, wait
         return ToolOutput("There are no other channels in this run.", {"channels": []})
     await ctx.progress(f"reading {', '.join(names)[:200]}")
     if wait:
-        await _settled(ctx, names)
+        await _all_ended(ctx, names)
     results = [_worker(await ctx.agent.channel_result(n, wait=False)) for n in names]
     return ToolOutput("\n\n".join(_block(r) for r in results), {"channels": results})
 
 
-async def _settled(ctx: ToolContext, names: list[str]) -> None:
+async def _all_ended(ctx: ToolContext, names: list[str]) -> None:
     """Wait for them, but not for ever: two channels that wait for each other would never end."""
     waits = [asyncio.ensure_future(ctx.agent.channel_result(n, wait=True)) for n in names]
     try:

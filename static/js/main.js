@@ -17,8 +17,8 @@ async function roster() {
     agents.value = await api.agents();
     models.value = await api.models().catch(() => []);
   } catch (error) {
+    if (/** @type {any} */ (error).status === 401) return; // the login is open, and comes back here
     agents.value = [];
-    if (/** @type {any} */ (error).status === 401) return; // the login is open
     fatal.value = { title: t("error.unreachable"), detail: /** @type {Error} */ (error).message, action: "reload" };
   }
 }

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mux.agent import Guard
-from mux.engine.intake import BLOCKED, message_of, read_metadata, read_plan, shown
+from mux.engine.intake import BLOCKED, message_of, publishable, read_metadata, read_plan
 from mux.engine.plan import Plan, PlannedChannel
 from mux.engine.task import make_task
 from mux.errors import ConfigError
@@ -87,8 +87,8 @@ async def test_what_another_channel_s_rules_stop_is_not_announced_as_a_channel_s
 async def test_a_channel_whose_rules_can_not_be_used_keeps_nothing() -> None:
     kept = await read_plan(plan("broken", message=BADGE), guard_of)
     assert BADGE not in kept.model_dump_json()
-    assert await shown("a title", ["broken"], guard_of) == BLOCKED
-    assert await shown(None, ["broken"], guard_of) is None
+    assert await publishable("a title", ["broken"], guard_of) == BLOCKED
+    assert await publishable(None, ["broken"], guard_of) is None
 
 
 async def test_the_words_of_the_chat_format_are_no_text_of_the_caller() -> None:

@@ -35,7 +35,7 @@ pytestmark = [
 
 LEASE_S = 2.0
 DRAIN_S = 1.0
-KILLS = int(os.environ.get("MUX_TEST_KILLS", "60"))  # 300 were tried; CI has not the time
+KILLS = int(os.environ.get("MUX_TEST_KILLS", "30"))  # 300 were tried; CI has not the time
 AT_ONCE = 4  # runs
 
 
