@@ -14,7 +14,7 @@ class KnownAgent:
 
     Attributes:
         env: variables that it may need besides its own login.
-        tried: the version that we ran as a lane; ``None`` = none, the command is its documentation's.
+        tried: the version that we ran as a lane; ``None`` = none: the command is what its pages or package name.
     """
 
     name: str
@@ -36,7 +36,7 @@ KNOWN: tuple[KnownAgent, ...] = (
         "npm install -g @agentclientprotocol/claude-agent-acp", ("ANTHROPIC_API_KEY",),
     ),
     KnownAgent(
-        "codex", "Codex", ("codex-acp",), "npm install -g @zed-industries/codex-acp", ("OPENAI_API_KEY",)
+        "codex", "Codex", ("codex-acp",), "npm install -g @agentclientprotocol/codex-acp", ("OPENAI_API_KEY",)
     ),
     KnownAgent(
         "gemini", "Gemini CLI", ("gemini", "--acp"), "npm install -g @google/gemini-cli", ("GEMINI_API_KEY",)
@@ -46,7 +46,7 @@ KNOWN: tuple[KnownAgent, ...] = (
         ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"), tried="0.24.4",
     ),
     KnownAgent("opencode", "OpenCode", ("opencode", "acp"), "npm install -g opencode-ai"),
-    KnownAgent("goose", "goose", ("goose", "acp"), "see its own pages"),
+    KnownAgent("goose", "goose", ("goose", "acp"), "see https://block.github.io/goose"),
 )  # fmt: skip
 
 
