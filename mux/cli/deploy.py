@@ -17,6 +17,8 @@ TEMPLATES: Final = {
     "nginx": "nginx.conf",
     "caddy": "Caddyfile",
     "kubernetes": "kubernetes.yaml",
+    "grafana": "grafana.json",
+    "alerts": "alerts.yaml",
 }
 
 

@@ -192,7 +192,9 @@ def _deploy(commands: Any) -> None:
         "deploy", help="print a template for running it elsewhere",
         description="Prints a template; redirect it into a file and read its head.",
     )  # fmt: skip
-    parser.add_argument("what", choices=("compose", "systemd", "nginx", "caddy", "kubernetes"))
+    parser.add_argument(
+        "what", choices=("compose", "systemd", "nginx", "caddy", "kubernetes", "grafana", "alerts")
+    )
     parser.add_argument(
         "--domain", type=_domain, default="mux.example.com", metavar="NAME",
         help="the host that browsers use (default mux.example.com)",

@@ -14,7 +14,7 @@ class KnownAgent:
 
     Attributes:
         env: variables that it may need besides its own login.
-        tried: the version that we ran as a lane; ``None`` = none: the command is what its pages or package name.
+        tried: the version that we ran as a lane; ``None``: the command is as its pages name it.
     """
 
     name: str

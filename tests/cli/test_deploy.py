@@ -4,9 +4,11 @@ nginx's is tried with nginx in tests/service/test_nginx.py."""
 from __future__ import annotations
 
 import configparser
+import json
 import re
 import shlex
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,8 @@ from mux.cli.deploy import TEMPLATES
 from mux.cli.parser import parse
 from mux.http.app import ROUTES
 from mux.settings import Settings
+from tests.support.checker import http
+from tests.support.service import running
 
 
 def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -25,7 +29,7 @@ def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("what", TEMPLATES)
+@pytest.mark.parametrize("what", sorted(TEMPLATES.keys() - {"grafana", "alerts"}))
 def test_a_template_has_what_was_asked_filled_in(capsys: pytest.CaptureFixture[str], what: str) -> None:
     text = printed(capsys, what, "--domain", "agents.example.org", "--port", "9123")
     assert not re.search(r"@[A-Z]+@", text)
@@ -83,3 +87,30 @@ def test_kubernetes_starts_and_asks_what_we_understand(capsys: pytest.CaptureFix
     assert kinds["Deployment"]["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"]
     assert kinds["Service"]["spec"]["selector"] == pod["metadata"]["labels"]
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["spec"]["volumes"]}
+
+
+def known_metrics() -> set[str]:
+    """Every series that a server may show, by the names in the manual, which the next test compares."""
+    table = (Path(mux.__file__).parent / "docs" / "operations.md").read_text()
+    return set(re.findall(r"`(mux_[a-z_]+)`", table))
+
+
+async def test_the_manual_names_every_metric() -> None:
+    async with running() as url, http("GET", f"{url}/metrics") as response:
+        shown = set(re.findall(r"^# TYPE (mux_[a-z_]+) ", (await response.body()).decode(), re.M))
+    assert {name for name in shown if not name.endswith("_created")} == known_metrics()
+
+
+def test_the_dashboard_and_the_alerts_ask_for_metrics_that_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dashboard = json.loads(printed(capsys, "grafana"))
+    rules = yaml.safe_load(printed(capsys, "alerts"))["groups"][0]["rules"]
+    asked = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
+    asked += [rule["expr"] for rule in rules]
+    found = {re.sub(r"_(bucket|sum|count)$", "", m) for e in asked for m in re.findall(r"mux_[a-z_]+", e)}
+    assert found <= known_metrics()
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    for expression in asked:
+        assert expression.count("(") == expression.count(")")
+    assert all(rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in rules)
