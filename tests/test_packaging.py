@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import urllib.error
 import urllib.request
 import venv
 import zipfile
@@ -102,6 +103,27 @@ def test_the_installed_command_serves_dashboard_and_roster_with_no_checkout_in_s
         stream = get(f"{url}/api/chat/stream?{query}").decode()
         assert '"type":"run_finished","ts":' in stream
         assert "391" in stream
+
+
+def test_the_installed_command_serves_as_a_container_would_start_it(installed: Path, tmp_path: Path) -> None:
+    """No terminal, no home, nothing of a user's environment, started in ``/``, on all addresses, by a key."""
+    bare = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    store = ("--store", f"sqlite:{tmp_path / 'mux.db'}")
+    mux = str(installed / "mux")
+    made = subprocess.run(
+        [mux, "keys", "add", "ann", *store], cwd="/", env=bare, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    with serving(Path("/"), "--host", "0.0.0.0", *store, command=[mux], env=bare) as url:
+        local = url.replace("0.0.0.0", "127.0.0.1")
+        assert json.loads(get(f"{local}/readyz"))["status"] == "ready"
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            get(f"{local}/api/agents")
+        request = urllib.request.Request(
+            f"{local}/api/agents", headers={"Authorization": f"Bearer {made.stdout.strip()}"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert {a["name"] for a in json.loads(response.read())["agents"]} == ROSTER
 
 
 def test_the_installed_command_runs_agents_in_the_terminal(installed: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def serving(
     process = subprocess.Popen(
         [*command, "serve", "--port", "0", *args],
         cwd=cwd, env=dict(env or clean_env(cwd / "home")), text=True,
-        stdout=subprocess.PIPE, stderr=errors,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
     try:
