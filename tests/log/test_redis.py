@@ -511,3 +511,23 @@ async def test_a_damaged_row_takes_no_list_down(redis: RedisServer, field: str) 
         assert rows.keys() == {"r1", "r2", "r3"}
         assert [rows[run].damaged for run in ("r1", "r2", "r3")] == [(), (field,), ()]
         assert (await store.get("r2")).damaged == (field,)
+
+
+async def test_the_head_is_what_others_may_have_seen_before_the_driver_has_its_answer(
+    redis: RedisServer,
+) -> None:
+    async with (
+        relay(redis.port) as slow,
+        opened(f"redis://127.0.0.1:{slow.port}/0") as driver,
+        opened(redis.url) as front,
+    ):
+        fence = await started(driver, events=3)
+        follower = Follower()
+        await driver.follow("r1", lambda *_: None)
+        await front.follow("r1", follower.publish)
+        await eventually(lambda: asyncio.sleep(0, follower.records))
+        slow.cut_answers = 1  # of the append: it is done, and the driver does not know
+        appending = asyncio.create_task(driver.append("r1", fence, records("r1", 4, 2)))
+        await eventually(lambda: asyncio.sleep(0, follower.records[-1].seq == 5))
+        assert (await driver.head("r1")).head == 5
+        await appending

@@ -291,13 +291,9 @@ class RedisStore:
         return page_of(chunks.decode_all(parts), at, after, limit, max_bytes)
 
     async def head(self, run: str) -> Head:
-        """See `EventLog.head`.
-
-        Of a run that another process appends to, or may append to unheard, what is known here may be behind
-        what a viewer saw there.
-        """
-        known = self._heads.get(run) if run in self._own and run in self._followed else None
-        return known if known is not None else _head_of((await self._read("head", run))[1:])
+        """See `EventLog.head`. Redis alone knows: what it appended is published, and seen by viewers of other
+        processes, before this one has the answer."""
+        return _head_of((await self._read("head", run))[1:])
 
     async def wait(self, run: str, after: int, timeout_s: float) -> Head:
         """See `EventLog.wait`."""
