@@ -93,9 +93,11 @@ async def test_panes_change_places_by_dragging_and_by_menu_and_stay_so(rig: Rig,
     await expect(page.locator(".pane").first).to_have_attribute("data-key", "researcher")
     await page.locator("#pane-researcher [aria-haspopup=dialog]").click()
     await page.get_by_text("Move right").click()
+    await expect(page.locator(".pane").nth(1)).to_have_attribute("data-key", "researcher")
     assert await page.locator(".pane").evaluate_all(order) == ["assistant", "researcher", "analyst"]
     await page.reload()
     await expect(page.locator(".pane")).to_have_count(3)
+    await expect(page.locator(".pane").nth(1)).to_have_attribute("data-key", "researcher")
     assert await page.locator(".pane").evaluate_all(order) == ["assistant", "researcher", "analyst"]
 
 
