@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import unicodedata
 from collections.abc import Callable, Coroutine
@@ -15,7 +16,7 @@ from mux.tools.base import Tool, ToolContext, ToolOutput, ToolProblem
 from mux.tools.decorator import tool
 from mux.tools.index import DocumentIndex, Hit, Report
 from mux.tools.reader import Reader
-from mux.tools.roots import Roots
+from mux.tools.roots import Found, Roots
 from mux.tools.sources import Sources
 from mux.tools.text import Extracted, UnreadableError, kind_of
 
@@ -98,14 +99,14 @@ def _read_tool(roots: Roots, reader: Reader, sources: Sources) -> Tool:
         """Read a document, or some of its lines.
 
         Args:
-            path: The document's name as search_docs and list_docs give it, or its source number, e.g. "2".
+            path: The document's name as search_docs and list_docs give it, or its source number, e.g. "[2]".
             first_line: The first line to read, from 1.
             last_line: The last line to read; left out, as much as fits.
             offset: Where in the first line to begin, in characters; to read on in a very long one.
         """
-        name = _name(path, ctx, sources)
-        await ctx.progress(f"reading {name}")
-        name, document = await _load(roots, reader, name)
+        names = _names(path.strip(), ctx, sources)
+        await ctx.progress(f"reading {names[-1]}")
+        name, document = await _load(roots, reader, names)
         part = _part(name, document.text.split("\n"), first_line, last_line, offset)
         sources.resume(ctx.agent)
         entry = sources.entry(ctx.run, ctx.channel, "path", name, document.title or name.rpartition("/")[2])
@@ -157,33 +158,39 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
-def _name(path: str, ctx: ToolContext, sources: Sources) -> str:
-    """The document's name, also from a source number."""
-    match = _SOURCE.fullmatch(path.strip())
+def _names(path: str, ctx: ToolContext, sources: Sources) -> list[str]:
+    """What the document may be called: ``2`` is the document of that name, or else the source."""
+    match = _SOURCE.fullmatch(path)
     if match is None:
-        return path.strip()
+        return [path]
     sources.resume(ctx.agent)
     source = sources.find(ctx.run, ctx.channel, int(match.group(1)))
-    if source is None:  # then it may be the name of a document
-        return path.strip()
+    if source is None:
+        return [path]
     kind, where = source
     if kind != "path":
         raise ToolProblem(f"Source {path} is the page {where}. Read it with fetch_url.")
-    return where
+    return [path, where]
 
 
-async def _load(roots: Roots, reader: Reader, name: str) -> tuple[str, Extracted]:
+async def _load(roots: Roots, reader: Reader, names: list[str]) -> tuple[str, Extracted]:
     """The document's own name, however it was called, and what it says."""
 
-    def find() -> tuple[str, bytes]:
+    def locate() -> Found:
+        for name in names[:-1]:
+            with contextlib.suppress(ToolProblem):
+                return roots.locate(name)
         try:
-            found = roots.locate(name)
+            return roots.locate(names[-1])
         except ToolProblem:
-            if _SOURCE.fullmatch(name) is None:
+            if _SOURCE.fullmatch(names[-1]) is None:
                 raise
             raise ToolProblem(
-                f"There is no source {name} yet. Search first, or give the document's name."
+                f"There is no source {names[-1]} yet. Search first, or give the document's name."
             ) from None
+
+    def find() -> tuple[str, bytes]:
+        found = locate()
         try:
             return found.name, roots.read(found)
         except OSError as e:

@@ -17,6 +17,8 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import regex
+
 from mux.tools.reader import Reader
 from mux.tools.roots import MAX_FILES, Found, Roots
 from mux.tools.text import UnreadableError, kind_of
@@ -31,24 +33,31 @@ CHUNK_LINES = 24
 CHUNK_CHARACTERS = 2_000
 _OVERLAP = 60  # characters that passages of one line share, so that no word is torn in both
 MAX_WORDS = 24
-_WORD = re.compile(r"\w+")
-# Thai, Lao, Burmese, Khmer; kana, Han and Hangul with their later blocks
-_SPACELESS = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-    "\U00020000-\U0003ffff]+"
+# signs are parts of words: the vowels of Indian scripts
+_WORD = regex.compile(r"[\p{L}\p{N}\p{M}_]+")
+# marks that people leave out of a query: accents, points of Hebrew and Arabic, the stretch of Arabic
+_MARKS = regex.compile(
+    r"(?<=[\p{Latin}\p{Greek}])[\u0300-\u036f]+|[\u0591-\u05bd\u05bf-\u05c7\u064b-\u065f\u0670\u0640]"
 )
+# read last, so that what takes long keeps nobody from the rest
+_SLOW = (".pdf", ".docx", ".xlsx", ".pptx", ".epub")
+# Thai, Lao, Burmese, Khmer; kana, Han and Hangul with their later blocks
+_SPACELESS_SET = (
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+_SPACELESS = re.compile(f"{_SPACELESS_SET}+")
+# where a line ends amid such a run, as each does in a PDF, its words go on
+_LINE_END = re.compile(rf"(?<={_SPACELESS_SET})[ \t]?\n[ \t]?(?={_SPACELESS_SET})")
 _SCHEMA = """
 CREATE TABLE files (id INTEGER PRIMARY KEY, name TEXT UNIQUE, version TEXT, title TEXT, size INTEGER,
                     lines INTEGER, problem TEXT);
-CREATE TABLE passages (id INTEGER PRIMARY KEY, file INTEGER, first INTEGER, last INTEGER);
+CREATE TABLE passages (id INTEGER PRIMARY KEY, file INTEGER, first INTEGER, last INTEGER, body TEXT);
 CREATE INDEX passages_of_file ON passages (file);
-CREATE VIRTUAL TABLE chunks USING fts5(body, title, pairs,
-    tokenize="porter unicode61 remove_diacritics 2 categories 'L* N* Co Mn Mc'");
+CREATE VIRTUAL TABLE chunks USING fts5(words, title, pairs, content='',
+    tokenize="porter unicode61 categories 'L* N* Co Mn Mc'");
 """
-_HITS = (
-    "SELECT f.name, f.title, p.first, p.last, chunks.body FROM chunks"
-    " JOIN passages p ON p.id = chunks.rowid JOIN files f ON f.id = p.file "
-)
+_HITS = "SELECT f.name, f.title, p.first, p.last, p.body FROM passages p JOIN files f ON f.id = p.file "
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +212,7 @@ class DocumentIndex:
         for name in known.keys() - found.keys():
             self._forget(name)
         stale = [f for f in found.values() if known.get(f.name) != repr(f.version)]
+        stale.sort(key=lambda file: file.name.lower().endswith(_SLOW))
         deadline = time.monotonic() + self._take_in_s
         done = 0
         for done, file in enumerate(stale):
@@ -221,13 +231,18 @@ class DocumentIndex:
         return Covered(len(found) - (len(stale) - done), len(stale) - done, more)
 
     def _forget(self, name: str) -> None:
-        row = self._db.execute("SELECT id FROM files WHERE name = ?", (name,)).fetchone()
-        if row is not None:
+        row = self._db.execute("SELECT id, title FROM files WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            return
+        file, title = row
+        for passage, body in self._db.execute("SELECT id, body FROM passages WHERE file = ?", (file,)):
+            # an index without its content forgets what it is told that it has
             self._db.execute(
-                "DELETE FROM chunks WHERE rowid IN (SELECT id FROM passages WHERE file = ?)", row
+                "INSERT INTO chunks (chunks, rowid, words, title, pairs) VALUES ('delete', ?, ?, ?, ?)",
+                (passage, *_indexed(body, title)),
             )
-            self._db.execute("DELETE FROM passages WHERE file = ?", row)
-            self._db.execute("DELETE FROM files WHERE id = ?", row)
+        self._db.execute("DELETE FROM passages WHERE file = ?", (file,))
+        self._db.execute("DELETE FROM files WHERE id = ?", (file,))
 
     def _read(self, found: Found, stop: Stop) -> tuple[str, str, str | None] | None:
         """Title, text and why there is none; ``None`` if the caller left meanwhile."""
@@ -240,11 +255,11 @@ class DocumentIndex:
         except UnreadableError as e:
             return "", "", str(e)
         except OSError as e:
-            return "", "", f"it can't be read ({e.strerror})"
+            return "", "", e.strerror or "it changed meanwhile"
         except CancelledError:
             return None
         except Exception as e:  # noqa: BLE001 - one odd file costs none of the others
-            return "", "", f"it can't be read ({type(e).__name__})"
+            return "", "", f"it is broken ({type(e).__name__})"
         return extracted.title, extracted.text, None
 
     def _take_in(self, found: Found, title: str, text: str, problem: str | None) -> None:
@@ -256,9 +271,10 @@ class DocumentIndex:
         )
         file = cursor.lastrowid
         for first, last, body in _chunks(lines):
-            cursor.execute("INSERT INTO passages (file, first, last) VALUES (?, ?, ?)", (file, first, last))
-            values = (cursor.lastrowid, body, title, " ".join(_pairs(f"{title} {body}")))
-            cursor.execute("INSERT INTO chunks (rowid, body, title, pairs) VALUES (?, ?, ?, ?)", values)
+            passage = (file, first, last, body)
+            cursor.execute("INSERT INTO passages (file, first, last, body) VALUES (?, ?, ?, ?)", passage)
+            values = (cursor.lastrowid, *_indexed(body, title))
+            cursor.execute("INSERT INTO chunks (rowid, words, title, pairs) VALUES (?, ?, ?, ?)", values)
 
     def _search(self, query: str, limit: int) -> list[Hit]:
         terms = _terms(query)
@@ -268,7 +284,8 @@ class DocumentIndex:
         some = " OR ".join(f'"{part}"' + " *" * prefix for parts, prefix in terms for part in parts)
         for match in dict.fromkeys((every, some)):
             rows = self._db.execute(
-                _HITS + "WHERE chunks MATCH ? ORDER BY bm25(chunks, 1.0, 2.0, 1.0) LIMIT ?",
+                _HITS + "JOIN chunks ON chunks.rowid = p.id WHERE chunks MATCH ?"
+                " ORDER BY bm25(chunks, 1.0, 2.0, 1.0) LIMIT ?",
                 (match, limit),
             ).fetchall()
             if rows:
@@ -276,16 +293,32 @@ class DocumentIndex:
         # parts of words
         pattern = "%" + query.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         rows = self._db.execute(
-            _HITS + "WHERE chunks.body LIKE ? ESCAPE '\\' LIMIT ?",
+            _HITS + "WHERE p.body LIKE ? ESCAPE '\\' LIMIT ?",
             (pattern, limit),
         ).fetchall()
         return [Hit(*row) for row in rows]
 
 
+def _folded(text: str) -> str:
+    """As it is compared: without case, width, accents and points; what looks alike is written alike."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFC", _MARKS.sub("", unicodedata.normalize("NFKD", text.casefold())))
+
+
+def _indexed(body: str, title: str) -> tuple[str, str, str]:
+    """A passage as words, its title, and the pairs of both."""
+    body, title = _folded(body), _folded(title)
+    pairs = (
+        "" if body.isascii() and title.isascii() else " ".join(_pairs(_LINE_END.sub("", f"{title} {body}")))
+    )
+    return _SPACELESS.sub(" ", body), _SPACELESS.sub(" ", title), pairs
+
+
 def _terms(query: str) -> list[tuple[list[str], bool]]:
     """The words of a query, and the pairs of each of its runs without spaces, which must stand together;
     whether the term may be the beginning of a longer one."""
-    text = unicodedata.normalize("NFKC", query.lower())
+    text = _folded(query)
     terms: list[tuple[list[str], bool]] = [
         ([word], False) for word in _WORD.findall(_SPACELESS.sub(" ", text))
     ]
@@ -299,7 +332,7 @@ def _pairs(text: str) -> list[str]:
     """Each two neighbours in the runs of scripts without spaces, and each run's last character alone, so that
     one character is the beginning of some pair wherever it stands."""
     found: list[str] = []
-    for run in _SPACELESS.findall(unicodedata.normalize("NFKC", text)):
+    for run in _SPACELESS.findall(text):
         found += [run[at : at + 2] for at in range(len(run))]
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import unicodedata
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from mux.tools.base import ToolProblem
 
-__all__ = ["Found", "Roots", "written"]
+__all__ = ["Found", "Roots", "on_disk", "written"]
 
 MAX_FILE = 20_000_000  # bytes
 MAX_FILES = 20_000  # that are looked at
@@ -46,7 +47,7 @@ class Roots:
     def __init__(self, folders: Sequence[Path]) -> None:
         names: dict[str, Path] = {}
         for folder in folders:
-            base = name = folder.name or "root"
+            base = name = written(folder.name) or "root"
             number = 1
             while name in names:
                 number += 1
@@ -73,7 +74,7 @@ class Roots:
         return f"{name}/" if len(self._folders) > 1 else ""
 
     def walk(self) -> Iterator[Found]:
-        """All readable files, in order; hidden ones, caches and too large ones are left out."""
+        """All files, in order; hidden ones and caches are left out."""
         for name, root in self.folders().items():
             yield from self._walk(root, root, self.prefix(name), 0)
 
@@ -91,7 +92,7 @@ class Roots:
                         yield from self._walk(root, Path(entry.path), prefix, depth + 1)
                     continue
                 found = _inspect(root, Path(entry.path), prefix)
-            except OSError:
+            except (OSError, ValueError):
                 continue
             if found is not None:
                 yield found
@@ -114,14 +115,10 @@ class Roots:
             else:
                 relative = name[len(prefix) :]
             try:
-                found = _inspect(root, root / relative, prefix)
+                found = _inspect(root, on_disk(root, relative), prefix)
             except (OSError, ValueError):  # ValueError: a NUL in the name
                 continue
             if found is not None:
-                return found
-        wanted = unicodedata.normalize("NFC", name)  # a name on disk may be in NFD, or no UTF-8 at all
-        for found in self.walk():
-            if found.name == name or unicodedata.normalize("NFC", found.name) == wanted:
                 return found
         raise ToolProblem(
             f"There is no readable document {name[:200]!r} in the document folders. "
@@ -130,6 +127,8 @@ class Roots:
 
     def read(self, found: Found) -> bytes:
         """The file's bytes. Raises OSError, also when it was replaced by a link or a pipe meanwhile."""
+        if found.size > MAX_FILE:
+            raise OSError(errno.EFBIG, f"it is larger than {MAX_FILE // 1_000_000} MB")
         descriptor = os.open(found.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -146,7 +145,7 @@ def _inspect(root: Path, path: Path, prefix: str) -> Found | None:
     if any(part.startswith(".") for part in parts):
         return None  # .git, .env: not documents, and often secrets
     status = os.stat(real)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE:
+    if not stat.S_ISREG(status.st_mode):
         return None
     lexical = os.path.relpath(os.path.normpath(path), root)
     shown = lexical if not lexical.startswith("..") else str(real.relative_to(root))
@@ -157,3 +156,20 @@ def _inspect(root: Path, path: Path, prefix: str) -> Found | None:
 def written(name: str) -> str:
     """A file's name as text: bytes that are no UTF-8 as ``\\xe9``."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def on_disk(root: Path, relative: str) -> Path:
+    """The path of a file by its name as `written`, in whichever of Unicode's normal forms the disk has it.
+
+    Raises:
+        OSError, ValueError: a folder on the way is none, or the name is none.
+    """
+    path = root / relative
+    if (relative.isascii() and "\\x" not in relative) or path.exists():
+        return path
+    for part in Path(os.path.normpath(relative)).parts:
+        wanted = unicodedata.normalize("NFC", part)
+        with os.scandir(root) as entries:
+            names = (e.name for e in entries if unicodedata.normalize("NFC", written(e.name)) == wanted)
+            root = root / next(names, part)
+    return root

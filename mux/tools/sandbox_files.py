@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from pydantic_monty import NOT_HANDLED, AbstractOS, MontyFileHandle
 from pydantic_monty.os_access import StatResult, path_from_arg
 
-from mux.tools.roots import MAX_FILES, Roots, written
+from mux.tools.roots import MAX_FILES, Roots, on_disk, written
 
 __all__ = ["MAX_BYTES", "PLACE", "DocumentFiles"]
 
@@ -67,7 +67,7 @@ class DocumentFiles(AbstractOS):
             if not f"{relative}/".startswith(prefix):
                 continue
             try:
-                real = Path(os.path.realpath(_on_disk(root, relative[len(prefix) :]), strict=True))
+                real = Path(os.path.realpath(on_disk(root, relative[len(prefix) :]), strict=True))
             except (OSError, ValueError):  # ValueError: a NUL in the name
                 continue
             if real.is_relative_to(root) and not _hidden(relative) and not _hidden(real.relative_to(root)):
@@ -197,16 +197,6 @@ def _relative(path: PurePosixPath) -> str | None:
     if whole == PLACE:
         return ""
     return whole.removeprefix(f"{PLACE}/") if whole.startswith(f"{PLACE}/") else None
-
-
-def _on_disk(root: Path, relative: str) -> Path:
-    """The path of a file whose name may be written with the bytes that are no UTF-8 (`written`)."""
-    path = root / relative
-    if "\\x" not in relative or path.exists():
-        return path
-    for part in PurePosixPath(relative).parts:
-        root = next((Path(e.path) for e in os.scandir(root) if written(e.name) == part), root / part)
-    return root
 
 
 def _hidden(path: str | Path) -> bool:

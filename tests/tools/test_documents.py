@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -459,3 +460,101 @@ async def test_one_endless_line_is_passages_and_is_read_on(make: Make, tmp_path:
     end = (await call(tools.tools["read_doc"], path="dump.txt", offset=len(line) - 10)).output
     assert end.endswith(line[-10:])
     assert (await call(tools.tools["read_doc"], path="dump.txt", offset=len(line))).is_error
+
+
+@pytest.mark.parametrize(
+    ("text", "queries"),
+    [
+        ("यह हिन्दी भाषा का दस्तावेज़ है", ["हिन्दी", "भाषा दस्तावेज़"]),
+        ("الكِتَابُ مُفِيدٌ جداً", ["الكتاب", "مفيد جدا"]),
+        ("שָׁלוֹם עוֹלָם", ["שלום", "עולם שלום"]),
+        ("Η Αθήνα είναι ωραία", ["αθηνα", "ΑΘΗΝΑ ωραια"]),
+        ("ＡＢＣ株式会社の設立", ["abc", "ABC 株式会社", "ＡＢＣ"]),
+        ("使用Python编写程序", ["Python", "python 程序"]),
+        ("Le cafe\u0301 est ferme\u0301", ["caf\u00e9", "cafe ferme"]),
+        ("Die Straße ist naß", ["STRASSE", "straße nass"]),
+        ("か\u3099っこうへ行く", ["がっこう"]),
+        ("甲方应当支付违\n  约金。\n乙方", ["违约金", "应当 违约金"]),
+        ("เรือเฟอร์\nรี่เข้าท่า", ["เฟอร์รี่"]),
+    ],
+)
+async def test_what_is_written_in_another_way_is_found(
+    make: Make, tmp_path: Path, text: str, queries: list[str]
+) -> None:
+    (tmp_path / "a.md").write_text(text)
+    (tmp_path / "b.md").write_text("something else\n")
+    search = make(tmp_path).tools["search_docs"]
+    for query in queries:
+        found = (await call(search, query=query)).data["sources"]
+        assert [s["path"] for s in found] == ["a.md"], query
+
+
+_LETTERS = {
+    "han": "".join(map(chr, range(0x4E00, 0x4E60))),
+    "kana": "".join(map(chr, range(0x3041, 0x3094))) + "ー",
+    "hangul": "".join(map(chr, range(0xAC00, 0xAC60))),
+    "thai": "".join(map(chr, [*range(0x0E01, 0x0E3A), *range(0x0E40, 0x0E4D)])),
+}
+
+
+@pytest.mark.parametrize("script", sorted(_LETTERS))
+async def test_every_piece_of_a_text_without_spaces_is_found(make: Make, tmp_path: Path, script: str) -> None:
+    chance = random.Random(script)
+    texts = {f"{n}.md": "".join(chance.choices(_LETTERS[script], k=60)) for n in range(15)}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(f"{text}。 plain{name.removesuffix('.md')} words")
+    search = make(tmp_path).tools["search_docs"]
+    for name, text in texts.items():
+        at, size = chance.randrange(40), chance.randint(1, 20)
+        pieces = [text[at : at + size], f"{text[:4]} {text[at : at + size]}", f"plain{name[:-3]} {text[-4:]}"]
+        pieces.append(f"{text[at : at + 8]}{chance.choice(_LETTERS[script])}")  # as a question goes on
+        for piece in pieces:
+            found = (await call(search, query=piece, limit=20)).data["sources"]
+            assert name in {s["path"] for s in found}, piece
+
+
+async def test_a_file_that_is_too_large_is_named(make: Make, tmp_path: Path) -> None:
+    with (tmp_path / "big.txt").open("wb") as file:
+        file.truncate(20_000_001)
+    tools = make(tmp_path).tools
+    assert "(can't be read: it is larger than 20 MB)" in (await call(tools["list_docs"])).output
+    result = await call(tools["read_doc"], path="big.txt")
+    assert result.error == "tool_failed"
+    assert "it is larger than 20 MB" in result.output
+
+
+async def test_a_document_named_by_a_digit_comes_before_the_source_of_that_number(
+    make: Make, tmp_path: Path
+) -> None:
+    for name in ("1", "2", "3"):
+        (tmp_path / name).write_text(f"this is {name}")
+    read = make(tmp_path).tools["read_doc"]
+    assert "this is 3" in (await call(read, path="3")).output
+    assert "this is 1" in (await call(read, path="1")).output
+    assert "this is 3" in (await call(read, path="[1]")).output
+    (tmp_path / "2").unlink()
+    assert "this is 1" in (await call(read, path="2")).output
+
+
+async def test_folders_whose_names_are_no_utf_8_are_used(make: Make, tmp_path: Path) -> None:
+    roots = [tmp_path / os.fsdecode(b"caf\xe9"), tmp_path / "other"]
+    for root in roots:
+        (root / "u\u0308ber").mkdir(parents=True)
+        (root / "u\u0308ber" / os.fsdecode(b"\xe9t\xe9.md")).write_text("gulls\n")
+    tools = make(*roots).tools
+    found = (await call(tools["search_docs"], query="gulls")).data["sources"]
+    assert [s["path"] for s in found] == [
+        "caf\\xe9/u\u0308ber/\\xe9t\\xe9.md",
+        "other/u\u0308ber/\\xe9t\\xe9.md",
+    ]
+    for path in (found[0]["path"], "other/\u00fcber/\\xe9t\\xe9.md"):
+        assert "gulls" in (await call(tools["read_doc"], path=path)).output
+
+
+async def test_text_is_searched_before_the_parsers_get_their_turn(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf_bomb())
+    (tmp_path / "z.md").write_text("gulls\n")
+    search = make(tmp_path, take_in_s=0.0).tools["search_docs"]
+    found = (await call(search, query="gulls")).output
+    assert "z.md" in found
+    assert "1 documents are not read yet" in found

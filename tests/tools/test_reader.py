@@ -40,9 +40,10 @@ async def make() -> AsyncIterator[Make]:
         await reader.aclose()
 
 
-def pdf_bomb() -> bytes:
-    """2,000 pages that share one stream of 200,000 operators and hold no text."""
-    stream = zlib.compress(b"BT /F1 12 Tf () Tj ET q Q\n" * 200_000, 9)
+def pdf_bomb(text: str = "", operators: int = 200_000) -> bytes:
+    """2,000 pages that share one stream of many operators and hold a text, or none."""
+    show = f"BT /F1 12 Tf 20 200 Td ({text}) Tj ET\n".encode() if text else b""
+    stream = zlib.compress(show + b"BT /F1 12 Tf () Tj ET q Q\n" * operators, 9)
     pages = 2000
     kids = b" ".join(b"%d 0 R" % (5 + i) for i in range(pages))
     page = (
@@ -177,6 +178,20 @@ async def test_a_document_that_takes_too_long_is_given_up_and_holds_nobody_up(ma
         await reader.read(pdf_bomb(), "pdf")
     assert time.monotonic() - began < 1.0
     assert (await reader.read(b"<p>fine</p>", "html")).text.strip() == "fine"
+
+
+async def test_a_long_document_ends_with_the_pages_that_there_was_time_for(make: Make) -> None:
+    data = await asyncio.to_thread(pdf_bomb, "gulls", 2_000)
+    found = await make(seconds=8.0).read(data, "pdf")
+    assert found.text.split().count("gulls") > 1
+    assert found.text.endswith("[… cut here: what follows would take too long to read]")
+
+
+async def test_a_pdf_that_its_own_program_alone_opens_says_so(make: Make) -> None:
+    head = b"<< /Filter /Other /V 1 >>"
+    data = pdf_bomb("x", 1).replace(b"/Root 1 0 R", b"/Root 1 0 R /Encrypt %b /ID [(a) (b)]" % head)
+    with pytest.raises(UnreadableError, match="only its own program opens"):
+        await make().read(data, "pdf")
 
 
 async def test_a_document_that_eats_the_memory_is_given_up(make: Make) -> None:
