@@ -14,7 +14,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import regex
@@ -33,12 +33,15 @@ CHUNK_LINES = 24
 CHUNK_CHARACTERS = 2_000
 _OVERLAP = 60  # characters that passages of one line share, so that no word is torn in both
 MAX_WORDS = 24
+MAX_QUERY = 300  # characters; a phrase of ten thousand pairs took SQLite more than ten minutes
 # signs are parts of words: the vowels of Indian scripts
 _WORD = regex.compile(r"[\p{L}\p{N}\p{M}_]+")
 # marks that people leave out of a query: accents, points of Hebrew and Arabic, the stretch of Arabic
 _MARKS = regex.compile(
     r"(?<=[\p{Latin}\p{Greek}])[\u0300-\u036f]+|[\u0591-\u05bd\u05bf-\u05c7\u064b-\u065f\u0670\u0640]"
 )
+_INSTRUCTIONS = 10_000  # of SQLite's machine, well below a millisecond
+_NO_TEXT = "it is not a text document"  # pictures beside the documents: nothing to complain of
 # read last, so that what takes long keeps nobody from the rest
 _SLOW = (".pdf", ".docx", ".xlsx", ".pptx", ".epub")
 # Thai, Lao, Burmese, Khmer; kana, Han and Hangul with their later blocks
@@ -90,11 +93,15 @@ class Covered:
         count: that were read.
         unread: that are new or changed, and still to be read.
         more: there are more files than are looked at.
+        unreadable: documents whose text can't be had, as far as that should be said.
+        such_as: some of these, with the reason.
     """
 
     count: int
     unread: int
     more: bool
+    unreadable: int = 0
+    such_as: tuple[str, ...] = ()
 
     def limits(self) -> str:
         """What was not covered, as a sentence; nothing if that was all."""
@@ -103,6 +110,9 @@ class Covered:
             said.append(f"{self.unread} documents are not read yet: ask again.")
         if self.more:
             said.append(f"Only the first {MAX_FILES:,} files of the folders are looked at.")
+        if self.unreadable:
+            more = ", …" * (self.unreadable > len(self.such_as))
+            said.append(f"{self.unreadable} documents can't be read: {', '.join(self.such_as)}{more}.")
         return " ".join(said)
 
 
@@ -155,7 +165,12 @@ class DocumentIndex:
 
         def work(stop: Stop) -> tuple[list[Hit], Covered]:
             covered = self._sync(stop, report)
-            return self._search(query, limit), covered
+            # what SQLite does is stopped, too, when nobody waits any more
+            self._db.set_progress_handler(stop.is_set, _INSTRUCTIONS)
+            try:
+                return self._search(query[:MAX_QUERY], limit), replace(covered, **self._unreadable())
+            finally:
+                self._db.set_progress_handler(None, 0)
 
         return await self._do(work)
 
@@ -250,7 +265,7 @@ class DocumentIndex:
             data = self._roots.read(found)
             kind = kind_of(found.name, data[:8192])
             if kind is None:
-                return "", "", "it is not a text document"
+                return "", "", _NO_TEXT
             extracted = stop.result(self._reader.read(data, kind))
         except UnreadableError as e:
             return "", "", str(e)
@@ -275,6 +290,12 @@ class DocumentIndex:
             cursor.execute("INSERT INTO passages (file, first, last, body) VALUES (?, ?, ?, ?)", passage)
             values = (cursor.lastrowid, *_indexed(body, title))
             cursor.execute("INSERT INTO chunks (rowid, words, title, pairs) VALUES (?, ?, ?, ?)", values)
+
+    def _unreadable(self) -> dict[str, Any]:
+        bad = "FROM files WHERE problem IS NOT NULL AND problem != ?"
+        (count,) = self._db.execute(f"SELECT count(*) {bad}", (_NO_TEXT,)).fetchone()
+        rows = self._db.execute(f"SELECT name, problem {bad} ORDER BY name LIMIT 3", (_NO_TEXT,))
+        return {"unreadable": count, "such_as": tuple(f"{name} ({why})" for name, why in rows)}
 
     def _search(self, query: str, limit: int) -> list[Hit]:
         terms = _terms(query)

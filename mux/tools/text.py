@@ -385,12 +385,17 @@ def _pptx(file: io.BytesIO) -> tuple[str, Iterator[str]]:
 
     deck = pptx.Presentation(file)
 
+    def flat(shapes: Any) -> Iterator[Any]:
+        for shape in shapes:
+            yield from flat(shape.shapes) if hasattr(shape, "shapes") else [shape]
+
     def parts() -> Iterator[str]:
         for number, slide in enumerate(deck.slides, 1):
-            texts = [shape.text_frame.text for shape in slide.shapes if shape.has_text_frame]
+            shapes = list(flat(slide.shapes))
+            texts = [shape.text_frame.text for shape in shapes if shape.has_text_frame]
             texts += [
                 "\n".join(_row(cell.text for cell in row.cells) for row in shape.table.rows)
-                for shape in slide.shapes
+                for shape in shapes
                 if shape.has_table
             ]
             if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:

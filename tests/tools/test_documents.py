@@ -350,8 +350,11 @@ async def test_a_bad_neighbour_is_named_and_the_rest_is_found(make: Make, tmp_pa
     (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7 and no more")
     (tmp_path / "broken.docx").write_bytes(b"PK\x03\x04 no zip")
     (tmp_path / os.fsdecode(b"caf\xe9.md")).write_text("gulls\n")
+    (tmp_path / "picture.png").write_bytes(bytes(range(256)))
     tools = make(tmp_path)
-    assert "Ada Tern" in (await call(tools.tools["search_docs"], query="keeper")).output
+    found = (await call(tools.tools["search_docs"], query="keeper")).output
+    assert "Ada Tern" in found
+    assert "3 documents can't be read: bomb.pdf (it takes longer than 3 s to read), broken.docx (" in found
     listed = (await call(tools.tools["list_docs"])).output
     assert "bomb.pdf: bomb.pdf (can't be read: it takes longer than 3 s to read)" in listed
     assert "broken.docx: broken.docx (can't be read: it is broken (BadZipFile))" in listed
@@ -558,3 +561,15 @@ async def test_text_is_searched_before_the_parsers_get_their_turn(make: Make, tm
     found = (await call(search, query="gulls")).output
     assert "z.md" in found
     assert "1 documents are not read yet" in found
+
+
+@pytest.mark.parametrize(
+    "query", ["合同违约金" * 5_000, "x" * 500_000, "字 " * 50_000, "%" * 5_000, "บ" * 5_000]
+)
+async def test_no_query_holds_the_index(make: Make, tmp_path: Path, query: str) -> None:
+    (tmp_path / "a.md").write_text("合同违约金" * 20_000 + "\n" + "foo bar\n" * 20_000)
+    search = make(tmp_path).tools["search_docs"]
+    assert (await call(search, query="foo")).data["sources"]
+    began = time.monotonic()
+    assert not (await call(search, query=query)).is_error
+    assert time.monotonic() - began < 5

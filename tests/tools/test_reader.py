@@ -101,6 +101,8 @@ def pptx_file() -> bytes:
     slide = deck.slides.add_slide(deck.slide_layouts[1])
     slide.shapes.title.text = "The lighthouse"
     slide.placeholders[1].text = "It is 40 m high."
+    group = slide.shapes.add_group_shape()
+    group.shapes.add_textbox(0, 0, 9, 9).text_frame.text = "in a group"
     slide.notes_slide.notes_text_frame.text = "Ask Ada."
     out = io.BytesIO()
     deck.save(out)
@@ -135,7 +137,7 @@ def epub_file(chapters: int = 2, size: int = 0) -> bytes:
     [
         ("docx", docx_file(), "Harbour rules", ["## Berths", "Berth 4 is for", "ship | berth\nGull | 4"]),
         ("xlsx", xlsx_file(), "Fees", ["## Fees\nship | fee\nGull | 12.5\nTern | "]),
-        ("pptx", pptx_file(), "", ["## Slide 1", "The lighthouse", "It is 40 m high.", "Ask Ada."]),
+        ("pptx", pptx_file(), "", ["## Slide 1", "The lighthouse", "40 m high.", "in a group", "Ask Ada."]),
         ("epub", epub_file(), "Sea tales", ["# Chapter 0\n\nThe 0th gull.", "# Chapter 1"]),
         ("html", b"<title>T</title><h1>One</h1><p>two</p>", "T", ["One", "two"]),
         ("text", "# Überschrift\nein".encode("cp1252"), "Überschrift", ["ein"]),
