@@ -1,4 +1,4 @@
-"""The child process of ``isolate="process"``: reads one order from stdin, answers on the given descriptor."""
+"""The child process of ``isolate="process"``: reads one order from stdin, answers on stdout."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ def _run(order: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
 
 def main() -> None:
     """Run one order."""
-    answers = os.fdopen(int(sys.argv[1]), "wb", 0)
+    answers = os.fdopen(os.dup(1), "wb", 0)  # not inherited by the tool's own children
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)  # what the tool prints is no answer
 
     def send(answer: dict[str, Any]) -> None:
         answers.write(to_json(answer, inf_nan_mode="null") + b"\n")

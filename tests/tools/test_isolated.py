@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tests.support.tool_functions import add, fail, hang, slow, steps
 from tests.support.tools import call, collect, context, until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def _alive(pid: int) -> bool:
@@ -66,6 +69,24 @@ async def test_a_cancel_kills_the_process_and_its_children_at_once(tmp_path: Pat
     with pytest.raises(asyncio.CancelledError):
         await task
     await until(lambda: not _alive(mine) and not _alive(child), 2)
+
+
+@pytest.mark.allow_blocking  # the test itself looks into /proc
+async def test_the_process_and_its_children_end_with_a_server_that_is_killed(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    code = textwrap.dedent(f"""
+        import asyncio
+        from tests.support.tool_functions import hang
+        from tests.support.tools import call
+        asyncio.run(call(hang, pid_file={str(pids)!r}))
+    """)
+    server = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=_ROOT)
+    await until(lambda: pids.exists() and len(pids.read_text().split()) == 2, 10)
+    mine, child = map(int, pids.read_text().split())
+    assert _alive(mine)
+    server.kill()
+    await server.wait()
+    await until(lambda: not _alive(mine) and not _alive(child), 5)
 
 
 async def test_a_timeout_kills_the_process() -> None:
