@@ -48,12 +48,14 @@ class Reader:
     """Reads documents; belongs to one event loop.
 
     Args:
-        processes: how many documents are parsed at once.
+        processes: how many pages (HTML), and how many other documents, are parsed at once: a page is read in
+            milliseconds, and must not wait for files that take their ten seconds.
         seconds: that one document may take.
         memory: bytes that a process may use.
     """
 
     def __init__(self, *, processes: int = 2, seconds: float = SECONDS, memory: int = _MEMORY) -> None:
+        self._page_slots = asyncio.Semaphore(processes)
         self._slots = asyncio.Semaphore(processes)
         self._seconds = seconds
         self._memory = memory
@@ -75,7 +77,7 @@ class Reader:
         if kind == "text":
             return await asyncio.to_thread(extract, data, kind, charset=charset)
         digest = await asyncio.to_thread(lambda: hashlib.blake2b(data, digest_size=16).digest())
-        async with self._slots:
+        async with self._page_slots if kind == "html" else self._slots:
             if self._closed:
                 raise UnreadableError("the server is shutting down")
             if (problem := self._given_up.get(digest)) is not None:
