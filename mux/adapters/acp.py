@@ -20,11 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
-from mux.adapters.command import refuse
+from mux.adapters.command import ProgramAgent, refuse
 from mux.adapters.turns import Turns
-from mux.agent import AgentContext, Budget, Draft, Outcome
+from mux.agent import AgentContext, Draft, Outcome
 from mux.errors import AgentError, ConfigError, MuxError
 from mux.events import Custom, DoneStatus, Refusal, Usage
 from mux.process import Program, environment, running
@@ -61,38 +61,18 @@ _STATUS: dict[str, tuple[DoneStatus, str | None]] = {
 _Choice: TypeAlias = Literal["allow", "reject"]
 
 
-class AcpAgent(BaseModel):
+class AcpAgent(ProgramAgent):
     """A program that speaks ACP, started anew for every channel.
 
     Attributes:
-        name, description: as for every agent.
-        command: the program and its arguments.
-        env: names of environment variables that it may see, besides the usual ones (PATH, HOME, LANG, …).
-        instructions: stand before the first prompt of a session.
         workspace: the folder that each lane gets a copy of; ``None`` = each begins with an empty one.
         workspaces: where those are; given by the roster.
-        budget: the agent's own limits.
-        source: where it was defined.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    name: str
-    description: str = ""
-    title: str = ""
-    command: tuple[str, ...] = Field(min_length=1)
-    env: tuple[str, ...] = ()
-    instructions: str = ""
     workspace: Path | None = None
     workspaces: Workspaces | None = Field(default=None, exclude=True)
-    budget: Budget | None = None
-    examples: tuple[str, ...] = ()
-    source: str = ""
-
-    @property
-    def resumable(self) -> Literal["fail"]:
-        """What a program did before a crash is not known."""
-        return "fail"
 
     def in_workspaces(self, workspaces: Workspaces) -> AcpAgent:
         """The agent with a place for its lanes' copies."""

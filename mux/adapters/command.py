@@ -18,22 +18,20 @@ from mux.errors import AgentError, MuxError
 from mux.events import Custom
 from mux.process import Program, environment, running
 
-__all__ = ["CommandAgent", "refuse"]
+__all__ = ["CommandAgent", "ProgramAgent", "refuse"]
 
 _HEARTBEAT_S = 1.5  # the promise is progress every 2 s while a call runs
 _TASK = "{task}"
 
 
-class CommandAgent(BaseModel):
-    """A program that is started anew for every task.
+class ProgramAgent(BaseModel):
+    """What every agent has that is a program.
 
     Attributes:
-        name, description: as for every agent.
-        command: the program and its arguments; ``{task}`` in one stands for the task, else it is its input.
-        format: how its output is read.
-        instructions: stand before the task.
+        name, description, title, examples: as for every agent.
+        command: the program and its arguments.
         env: names of environment variables that it may see, besides the usual ones (PATH, HOME, LANG, …).
-        cwd: its working directory.
+        instructions: stand before the first task.
         budget: the agent's own limits.
         source: where it was defined.
     """
@@ -44,10 +42,8 @@ class CommandAgent(BaseModel):
     description: str = ""
     title: str = ""
     command: tuple[str, ...] = Field(min_length=1)
-    format: FormatName = "lines"
-    instructions: str = ""
     env: tuple[str, ...] = ()
-    cwd: Path = Path()
+    instructions: str = ""
     budget: Budget | None = None
     examples: tuple[str, ...] = ()
     source: str = ""
@@ -56,6 +52,19 @@ class CommandAgent(BaseModel):
     def resumable(self) -> Literal["fail"]:
         """What a program did before a crash is not known."""
         return "fail"
+
+
+class CommandAgent(ProgramAgent):
+    """A program that is started anew for every task.
+
+    Attributes:
+        command: ``{task}`` in an argument stands for the task, else the task is the program's input.
+        format: how its output is read.
+        cwd: its working directory.
+    """
+
+    format: FormatName = "lines"
+    cwd: Path = Path()
 
     async def run(self, ctx: AgentContext) -> AsyncIterator[Draft]:
         """Do the task.

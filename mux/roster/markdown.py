@@ -11,11 +11,11 @@ import difflib
 import re
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from mux.adapters.command import CommandAgent
+from mux.adapters.command import CommandAgent, ProgramAgent
 from mux.agent import Agent, Budget
 from mux.errors import ConfigError
 from mux.llm.agent import LlmAgent
@@ -43,6 +43,7 @@ _guardrails: TypeAdapter[tuple[str, ...] | dict[str, GuardrailRule]] = TypeAdapt
     tuple[str, ...] | dict[str, GuardrailRule]
 )
 _servers = TypeAdapter(dict[str, McpServer])
+P = TypeVar("P", bound=ProgramAgent)
 
 
 def read_markdown(path: Path) -> tuple[Agent | None, list[str]]:
@@ -68,7 +69,7 @@ def read_markdown(path: Path) -> tuple[Agent | None, list[str]]:
     if "acp" in front:
         return _acp(front, parts[1], path), warnings
     if "command" in front:
-        return _program(front, parts[1], path), warnings
+        return _command(front, parts[1], path), warnings
     return _agent(front, parts[1], path, warnings), warnings
 
 
@@ -111,7 +112,7 @@ def _agent(front: dict[str, Any], body: str, path: Path, warnings: list[str]) ->
         return LlmAgent(
             name=name,
             title=title,
-            description=" ".join(str(front.get("description") or "").split()),
+            description=_description(front),
             instructions=body,
             model=None if model in _DEFAULT_MODEL else model,
             tools=rights.given,
@@ -126,63 +127,69 @@ def _agent(front: dict[str, Any], body: str, path: Path, warnings: list[str]) ->
             source=str(path),
         )
     except ValidationError as e:
-        loc, why = problem_of(e)
-        raise _invalid(f"its front matter: {'.'.join(map(str, loc))}: {why}") from e
+        raise _misfit(e) from e
     except (TypeError, ValueError) as e:
         raise _invalid(f"its front matter: {e}") from e
 
 
-def _program(front: dict[str, Any], body: str, path: Path) -> CommandAgent:
+def _command(front: dict[str, Any], body: str, path: Path) -> CommandAgent:
     """The agent that a program is; ``cwd`` is relative to the file."""
-    name, title = _name(front.get("name"), path)
-    taken = ("command", "format", "env", "cwd", "examples", "budget")
-    if unfit := sorted(k for k in front if k in _KNOWN and k not in (*taken, "name", "description")):
-        raise _invalid(f"{unfit[0]} says nothing to a program: leave it out, or leave 'command' out")
-    given = {k: front[k] for k in taken if front.get(k) is not None}
-    if "cwd" in given:
-        given["cwd"] = path.parent / Path(str(given["cwd"])).expanduser()
-    try:
-        return CommandAgent(
-            name=name,
-            title=title,
-            description=" ".join(str(front.get("description") or "").split()),
-            instructions=body,
-            source=str(path),
-            **given,
-        )
-    except ValidationError as e:
-        loc, why = problem_of(e)
-        raise _invalid(f"its front matter: {'.'.join(map(str, loc))}: {why}") from e
+    unfit = _unfit(front, ("command", "format", "env", "cwd"))
+    if unfit:
+        raise _invalid(f"{unfit} says nothing to a program: leave it out, or leave 'command' out")
+    given = {k: front[k] for k in ("command", "format", "env") if front.get(k) is not None}
+    return _program(CommandAgent, front, body, path, given | _folder(front, "cwd", path))
 
 
 def _acp(front: dict[str, Any], body: str, path: Path) -> Agent:
     """The agent that a program is which speaks ACP; ``workspace`` is relative to the file."""
     from mux.adapters.acp import AcpAgent  # an extra
 
-    name, title = _name(front.get("name"), path)
-    taken = ("examples", "budget")
-    for key in front:
-        if key in _KNOWN and key not in (*taken, "name", "description", "acp", "workspace"):
-            raise _invalid(f"{key} says nothing to an ACP agent: leave it out")
+    if unfit := _unfit(front, ("acp", "workspace")):
+        raise _invalid(f"{unfit} says nothing to an ACP agent: leave it out")
     program = front["acp"]
     if not isinstance(program, dict) or (odd := set(program) - {"command", "env"}):
         named = f"; unknown: {sorted(map(str, odd))[0]}" if isinstance(program, dict) else ""
         raise _invalid(f"acp must be a mapping with 'command: [...]' and, perhaps, 'env: [NAMES]'{named}")
-    given = {k: front[k] for k in taken if front.get(k) is not None} | program
-    if front.get("workspace") is not None:
-        given["workspace"] = path.parent / Path(str(front["workspace"])).expanduser()
+    return _program(AcpAgent, front, body, path, program | _folder(front, "workspace", path), under="acp.")
+
+
+def _unfit(front: dict[str, Any], own: tuple[str, ...]) -> str | None:
+    """The first key that means something for other agents, and nothing for this kind of program."""
+    fit = {*own, "name", "description", "examples", "budget"}
+    return min((key for key in front if key in _KNOWN and key not in fit), default=None)
+
+
+def _folder(front: dict[str, Any], key: str, path: Path) -> dict[str, Path]:
+    return {} if front.get(key) is None else {key: path.parent / Path(str(front[key])).expanduser()}
+
+
+def _program(
+    kind: type[P], front: dict[str, Any], body: str, path: Path, given: dict[str, Any], under: str = ""
+) -> P:
+    """An agent that is a program: what all of them have, and what this kind is given besides."""
+    name, title = _name(front.get("name"), path)
     try:
-        return AcpAgent(
+        return kind(
             name=name,
             title=title,
-            description=" ".join(str(front.get("description") or "").split()),
+            description=_description(front),
             instructions=body,
             source=str(path),
+            **{k: front[k] for k in ("examples", "budget") if front.get(k) is not None},
             **given,
         )
     except ValidationError as e:
-        loc, why = problem_of(e)
-        raise _invalid(f"its front matter: acp.{'.'.join(map(str, loc))}: {why}") from e
+        raise _misfit(e, under) from e
+
+
+def _description(front: dict[str, Any]) -> str:
+    return " ".join(str(front.get("description") or "").split())
+
+
+def _misfit(error: ValidationError, under: str = "") -> ConfigError:
+    loc, why = problem_of(error)
+    return _invalid(f"its front matter: {under}{'.'.join(map(str, loc))}: {why}")
 
 
 def _name(given: Any, path: Path) -> tuple[str, str]:
