@@ -146,7 +146,7 @@ class Workspace:
     async def keep(self, run: str, channel: str) -> Changes:
         """Compute what was changed, and keep it as what this channel of this run ended with."""
         changes = await self.changes()
-        await asyncio.to_thread(_write, self.folder / _kept(run, channel), changes.model_dump_json())
+        await asyncio.to_thread(_write, self.folder / _changes_file(run, channel), changes.model_dump_json())
         return changes
 
 
@@ -241,7 +241,7 @@ class Workspaces:
             NotFound: ``workspace_unknown``: the channel has no workspace here, or it was removed.
         """
         folder = self._folder(thread, channel)
-        kept = await asyncio.to_thread(_read, folder / _kept(run, channel))
+        kept = await asyncio.to_thread(_read, folder / _changes_file(run, channel))
         if kept is not None:
             return Changes.model_validate_json(kept)
         about = await asyncio.to_thread(_about, folder)
@@ -402,7 +402,7 @@ class _Repo:
         args = ("--no-ext-diff", "--no-textconv", "--no-color", "-M", base, tree)
         raw = (await self.git("diff-tree", "-r", "-z", "--raw", *args[:1], *args[3:])).split("\0")
         counted = (await self.git("diff", "--numstat", "-z", *args)).split("\0")
-        diff = _shown(await self.git("diff", "--binary", "--full-index", *args))
+        diff = _as_text(await self.git("diff", "--binary", "--full-index", *args))
         whole = len(diff) <= _MAX_DIFF
         files = tuple(_files(raw, dict(_counts(counted))))
         return Changes(
@@ -467,7 +467,7 @@ async def _git(*args: str, cwd: Path | None = None, env: dict[str, str] | None =
             await process.wait()
     if process.returncode:
         why = " ".join(err.decode("utf-8", "surrogateescape").split())[-500:]
-        raise AgentError("workspace_failed", f"git can't make the workspace: {_shown(why)}")
+        raise AgentError("workspace_failed", f"git can't make the workspace: {_as_text(why)}")
     found = out.decode("utf-8", "surrogateescape")
     return found.removesuffix("\n")
 
@@ -503,9 +503,9 @@ def _files(raw: list[str], counts: dict[str, tuple[int | None, int | None]]) -> 
         path = raw[at + 2] if moved else raw[at + 1]
         added, removed = counts.get(path, (None, None))
         yield FileChange(
-            path=_shown(path),
+            path=_as_text(path),
             status=_STATUS.get(letter[0], "modified"),  # type: ignore[arg-type]
-            old_path=_shown(raw[at + 1]) if letter[0] == "R" else None,
+            old_path=_as_text(raw[at + 1]) if letter[0] == "R" else None,
             insertions=added,
             deletions=removed,
             mode=None if mode == "000000" else mode,
@@ -524,7 +524,7 @@ def _counts(found: list[str]) -> Iterator[tuple[str, tuple[int | None, int | Non
         at += 1
 
 
-def _shown(name: str) -> str:
+def _as_text(name: str) -> str:
     """A file's name as text: bytes that are no UTF-8 become U+FFFD."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
@@ -535,7 +535,7 @@ def _clashes(path: str, theirs: set[str]) -> bool:
 
 
 def _conflict(paths: Sequence[str]) -> Conflict:
-    names = [_shown(p) for p in paths]
+    names = [_as_text(p) for p in paths]
     return Conflict(
         "workspace_conflict",
         f"The original has changed since the lane began: {', '.join(names[:10])}. Nothing was written.",
@@ -546,7 +546,7 @@ def _conflict(paths: Sequence[str]) -> Conflict:
 # --- the disk (in threads) ----------------------------------------------------------------------------------
 
 
-def _kept(run: str, channel: str) -> str:
+def _changes_file(run: str, channel: str) -> str:
     return f"changes-{run}.{channel}.json"
 
 

@@ -238,7 +238,7 @@ class _Session:
         self._link = ClientSideConnection(self._files, self._pipe, use_unstable_protocol=True)
         self._id = ""
         self._listening = False
-        self._told = False  # the agent knows the conversation before the task
+        self._resumed = False  # the agent knows the conversation before the task
         self._asked: dict[str, asyncio.Task[_Choice]] = {}
         self._held: dict[str, list[Any]] = {}
         self._calls: dict[str, dict[str, Any]] = {}
@@ -325,7 +325,7 @@ class _Session:
                 self._ctx.log.info("acp session not resumed", reason=e.message)
             finally:
                 self._pipe.deaf = False
-        self._told = opened is not None
+        self._resumed = opened is not None
         if opened is None:
             opened = await self._answered(self._link.new_session(cwd, mcp_servers=[]), login=capable)
             last = opened.session_id
@@ -356,7 +356,7 @@ class _Session:
         info = capable.agent_info
         offers = {
             "agent": f"{info.name} {info.version}" if info else None,
-            "resumed": self._told or None,
+            "resumed": self._resumed or None,
             "mode": mode or (modes.current_mode_id if modes else None),
             "modes": [m.id for m in modes.available_modes] if modes else None,
             "model": self._turns.model,
@@ -370,7 +370,7 @@ class _Session:
         instructions = self._agent.instructions if ctx.instructions is None else ctx.instructions
         before = [f"{m.role}: {m.text}" for m in ctx.history if m.role in ("user", "assistant") and m.text]
         talk = "The conversation so far:\n\n" + "\n\n".join(before) if before else ""
-        parts = [ctx.task] if self._told else [instructions, talk, ctx.task]
+        parts = [ctx.task] if self._resumed else [instructions, talk, ctx.task]
         blocks: list[Any] = [acp.text_block("\n\n".join(part for part in parts if part))]
         content = ctx.messages[-1].content if ctx.messages else ""
         for part in content if isinstance(content, list) else ():

@@ -43,7 +43,7 @@ async def _main(args: argparse.Namespace, settings: Settings) -> int:
             print(f"mux: {args.id} is revoked", file=sys.stderr)
         else:
             found = await keys.all("key")
-            lines = [json.dumps(key.shown()) for key in found] if args.json else _table(found)
+            lines = [json.dumps(key.listed()) for key in found] if args.json else _table(found)
             for line in lines:
                 print(line)
     return 0

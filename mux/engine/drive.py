@@ -430,7 +430,7 @@ class Drive:
 
     async def _written(self) -> None:
         self._multiplexer.flush(self.run)
-        await self._multiplexer.settled(self.run)
+        await self._multiplexer.wait_appended(self.run)
 
     def _cancel(self, graceful: bool, channel: str | None) -> None:
         if channel is not None:

@@ -168,7 +168,7 @@ class Multiplexer:
         """A run was changed from beside its channels: append what that came to."""
         self._commit([] if (place := self._places.get(run)) is None else [place])
 
-    async def settled(self, run: str) -> None:
+    async def wait_appended(self, run: str) -> None:
         """Wait until nothing of a run is on its way. Raises what the run was lost by."""
         place = self._places.get(run)
         while place is not None and place.appending is not None:

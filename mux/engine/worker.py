@@ -235,7 +235,7 @@ class Worker:
         drive.join(resuming=resuming)
         self._drives[run] = drive
         self.multiplexer.flush(run)
-        await self.multiplexer.settled(run)
+        await self.multiplexer.wait_appended(run)
         return drive
 
     def leave(self, drive: Drive) -> None:

@@ -18,7 +18,7 @@ from mux.errors import BadRequest, MuxError, NotFound
 from mux.events import ApprovalResolved, Event, Record, Token, Tokens
 from mux.faces.base import approval_of
 from mux.http.bodies import problem_of_validation
-from mux.http.runs import settled
+from mux.http.runs import to_the_end
 from mux.http.state import API, Api
 from mux.http.streams import SSE, TransportSink
 from mux.log.protocols import RunRow
@@ -377,7 +377,7 @@ async def decide(api: Api, run: str, answers: Mapping[str, ApprovalAnswer]) -> i
             before = event.seq - 1 if before is None else before
     for call_id, answer in answers.items():
         if call_id not in known:
-            await settled(api.engine.answer(run, call_id, answer))
+            await to_the_end(api.engine.answer(run, call_id, answer))
     return head if before is None else before
 
 

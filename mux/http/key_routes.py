@@ -13,7 +13,7 @@ from mux.http.access import COOKIE
 from mux.http.keys import Grant, NewKey, Scope, key_not_found
 from mux.http.replies import reply
 from mux.http.routes import BODY, Answer, Param, Route
-from mux.http.runs import settled
+from mux.http.runs import to_the_end
 from mux.http.security import host_of, scheme_of
 from mux.http.state import API, SITE
 from mux.requests import ChannelId, KeyLimits
@@ -133,19 +133,19 @@ class Usage(BaseModel):
 
 async def keys(request: web.Request) -> web.StreamResponse:
     """``GET /api/keys``."""
-    return reply({"keys": [key.shown() for key in await request[API].keys.all("key")]})
+    return reply({"keys": [key.listed() for key in await request[API].keys.all("key")]})
 
 
 async def add_key(request: web.Request) -> web.StreamResponse:
     """``POST /api/keys``."""
     new: NewKey = request[BODY]
-    key, text = await settled(request[API].keys.add(new))
-    return reply(key.shown() | {"key": text}, 201)
+    key, text = await to_the_end(request[API].keys.add(new))
+    return reply(key.listed() | {"key": text}, 201)
 
 
 async def revoke_key(request: web.Request) -> web.StreamResponse:
     """``DELETE /api/keys/{id}``."""
-    await settled(request[API].keys.revoke(request.match_info["id"]))
+    await to_the_end(request[API].keys.revoke(request.match_info["id"]))
     return web.Response(status=204)
 
 
@@ -161,7 +161,7 @@ async def log_in(request: web.Request) -> web.StreamResponse:
     lasts_s = api.settings.access.session_hours * 3600
     if key.expires is not None:
         lasts_s = min(lasts_s, (key.expires - now_ms()) / 1000)
-    session, text = await settled(api.keys.make("session", key, lasts_s))
+    session, text = await to_the_end(api.keys.make("session", key, lasts_s))
     response = reply(_session(request, session), 201)
     response.set_cookie(
         COOKIE,
@@ -199,7 +199,7 @@ async def log_out(request: web.Request) -> web.StreamResponse:
     """``DELETE /api/session``."""
     api = request[API]
     if api.grant.kind == "session":
-        await settled(api.keys.drop("session", api.grant.id))
+        await to_the_end(api.keys.drop("session", api.grant.id))
     response = web.Response(status=204)
     response.del_cookie(COOKIE, path=api.settings.base_path or "/")
     return response
@@ -207,7 +207,7 @@ async def log_out(request: web.Request) -> web.StreamResponse:
 
 async def ticket(request: web.Request) -> web.StreamResponse:
     """``POST /api/tickets``."""
-    made, text = await settled(request[API].keys.make("ticket", request[API].grant, TICKET_S))
+    made, text = await to_the_end(request[API].keys.make("ticket", request[API].grant, TICKET_S))
     return reply({"ticket": text, "expires": made.expires}, 201)
 
 
@@ -223,15 +223,15 @@ async def share(request: web.Request) -> web.StreamResponse:
     grant = api.grant.model_copy(
         update={"scopes": ("read",), "run": run, "channels": body.channels, "plan": body.plan}
     )
-    made, text = await settled(api.keys.make("share", grant, body.expires_s))
+    made, text = await to_the_end(api.keys.make("share", grant, body.expires_s))
     base = f"{scheme_of(request)}://{host_of(request)}{api.settings.base_path}"
     # Behind the hash: browsers send that to no server, and in no Referer.
-    return reply(_shown(made) | {"url": f"{base}/shared#{text}", "key": text}, 201)
+    return reply(_as_link(made) | {"url": f"{base}/shared#{text}", "key": text}, 201)
 
 
 async def shares(request: web.Request) -> web.StreamResponse:
     """``GET /api/runs/{run}/share``."""
-    return reply({"shares": [_shown(one) for one in await _shares(request)]})
+    return reply({"shares": [_as_link(one) for one in await _shares(request)]})
 
 
 async def unshare(request: web.Request) -> web.StreamResponse:
@@ -239,7 +239,7 @@ async def unshare(request: web.Request) -> web.StreamResponse:
     name = request.match_info["id"]
     if name not in [one.id for one in await _shares(request)]:
         raise key_not_found(name)
-    await settled(request[API].keys.drop("share", name))
+    await to_the_end(request[API].keys.drop("share", name))
     return web.Response(status=204)
 
 
@@ -252,7 +252,7 @@ async def _shares(request: web.Request) -> list[Grant]:
     ]
 
 
-def _shown(one: Grant) -> dict[str, Any]:
+def _as_link(one: Grant) -> dict[str, Any]:
     return one.model_dump(include={"id", "run", "channels", "plan", "created", "expires"}, exclude_none=True)
 
 

@@ -84,7 +84,7 @@ class Grant(BaseModel):
             return None
         return Shared(None if self.channels is None else frozenset(self.channels), self.plan)
 
-    def shown(self) -> dict[str, object]:
+    def listed(self) -> dict[str, object]:
         """As lists show it: everything but the hash."""
         return self.model_dump(exclude={"hash", "kind", "of"}, exclude_none=True)
 

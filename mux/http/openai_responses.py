@@ -25,7 +25,7 @@ from mux.http.openai_models import OpenAIError
 from mux.http.openai_responses_models import ResponseFrame, ResponseObject, ResponseRequest
 from mux.http.replies import reply
 from mux.http.routes import BODY, Answer, Param, Route, query
-from mux.http.runs import idempotency_key, settled, start_watched
+from mux.http.runs import idempotency_key, start_watched, to_the_end
 from mux.http.state import API, Api
 from mux.http.streams import SSE
 from mux.log.protocols import RunRow
@@ -168,7 +168,7 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     row = await api.engine.row(asked.run)
     if row.finished is None:
         with contextlib.suppress(Conflict):  # it ended meanwhile
-            await settled(api.engine.cancel(row.run, "now"))
+            await to_the_end(api.engine.cancel(row.run, "now"))
         await api.hub.wait_final(row.run, CANCEL_S)
     return reply(await _current(api, row, asked))
 
@@ -176,7 +176,7 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 async def delete(request: web.Request) -> web.StreamResponse:
     """``DELETE /v1/responses/{response}``."""
     api, asked = request[API], _Asked.parse(request.match_info["response"])
-    await settled(api.engine.delete(asked.run))
+    await to_the_end(api.engine.delete(asked.run))
     api.hub.forget(asked.run)
     return reply({"id": asked.id, "object": "response", "deleted": True})
 

@@ -49,7 +49,7 @@ _STATUSES: tuple[str, ...] = get_args(RowStatus)
 _working: set[asyncio.Task[Any]] = set()
 
 
-async def settled(work: Coroutine[Any, Any, T]) -> T:
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     """Finish a change even if its client hangs up in the middle of it: nothing is left half-started."""
     return await asyncio.shield(_task(work))
 
@@ -110,7 +110,7 @@ async def start(request: web.Request) -> web.StreamResponse:
     if media != "application/json":
         started = await start_watched(api, request[BODY], key)
     else:
-        started = await settled(api.engine.start_run(request[BODY], key=key))
+        started = await to_the_end(api.engine.start_run(request[BODY], key=key))
     run = started.row.run
     headers = {"Location": f"/api/runs/{run}"}
     if not started.created:
@@ -168,13 +168,13 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 async def change(request: web.Request) -> web.StreamResponse:
     """``PATCH /api/runs/{run}``."""
-    return reply(await settled(request[API].engine.patch(_run(request), request[BODY])))
+    return reply(await to_the_end(request[API].engine.patch(_run(request), request[BODY])))
 
 
 async def forget(request: web.Request) -> web.StreamResponse:
     """``DELETE /api/runs/{run}``."""
     api = request[API]
-    await settled(api.engine.delete(_run(request)))
+    await to_the_end(api.engine.delete(_run(request)))
     api.hub.forget(_run(request))
     return web.Response(status=204)
 
@@ -182,26 +182,26 @@ async def forget(request: web.Request) -> web.StreamResponse:
 async def cancel(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs/{run}/cancel``."""
     api, body = request[API], request[BODY]
-    await settled(api.engine.cancel(_run(request), body.mode))
+    await to_the_end(api.engine.cancel(_run(request), body.mode))
     return reply({"run": _run(request), "mode": body.mode}, 202)
 
 
 async def cancel_channel(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs/{run}/channels/{channel}/cancel``."""
     api, body = request[API], request[BODY]
-    await settled(api.engine.cancel_channel(_run(request), _channel(request), body.mode))
+    await to_the_end(api.engine.cancel_channel(_run(request), _channel(request), body.mode))
     return reply({"run": _run(request), "channel": _channel(request), "mode": body.mode}, 202)
 
 
 async def add_channel(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs/{run}/channels``."""
-    channel = await settled(request[API].engine.add_channel(_run(request), request[BODY]))
+    channel = await to_the_end(request[API].engine.add_channel(_run(request), request[BODY]))
     return reply({"run": _run(request), "channel": channel}, 201)
 
 
 async def retry(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs/{run}/channels/{channel}/retry``."""
-    run, channel = await settled(
+    run, channel = await to_the_end(
         request[API].engine.retry(_run(request), _channel(request), request[BODY].model)
     )
     return reply({"run": run, "channel": channel}, 201, {"Location": f"/api/runs/{run}"})
@@ -209,14 +209,14 @@ async def retry(request: web.Request) -> web.StreamResponse:
 
 async def steer(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs/{run}/channels/{channel}/messages``."""
-    message_id = await settled(request[API].engine.steer(_run(request), _channel(request), request[BODY]))
+    message_id = await to_the_end(request[API].engine.steer(_run(request), _channel(request), request[BODY]))
     return reply({"message_id": message_id}, 202)
 
 
 async def approve(request: web.Request) -> web.StreamResponse:
     """``POST /api/runs/{run}/approvals/{call_id}``."""
     answer = request[API].engine.answer(_run(request), request.match_info["call_id"], request[BODY])
-    return reply(await settled(answer))
+    return reply(await to_the_end(answer))
 
 
 async def export(request: web.Request) -> web.StreamResponse:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from mux.errors import AgentError, Conflict
 from mux.http.replies import reply
 from mux.http.routes import Answer, Route
-from mux.http.runs import CHANNEL, RUN, settled
+from mux.http.runs import CHANNEL, RUN, to_the_end
 from mux.http.state import API
 from mux.http.streams import wants
 from mux.run import TERMINAL
@@ -79,7 +79,7 @@ async def apply(request: web.Request) -> web.StreamResponse:
                 "channel_running", f"Channel {channel!r} still works; wait for its end or cancel it."
             )
     with _refused():
-        files = await settled(workspaces_of(api.settings).apply(run, snapshot["thread"], channel))
+        files = await to_the_end(workspaces_of(api.settings).apply(run, snapshot["thread"], channel))
     return reply({"run": run, "channel": channel, "files": files, "status": "applied"})
 
 

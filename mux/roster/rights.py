@@ -69,7 +69,7 @@ def rights_of(front: Mapping[str, Any]) -> Rights:
     for key, value in front.items():
         kind = normal(key)
         if kind in _GIVES:
-            gives, takes = _given(key, value, warnings)
+            gives, takes = _read_tools(key, value, warnings)
             given = gives if given is None else [name for name in given if name in gives]
             denied += takes
         elif kind in _TAKES:
@@ -78,17 +78,17 @@ def rights_of(front: Mapping[str, Any]) -> Rights:
             denied += _forbidden(key, value, warnings)
         elif kind == "permissionmode" and normal(str(value)) not in _FREE_MODES:
             warnings.append(f"{key}: {value}: the agent has only tools that read")
-            given = [name for name in given or _given_later(front) if name in _READERS]
+            given = [name for name in given or _all_given_tools(front) if name in _READERS]
         elif kind == "readonly" and value not in (False, None):
-            given = [name for name in given or _given_later(front) if name in _READERS]
+            given = [name for name in given or _all_given_tools(front) if name in _READERS]
     return Rights(tuple(dict.fromkeys(given or ())), tuple(dict.fromkeys(denied)), tuple(warnings))
 
 
-def _given_later(front: Mapping[str, Any]) -> list[str]:
-    return [n for k, v in front.items() if normal(k) in _GIVES for n in _given(k, v, [])[0]]
+def _all_given_tools(front: Mapping[str, Any]) -> list[str]:
+    return [n for k, v in front.items() if normal(k) in _GIVES for n in _read_tools(k, v, [])[0]]
 
 
-def _given(key: str, value: Any, warnings: list[str]) -> tuple[list[str], list[str]]:
+def _read_tools(key: str, value: Any, warnings: list[str]) -> tuple[list[str], list[str]]:
     """What ``tools`` gives, and what it takes."""
     gives: list[str] = []
     takes: list[str] = []

@@ -80,7 +80,7 @@ def _segments(channel: ChannelState) -> Iterator[_Segment | Message]:
         yield _Segment(cut, following, starts.get(cut))
 
 
-def _said(channel: ChannelState, segment: _Segment) -> list[Message]:
+def _assistant_messages(channel: ChannelState, segment: _Segment) -> list[Message]:
     """The assistant's message of one segment, then the results of its tools; nothing if it is empty."""
     text = channel.text.own_since(segment.start, segment.end)
     text += channel.refusal.since(segment.start, segment.end)
@@ -122,7 +122,7 @@ def conversation(channel: ChannelState) -> list[Message]:
     """What a channel said since its task: assistant messages, tool results, applied steering messages."""
     out: list[Message] = []
     for item in _segments(channel):
-        out += [item] if isinstance(item, Message) else _said(channel, item)
+        out += [item] if isinstance(item, Message) else _assistant_messages(channel, item)
     return out
 
 
@@ -138,7 +138,7 @@ def resume_point(channel: ChannelState) -> Resume:
         if isinstance(item, Message):
             messages.append(item)
         elif item.turn is not None and item.turn.finished is not None:
-            messages += _said(channel, item)
+            messages += _assistant_messages(channel, item)
             pending = tuple(_pending(c) for c in _calls(channel, item) if c.at != "answered")
     # an edit whose call has not started: it asks again, and is given the arguments that were decided
     decided = (

@@ -11,7 +11,7 @@ from mux.events import Record
 
 __all__ = ["Shared"]
 
-_TOLD: Final = frozenset({"instructions", "params", "tools", "budget", "inputs"})  # inputs name other runs
+_PLAN: Final = frozenset({"instructions", "params", "tools", "budget", "inputs"})  # inputs name other runs
 _OF_LANES: Final = frozenset({"run_started", "channel_added", "run_finished"})
 
 
@@ -40,9 +40,9 @@ class Shared:
         if record.type == "channel_added":
             if not self._shows(event["id"]):
                 return None
-            event = self._told(event)
+            event = self._lane(event)
         elif record.type == "run_started":
-            event["channels"] = [self._told(c) for c in event["channels"] if self._shows(c["id"])]
+            event["channels"] = [self._lane(c) for c in event["channels"] if self._shows(c["id"])]
             if not self.plan:
                 event.pop("metadata", None)
         else:
@@ -51,14 +51,14 @@ class Shared:
                 event.pop("usage", None)
         return record._replace(data=json.dumps(event, ensure_ascii=False).encode(), body=None)
 
-    def _told(self, channel: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in channel.items() if self.plan or k not in _TOLD}
+    def _lane(self, channel: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in channel.items() if self.plan or k not in _PLAN}
 
     def snapshot(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """The run's snapshot as it is shown."""
         out = dict(run)
         out["channels"] = [
-            channel | ({"plan": self._told(channel["plan"])} if "plan" in channel else {})
+            channel | ({"plan": self._lane(channel["plan"])} if "plan" in channel else {})
             for channel in run["channels"]
             if self._shows(channel["id"])
         ]

@@ -151,11 +151,11 @@ def _others(s: Situation) -> str:
         "calculator", "run_python", "search_docs", "web_search", "fetch_url", "read_doc", "ask_channels",
         "delegate",
     }  # fmt: skip
-    parts = [_told(r) for r in s.results if r.tool not in known and not r.is_error]
+    parts = [_quoted_output(r) for r in s.results if r.tool not in known and not r.is_error]
     return "\n\n".join(parts)
 
 
-def _told(result: Result) -> str:
+def _quoted_output(result: Result) -> str:
     """What a tool that no rule knows has said, quoted in short."""
     lines = [line.strip() for line in result.output.strip().splitlines() if line.strip()]
     shown = "\n".join(f"> {line[:240]}" for line in lines[:_MAX_LINES])

@@ -262,11 +262,11 @@ def _mended(s: Situation, result: Result) -> tuple[str, dict[str, Any]] | None:
     if result.tool == "fetch_url" and "search_docs" in s.tools:
         return "search_docs", {"query": " ".join(reading.keywords(s.task)) or "index"}
     if result.tool == "run_python" and _RAISES not in result.argument("code"):
-        return "run_python", {"code": _told_instead(result.argument("code"))}
+        return "run_python", {"code": _reporting_its_error(result.argument("code"))}
     return None
 
 
-def _told_instead(code: str) -> str:
+def _reporting_its_error(code: str) -> str:
     """The program again, saying what it raises instead of failing of it."""
     body = "\n".join(f"    {line}" for line in code.splitlines() if line.strip())
     return f"try:\n{body}\nexcept Exception as error:\n    {_RAISES}\n"
