@@ -3,9 +3,7 @@
 Optional: ``pip install "mux-agents[acp]"``. We are the protocol's client: the program is started for
 each channel, is given a session in the lane's workspace and a prompt, and tells what it does by
 notifications. What it asks of us (files, terminals, permissions) is served in `mux.adapters.acp_client`.
-
-Notifications are read here and not by the SDK, which would start a task for each, log a traceback for one
-that it does not know, and has no bound for a flood. Requests and answers go through the SDK's connection.
+What passes between the two is in `mux.adapters.acp_pipe`.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -38,6 +35,7 @@ except ImportError as e:
     raise ConfigError("extra_missing", 'ACP is not installed: pip install "mux-agents[acp]".') from e
 
 from mux.adapters.acp_client import Ask, Files
+from mux.adapters.acp_pipe import Pipe
 
 __all__ = ["AcpAgent"]
 
@@ -46,7 +44,7 @@ _SETUP_S = 60.0  # to initialise and to open a session: some programs fetch them
 _CANCEL_S = 5.0  # for the agent's own end after a cancel
 _TICK_S = 0.25  # between two looks at whether the channel is to stop
 _SIZE_EVERY_S = 10.0  # between two looks at the workspace's size
-_AHEAD = 256  # messages that wait to be read before the program's output is left in its pipe
+_MAX_HELD = 256  # updates of a call that wait until the human has decided about it
 _MAX_LINE = 32 << 20
 _NOT_LOGGED_IN = -32000
 _STATUS: dict[str, tuple[DoneStatus, str | None]] = {
@@ -127,103 +125,6 @@ async def _keep(space: Workspace, ctx: AgentContext) -> dict[str, Any]:
         return {"error": {"code": e.code, "message": e.message}}
 
 
-class _Pipe:
-    """The program's lines as the SDK's transport: requests and answers pass, the rest is read by us."""
-
-    def __init__(self, program: Program, ctx: AgentContext) -> None:
-        self._program = program
-        self.lines = program.lines()
-        self._ctx = ctx
-        self._noted: set[str] = set()
-        self.news: deque[Any] = deque()
-        self.arrived = asyncio.Event()
-        self.taken = asyncio.Event()
-        self.problem: MuxError | None = None
-        self.prompted = False  # the agent has a prompt: it can be asked to cancel that
-        self.deaf = False  # an old session is told again: all of it is in the log
-
-    def put(self, item: Any) -> None:
-        self.news.append(item)
-        self.arrived.set()
-
-    def take(self) -> Any:
-        self.taken.set()
-        return self.news.popleft()
-
-    async def wait(self, seconds: float) -> None:
-        """Wait until there is something to read, or the time is over."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.arrived.wait()
-
-    async def send(self, message: dict[str, Any]) -> None:
-        try:
-            await self._program.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
-        except ConnectionError:
-            if "method" in message:
-                raise  # of an answer that it does not wait for, nothing more is to be said
-        self.prompted = self.prompted or message.get("method") == acp.AGENT_METHODS["session_prompt"]
-
-    async def receive(self) -> dict[str, Any] | None:
-        await asyncio.sleep(0)  # a request before this reaches us first: what follows it must not overtake it
-        while True:
-            while len(self.news) >= _AHEAD:
-                self.taken.clear()
-                await self.taken.wait()
-            try:
-                line = await anext(self.lines, None)
-            except MuxError as e:
-                self.problem, line = e, None
-            if line is None:
-                self.arrived.set()
-                return None
-            message = self._message(line)
-            if message is not None:
-                return message
-
-    async def close(self) -> None:
-        """Nothing: the lines are closed once nobody reads them any more."""
-
-    def _message(self, line: str) -> dict[str, Any] | None:
-        """A request or an answer; a notification is put among the news, and what is neither is noted."""
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
-            return self._note("no JSON") if line.strip() else None
-        if not isinstance(found, dict):
-            return self._note("no object")
-        method, number = found.get("method"), found.get("id")
-        if method is None:
-            if not isinstance(number, int) or isinstance(number, bool):
-                return self._note("an answer without our id")
-            if "error" in found and not isinstance(found["error"], dict):
-                found["error"] = {"code": -32603, "message": str(found["error"])[:500]}
-            return found
-        if not isinstance(method, str):
-            return self._note("a method that is no text")
-        if "id" in found:
-            return found if isinstance(number, int | str) else self._note("a request without an id")
-        if method != "session/update":
-            return self._note(f"the notification {method[:64]}")
-        if self.deaf:
-            return None
-        try:
-            self.put(schema.SessionNotification.model_validate(found.get("params")))
-        except (ValidationError, RecursionError):
-            params = found.get("params")
-            update = params.get("update") if isinstance(params, dict) else None
-            kind = update.get("sessionUpdate") if isinstance(update, dict) else None
-            return self._note(f"the update {str(kind)[:64]}")
-        return None
-
-    def _note(self, what: str) -> dict[str, Any] | None:
-        """Debug-log what is passed over, once; nothing comes of it."""
-        if what not in self._noted and len(self._noted) < 100:
-            self._noted.add(what)
-            self._ctx.log.debug("acp message passed over", what=what)
-        return None
-
-
 class _Session:
     """One channel's session with its program."""
 
@@ -232,7 +133,7 @@ class _Session:
         self._ctx = ctx
         self._space = space
         self._program = program
-        self._pipe = _Pipe(program, ctx)
+        self._pipe = Pipe(program, ctx)
         self._turns = Turns(ctx.new_call_id, model=ctx.model)
         self._files = Files(space, environment(agent.env), self._pipe.put)
         self._link = ClientSideConnection(self._files, self._pipe, use_unstable_protocol=True)
@@ -550,7 +451,7 @@ class _Session:
         foreign = update.tool_call_id
         if foreign in self._asked:
             held = self._held.setdefault(foreign, [])
-            if len(held) < _AHEAD:
+            if len(held) < _MAX_HELD:
                 held.append(update)
             return []
         known = self._calls.setdefault(foreign, {})
