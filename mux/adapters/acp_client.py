@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -127,7 +128,7 @@ class Files:
             raise RequestError.invalid_params({"details": e.strerror or str(e)}) from None
         if line is not None or limit is not None:
             first = max((line or 1) - 1, 0)
-            lines = text.splitlines(keepends=True)
+            lines = list(io.StringIO(text))  # at line feeds only, as editors count
             text = "".join(lines[first : None if limit is None else first + max(limit, 0)])
         return schema.ReadTextFileResponse(content=text)
 

@@ -20,14 +20,15 @@ __all__ = ["Result", "check_answer"]
 REGEX_S = 2.0
 PYTHON_S = 10.0
 _CHILD = """
-import json, sys
+import io, json, sys
 order = json.load(sys.stdin)
 code, scope = order["code"], {"output": order["output"], "context": {}}
 if "def get_assert" in code:
     exec(code, scope)
     value = scope["get_assert"](order["output"], {})
 elif "\\n" in code.strip() or code.strip().startswith("return "):
-    exec("def _check(output, context):\\n" + "\\n".join("    " + l for l in code.splitlines()), scope)
+    lines = io.StringIO(code, None)  # at what Python takes for a line's end
+    exec("def _check(output, context):\\n" + "".join("    " + line for line in lines), scope)
     value = scope["_check"](order["output"], {})
 else:
     value = eval(code.strip(), scope)

@@ -157,14 +157,15 @@ async def test_files_are_served_in_the_workspace_and_nowhere_else(make: Any, pro
         make(),
         f"""
         say(ask("fs/read_text_file", path=os.getcwd() + "/a.txt", line=2, limit=1)["content"])
-        ask("fs/write_text_file", path=os.getcwd() + "/new/b.txt", content="b\\n")
+        ask("fs/write_text_file", path=os.getcwd() + "/new/b.txt", content="b\\u2028b\\fb\\nc\\n")
+        say(ask("fs/read_text_file", path=os.getcwd() + "/new/b.txt", line=2)["content"])
         say(str(ask("fs/read_text_file", path={str(project / "a.txt")!r})["code"]))
         say(str(ask("fs/write_text_file", path="/tmp/../etc/x", content="")["code"]))
         say(str(ask("fs/read_text_file", path="nowhere")["code"]))
         say(str(ask("fs/read_text_file", path=7)["code"]))
     """,
     )
-    assert text(drafts) == "two\n-32602-32602-32002-32602"
+    assert text(drafts) == "two\nc\n-32602-32602-32002-32602"
     assert [h.rule for h in only(drafts, GuardrailHit)] == ["workspace", "workspace"]
     assert [f["path"] for f in custom(drafts, "workspace")["files"]] == ["new/b.txt"]
     assert sorted(os.listdir(project)) == ["a.txt"]

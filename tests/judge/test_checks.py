@@ -24,6 +24,7 @@ TOOLS = [{"tool": "search", "arguments": {"q": "x"}}, {"tool": "read", "argument
         ({"type": "is-json", "value": {"required": ["x"]}}, '{"x": 1}', "pass"),
         ({"type": "contains-json", "value": {"required": ["x"]}}, 'so: {"y": 1}', "fail"),
         ({"type": "python", "value": "len(output) < 3"}, "ab", "pass"),
+        ({"type": "python", "value": "a = 'x\u2028y'\r\nreturn len(a) == 3"}, "ab", "pass"),
         ({"type": "python", "value": "1 / 0"}, "ab", "error"),
         ({"type": "calls", "value": {"in_order": ["search", "read"]}}, "", "pass"),
         ({"type": "calls", "value": {"in_order": ["read", "search"]}}, "", "fail"),
