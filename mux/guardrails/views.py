@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
@@ -87,14 +88,14 @@ class _View:
         return limit
 
 
-class Decoded(_View):
+class Decoded(_View, ABC):
     """Base of those views that decode a text as it comes, to one that is scanned as a whole."""
 
     _next: Decoded | None = None  # after the text that was glanced at
 
+    @abstractmethod
     def decode(self, final: bool) -> None:
         """Hand to the inner scanner what can be decoded of `raw`."""
-        raise NotImplementedError
 
     async def scan(self, final: bool) -> Finding:
         self.decode(final)
