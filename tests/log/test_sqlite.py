@@ -769,3 +769,37 @@ async def test_keys_are_there_beside_a_server_and_after_it(path: Path) -> None:
     await store.close()
     assert sorted(await beside.all("key")) == [b"1", b"2", b"3"]
     await beside.close()
+
+
+_LOOKS_IN = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+print(db.execute("SELECT count(*) FROM chunks").fetchone()[0])
+db.close()
+"""
+
+
+async def looks_in(path: Path) -> int:
+    """How many chunks another program finds that opens the file and closes it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _LOOKS_IN, str(path), stdout=subprocess.PIPE
+    )
+    return int((await process.communicate())[0])
+
+
+async def test_another_program_that_closes_the_file_takes_no_wal_away_once_keys_were_asked_for(
+    path: Path,
+) -> None:
+    """A descriptor of the file that this process closes would drop the locks of all its connections."""
+    store = await opened(path)
+    await store.create(row("r1"))
+    fence = await store.claim("r1", "me")
+    beside = SqliteKeys(path)
+    await beside.all("key")
+    await store.keys.all("key")
+    for seq in range(1, 4):
+        await store.append("r1", fence, records("r1", seq, 1))
+        assert await looks_in(path) == seq
+    assert await read_seqs(store) == [1, 2, 3]
+    await beside.close()
+    await store.close()

@@ -91,9 +91,17 @@ _WRITER_KIB, _READER_KIB = 4096, 2048
 
 
 def make_file(path: Path) -> None:
-    """Make the file with its folder, if it is not there: what is in it is nobody else's to read."""
+    """Make the file with its folder, if it is not there: what is in it is nobody else's to read.
+
+    One that is there is never opened: closing it again would drop the locks that this process's connections
+    hold on it, and the next program that lets go of the file would take their WAL away (sqlite.org,
+    How To Corrupt An SQLite Database File, 2.2).
+    """
+    path = path.resolve()  # a link may lead to nothing yet
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # the WAL takes its mode
+    with contextlib.suppress(FileExistsError):
+        # the WAL takes its mode
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     with contextlib.suppress(PermissionError):  # somebody else's file, which we may write all the same
         path.chmod(0o600)
 

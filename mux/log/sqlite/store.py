@@ -196,7 +196,8 @@ class SqliteStore:
             try:
                 return work(db)
             finally:
-                db.execute("COMMIT")
+                if db.in_transaction:  # a failing disk has rolled back by itself, and is what is to be told
+                    db.execute("COMMIT")
         except sqlite3.Error as e:
             raise store_error(e, self.path) from e
 
